@@ -1,0 +1,19 @@
+"""One form for every complaint about an argument."""
+
+from __future__ import annotations
+
+
+def argument_error(op: str, argument: str, rule: str, got: object) -> ValueError:
+    """A ValueError that names the operation, the argument, the rule and what came."""
+    return ValueError(f"{op}: {argument} {rule}, got {got}")
+
+
+def require(condition: bool, op: str, argument: str, rule: str, got: object) -> None:
+    """Raise `argument_error` unless the condition holds."""
+    if not condition:
+        raise argument_error(op, argument, rule, got)
+
+
+def unknown_name(kind: str, name: object, known: list[str]) -> ValueError:
+    """A ValueError for a name that is in no registry; lists the ones that are."""
+    return ValueError(f"unknown {kind} {name!r}; choose one of: {', '.join(known)}")

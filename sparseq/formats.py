@@ -1,0 +1,112 @@
+"""L1: sparse patterns. A pattern says where the kept entries are; the values live elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sparseq.errors import require
+from sparseq.ops.spmm import row_indices
+
+INT32_MAX = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class CSRPattern:
+    """Checked compressed-sparse-row pattern of an (m, k) matrix, with its transpose.
+
+    Attributes:
+        row_ptr: (m + 1) int32, non-decreasing, from 0 to nnz.
+        col_idx: (nnz) int32, rising within each row, in 0..k-1.
+        row_ptr_t, col_idx_t: the same of the (k, m) transpose.
+        perm: (nnz) int32, transposed order -> CSR order: values_t = values[perm].
+    """
+
+    row_ptr: Tensor
+    col_idx: Tensor
+    row_ptr_t: Tensor
+    col_idx_t: Tensor
+    perm: Tensor
+
+    @classmethod
+    def from_csr(cls, row_ptr: Tensor, col_idx: Tensor, columns: int) -> CSRPattern:
+        """From the two CSR tensors of an (m, columns) matrix; ValueError if they are no pattern."""
+        check_csr(row_ptr, col_idx, columns)
+        row_ptr, col_idx = row_ptr.to(torch.int32), col_idx.to(torch.int32)
+        rows = row_indices(row_ptr, col_idx)
+        perm = torch.argsort(col_idx, stable=True)
+        counts = torch.bincount(col_idx, minlength=columns)
+        return cls(row_ptr.contiguous(), col_idx.contiguous(), _pointers(counts),
+                   rows[perm].to(torch.int32), perm.to(torch.int32))
+
+    @classmethod
+    def from_mask(cls, mask: Tensor) -> CSRPattern:
+        """From an (m, k) bool tensor, True = kept."""
+        require(mask.dim() == 2 and mask.dtype == torch.bool, "CSRPattern.from_mask", "mask",
+                "must be a bool matrix", f"{mask.dtype} {tuple(mask.shape)}")
+        return cls.from_csr(_pointers(mask.sum(1)), mask.nonzero()[:, 1], mask.shape[1])
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(m, k)."""
+        return self.row_ptr.shape[0] - 1, self.row_ptr_t.shape[0] - 1
+
+    @property
+    def nnz(self) -> int:
+        """Number of kept entries."""
+        return self.col_idx.shape[0]
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """The five tensors in the order the ops take them."""
+        return [self.row_ptr, self.col_idx, self.row_ptr_t, self.col_idx_t, self.perm]
+
+    def rows(self) -> Tensor:
+        """(nnz) int64: the row of every entry."""
+        return row_indices(self.row_ptr, self.col_idx)
+
+    def mask(self) -> Tensor:
+        """(m, k) bool, the inverse of `from_mask`."""
+        out = torch.zeros(self.shape, dtype=torch.bool, device=self.col_idx.device)
+        out[self.rows(), self.col_idx.long()] = True
+        return out
+
+    def gather(self, matrix: Tensor) -> Tensor:
+        """(nnz) entries of an (m, k) matrix, in CSR order."""
+        return matrix[self.rows(), self.col_idx.long()]
+
+    def map(self, convert: Callable[[Tensor], Tensor]) -> CSRPattern:
+        """The pattern with `convert` applied to each of its tensors (a move to a device)."""
+        return CSRPattern(*(convert(tensor) for tensor in self.tensors))
+
+
+def _pointers(counts: Tensor) -> Tensor:
+    return torch.cat([counts.new_zeros(1), counts.cumsum(0)]).to(torch.int32)
+
+
+def check_csr(row_ptr: Tensor, col_idx: Tensor, columns: int) -> None:
+    """ValueError, naming the tensor and the rule, unless the two are a CSR pattern."""
+    op = "CSRPattern"
+    for name, tensor in (("row_ptr", row_ptr), ("col_idx", col_idx)):
+        integral = tensor.dim() == 1 and not tensor.is_floating_point()
+        require(integral and tensor.dtype != torch.bool, op, name, "must be one-dimensional integer",
+                f"{tensor.dtype} {tuple(tensor.shape)}")
+    require(row_ptr.numel() > 0, op, "row_ptr", "must have one entry more than rows", "none")
+    require(max(col_idx.numel(), columns) <= INT32_MAX, op, "col_idx", "must fit 32-bit indices",
+            f"{col_idx.numel()} entries, {columns} columns")
+    if row_ptr.is_meta:
+        return
+    ends = (int(row_ptr[0]), int(row_ptr[-1]))
+    require(ends == (0, col_idx.numel()), op, "row_ptr", f"must go from 0 to {col_idx.numel()}", ends)
+    require(bool((row_ptr.diff() >= 0).all()), op, "row_ptr", "must not fall", row_ptr.diff().min())
+    if col_idx.numel() == 0:
+        return
+    limits = (int(col_idx.min()), int(col_idx.max()))
+    require(limits[0] >= 0 and limits[1] < columns, op, "col_idx", f"must lie in 0..{columns - 1}",
+            f"{limits[0]}..{limits[1]}")
+    key = row_indices(row_ptr, col_idx) * columns + col_idx
+    require(bool((key.diff() > 0).all()), op, "col_idx", "must rise within each row",
+            "an entry that repeats or falls")

@@ -1,0 +1,182 @@
+"""Which library or kernel serves which op.
+
+Every op has a plain-torch reference registered for all devices. The first call on a device
+activates it: the compiled library for that device is built or found, loaded, and from then on
+the dispatcher goes straight to its kernels. `SPARSEQ_BACKEND` overrides the choice, for all ops
+(`reference`) or for some (`spmm=reference,hamilton=compiled`); a kernel asked for by name that
+cannot be had is an error, never a silent fallback.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from sparseq.errors import unknown_name
+
+CHOICES = ["auto", "compiled", "reference", "triton"]
+LIBRARY = torch.library.Library("sparseq", "DEF")
+
+
+@dataclass(frozen=True)
+class Operator:
+    """One dispatcher op: what `declare` was given, and the op itself."""
+
+    name: str
+    reference: Callable[..., torch.Tensor]
+    call: Callable[..., torch.Tensor]
+
+
+OPERATORS: dict[str, Operator] = {}
+_serving: dict[str, dict[str, str]] = {}
+_lock = threading.RLock()
+
+
+def declare(
+    schema: str,
+    reference: Callable[..., torch.Tensor],
+    fake: Callable[..., torch.Tensor],
+    function: type[torch.autograd.Function],
+) -> Callable[..., torch.Tensor]:
+    """Define `sparseq::<schema>`; arguments have no defaults, so every kernel sees all of them."""
+    name = schema.split("(")[0]
+    LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+    call = getattr(torch.ops.sparseq, name).default
+    operator = OPERATORS[name] = Operator(name, reference, call)
+    LIBRARY.impl(name, _first_call(operator), "CompositeExplicitAutograd")
+    LIBRARY.impl(name, _differentiable(call, function), "Autograd")
+    for key, device in (("AutocastCPU", "cpu"), ("AutocastCUDA", "cuda")):
+        LIBRARY.impl(name, _autocast(call, key, device), key)
+    torch.library.register_fake(f"sparseq::{name}", fake, lib=LIBRARY)
+    return call
+
+
+def below_autograd() -> Any:
+    """Context in which an op call goes to its kernel and records no gradient."""
+    return torch._C._AutoDispatchBelowAutograd()
+
+
+def _differentiable(
+    call: Callable[..., torch.Tensor], function: type[torch.autograd.Function]
+) -> Callable[..., torch.Tensor]:
+    def entry(*args: Any) -> torch.Tensor:
+        if torch.is_grad_enabled() and any(getattr(a, "requires_grad", False) for a in args):
+            return function.apply(*args)
+        with below_autograd():
+            return call(*args)
+
+    return entry
+
+
+def _autocast(
+    call: Callable[..., torch.Tensor], key: str, device: str
+) -> Callable[..., torch.Tensor]:
+    """The autocast rule of all our ops is that of a linear layer: run in the autocast dtype."""
+    keys = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))
+
+    def cast(value: Any, dtype: torch.dtype) -> Any:
+        if isinstance(value, torch.Tensor) and value.is_floating_point():
+            return value if value.dtype == torch.float64 else value.to(dtype)
+        return value
+
+    def entry(*args: Any) -> torch.Tensor:
+        dtype = torch.get_autocast_dtype(device)
+        with torch._C._ExcludeDispatchKeyGuard(keys):
+            return call(*(cast(a, dtype) for a in args))
+
+    return entry
+
+
+def _first_call(operator: Operator) -> Callable[..., torch.Tensor]:
+    """The kernel for devices nothing is registered for yet: activate, then try again."""
+
+    def entry(*args: Any) -> torch.Tensor:
+        device = next(a.device.type for a in args if isinstance(a, torch.Tensor))
+        if activate(device)[operator.name] == "reference":
+            return operator.reference(*args)
+        return operator.call(*args)
+
+    return entry
+
+
+def activate(device: str) -> dict[str, str]:
+    """Load the kernels for a device type, once; returns op name -> what serves it."""
+    if device not in _serving:
+        with _lock:
+            if device not in _serving:
+                _serving[device] = _load(device, _requested())
+    return _serving[device]
+
+
+def _requested() -> dict[str, str]:
+    """`SPARSEQ_BACKEND`, parsed: op name -> choice, complete."""
+    wanted = dict.fromkeys(OPERATORS, "auto")
+    for part in filter(None, os.environ.get("SPARSEQ_BACKEND", "").replace(" ", "").split(",")):
+        op, _, choice = part.rpartition("=")
+        if choice not in CHOICES:
+            raise unknown_name("backend in SPARSEQ_BACKEND", choice, CHOICES)
+        if op and op not in OPERATORS:
+            raise unknown_name("op in SPARSEQ_BACKEND", op, sorted(OPERATORS))
+        wanted.update(dict.fromkeys([op] if op else OPERATORS, choice))
+    return wanted
+
+
+def _load(device: str, wanted: dict[str, str]) -> dict[str, str]:
+    kernels = {
+        "compiled": _compiled(device, set(wanted.values())),
+        "triton": _triton(device, set(wanted.values())),
+        "reference": {name: operator.reference for name, operator in OPERATORS.items()},
+    }
+    return {name: _install(name, choice, device, kernels) for name, choice in wanted.items()}
+
+
+def _install(
+    name: str, choice: str, device: str, kernels: dict[str, dict[str, Callable[..., Any] | None]]
+) -> str:
+    """Make one kernel serve an op; kernels are in order of preference. Returns its backend."""
+    have = [backend for backend, ops in kernels.items() if name in ops]
+    chosen = have[0] if choice == "auto" else choice
+    if chosen not in have:
+        raise RuntimeError(
+            f"SPARSEQ_BACKEND asks for {choice!r} to serve {name!r} on {device!r}, "
+            f"which has only: {', '.join(have)}"
+        )
+    if chosen == "triton" or (chosen == "reference" and "compiled" in have):
+        LIBRARY.impl(name, kernels[chosen][name], device.upper(), allow_override=True)
+    return chosen
+
+
+def _compiled(device: str, choices: set[str]) -> dict[str, None]:
+    """Ops the compiled library has for the device; loading it registers them."""
+    from sparseq.ops import build
+
+    if device not in build.LIBRARIES or not choices & {"auto", "compiled"}:
+        return {}
+    try:
+        torch.ops.load_library(str(build.library(device)))
+    except build.BuildError as error:
+        if "compiled" in choices:
+            raise
+        warnings.warn(f"sparseq runs its slow plain-torch kernels: {error}", stacklevel=2)
+        return {}
+    key = device.upper()
+    has = torch._C._dispatch_has_kernel_for_dispatch_key
+    return {name: None for name in OPERATORS if has(f"sparseq::{name}", key)}
+
+
+def _triton(device: str, choices: set[str]) -> dict[str, Callable[..., torch.Tensor]]:
+    """Ops Triton serves: on GPUs, and on CPU tensors where its interpreter is asked for."""
+    interpreted = "triton" in choices and os.environ.get("TRITON_INTERPRET") == "1"
+    if not choices & {"auto", "triton"} or not (device == "cuda" or interpreted):
+        return {}
+    try:
+        from sparseq import triton_kernels
+    except ImportError:
+        return {}
+    return triton_kernels.KERNELS

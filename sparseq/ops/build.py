@@ -1,0 +1,2 @@
+class BuildError(RuntimeError): pass
+LIBRARIES: dict = {}

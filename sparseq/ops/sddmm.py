@@ -1,0 +1,76 @@
+"""`sddmm`: sampled dense-dense product, the gradient of `spmm`'s values.
+
+    dv[p] = sum over n of dy[n, row(p)] * x[n, col_idx[p]]
+
+for the entries of the pattern only; the dense (m, k) gradient never exists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparseq.errors import require
+from sparseq.ops._backend import below_autograd, declare
+from sparseq.ops.spmm import row_indices
+
+
+def sddmm(dy: Tensor, x: Tensor, pattern: Sequence[Tensor]) -> Tensor:
+    """Sampled product of two batches.
+
+    Args:
+        dy: (..., m), floating point.
+        x: (..., k), same leading dimensions and dtype.
+        pattern: as in `spmm`.
+
+    Returns:
+        (nnz), in CSR order, of dy's dtype.
+
+    Raises:
+        ValueError: shapes that do not fit.
+    """
+    m, k = pattern[0].shape[0] - 1, pattern[2].shape[0] - 1
+    if dy.dim() == 0 or dy.shape[-1] != m:
+        require(False, "sddmm", "dy", f"must have {m} features", tuple(dy.shape))
+    if x.shape != (*dy.shape[:-1], k):
+        rule = f"must have shape {(*dy.shape[:-1], k)}"
+        require(False, "sddmm", "x", rule, tuple(x.shape))
+    return _SDDMM(dy, x, list(pattern))
+
+
+def sddmm_reference(dy: Tensor, x: Tensor, pattern: list[Tensor]) -> Tensor:
+    """Plain torch: the dense product, then sampled."""
+    row_ptr, col_idx = pattern[:2]
+    full = dy.reshape(-1, dy.shape[-1]).t() @ x.reshape(-1, x.shape[-1])
+    return full[row_indices(row_ptr, col_idx), col_idx.long()]
+
+
+def _fake(dy: Tensor, x: Tensor, pattern: list[Tensor]) -> Tensor:
+    return dy.new_empty(pattern[1].shape[0])
+
+
+class _Sddmm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, dy: Tensor, x: Tensor, pattern: list[Tensor]):
+        ctx.save_for_backward(dy, x)
+        ctx.pattern = pattern
+        with below_autograd():
+            return _SDDMM(dy, x, pattern)
+
+    @staticmethod
+    def backward(ctx: Any, ddv: Tensor):  # type: ignore[override]
+        dy, x = ctx.saved_tensors
+        spmm = torch.ops.sparseq.spmm.default
+        return (
+            spmm(x, ddv, None, ctx.pattern, False) if ctx.needs_input_grad[0] else None,
+            spmm(dy, ddv, None, ctx.pattern, True) if ctx.needs_input_grad[1] else None,
+            None,
+        )
+
+
+_SDDMM = declare(
+    "sddmm(Tensor dy, Tensor x, Tensor[] pattern) -> Tensor", sddmm_reference, _fake, _Sddmm
+)

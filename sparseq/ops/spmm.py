@@ -1,0 +1,111 @@
+"""`spmm`: a sparse linear map, y = A x + b per row of x, A in CSR; and y = A^T x.
+
+    y[n, r] = b[r] + sum over p in row r of values[p] * x[n, col_idx[p]]
+
+The pattern comes as five int32 tensors (see `sparseq.formats.CSRPattern`, which checks them):
+row_ptr (m + 1), col_idx (nnz), and those of the transpose, row_ptr_t (k + 1), col_idx_t (nnz) and
+perm (nnz) with values_t = values[perm]. `transposed` multiplies by A^T, which is the gradient of
+x; the gradient of the values is `sddmm`. No dense gradient ever exists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sparseq.errors import require
+from sparseq.ops._backend import below_autograd, declare
+
+
+def spmm(
+    x: Tensor,
+    values: Tensor,
+    pattern: Sequence[Tensor],
+    bias: Tensor | None = None,
+    transposed: bool = False,
+) -> Tensor:
+    """Sparse linear map of the last dimension.
+
+    Args:
+        x: (..., k), floating point; (..., m) when transposed.
+        values: (nnz), the kept weights in CSR order, of x's dtype.
+        pattern: row_ptr, col_idx, row_ptr_t, col_idx_t, perm (int32), already checked.
+        bias: (m) or None; (k) when transposed.
+        transposed: multiply by A^T.
+
+    Returns:
+        (..., m), or (..., k) when transposed, x's dtype.
+
+    Raises:
+        ValueError: shapes that do not fit.
+    """
+    m, k = pattern[0].shape[0] - 1, pattern[2].shape[0] - 1
+    rows, columns = (k, m) if transposed else (m, k)
+    if x.dim() == 0 or x.shape[-1] != columns:
+        require(False, "spmm", "x", f"must have {columns} features", tuple(x.shape))
+    if values.shape != pattern[1].shape:
+        rule = f"must have one entry for each of the {pattern[1].shape[0]} column ids"
+        require(False, "spmm", "values", rule, tuple(values.shape))
+    if bias is not None and bias.shape != (rows,):
+        require(False, "spmm", "bias", f"must have shape ({rows},)", tuple(bias.shape))
+    return _SPMM(x, values, bias, list(pattern), transposed)
+
+
+def dense_matrix(values: Tensor, pattern: Sequence[Tensor]) -> Tensor:
+    """The (m, k) matrix of CSR values; differentiable in the values."""
+    row_ptr, col_idx, row_ptr_t = pattern[:3]
+    matrix = values.new_zeros(row_ptr.shape[0] - 1, row_ptr_t.shape[0] - 1)
+    return matrix.index_put((row_indices(row_ptr, col_idx), col_idx.long()), values)
+
+
+def row_indices(row_ptr: Tensor, col_idx: Tensor) -> Tensor:
+    """(nnz) int64: the row of every entry."""
+    rows = torch.arange(row_ptr.shape[0] - 1, device=row_ptr.device)
+    counts = row_ptr.diff().long()
+    return torch.repeat_interleave(rows, counts, output_size=col_idx.shape[0])
+
+
+def spmm_reference(
+    x: Tensor, values: Tensor, bias: Tensor | None, pattern: list[Tensor], transposed: bool
+) -> Tensor:
+    """Plain torch: scatter the values into a dense matrix, then one dense product."""
+    matrix = dense_matrix(values, pattern)
+    return F.linear(x, matrix.t() if transposed else matrix, bias)
+
+
+def _fake(
+    x: Tensor, values: Tensor, bias: Tensor | None, pattern: list[Tensor], transposed: bool
+) -> Tensor:
+    return x.new_empty((*x.shape[:-1], pattern[2 if transposed else 0].shape[0] - 1))
+
+
+class _Spmm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, values: Tensor, bias: Tensor | None, pattern, transposed):
+        ctx.save_for_backward(x, values)
+        ctx.pattern, ctx.transposed = pattern, transposed
+        with below_autograd():
+            return _SPMM(x, values, bias, pattern, transposed)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor):  # type: ignore[override]
+        x, values = ctx.saved_tensors
+        dx, dv, db = ctx.needs_input_grad[:3]
+        outer = (x, dy) if ctx.transposed else (dy, x)
+        return (
+            _SPMM(dy, values, None, ctx.pattern, not ctx.transposed) if dx else None,
+            torch.ops.sparseq.sddmm.default(*outer, ctx.pattern) if dv else None,
+            dy.reshape(-1, dy.shape[-1]).sum(0) if db else None,
+            None,
+            None,
+        )
+
+
+_SPMM = declare(
+    "spmm(Tensor x, Tensor values, Tensor? bias, Tensor[] pattern, bool transposed) -> Tensor",
+    spmm_reference, _fake, _Spmm,
+)
