@@ -1,0 +1,1 @@
+"""Speed and accuracy checks: `pytest --benchmark`. Not part of the installed package."""

@@ -1,0 +1,115 @@
+"""Fixtures of the benchmark suites, and the table of ratios at the end of the run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from bench.results import Row, machine, save_rows
+from bench.timing import Race, threads
+from sparseq.ops._backend import activate
+
+ROWS: pytest.StashKey[list[Row]] = pytest.StashKey()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("benchmark"):
+        here = Path(__file__).parent
+        skip = pytest.mark.skip(reason="benchmarks run under `pytest --benchmark`")
+        for item in items:
+            if here in item.path.parents:
+                item.add_marker(skip)
+
+
+@pytest.fixture
+def record(request: pytest.FixtureRequest) -> Callable[..., None]:
+    """Add a row of results: `record(suite=..., subject=..., ...)`."""
+
+    def add(**row: Any) -> None:
+        request.config.stash.setdefault(ROWS, []).append({**row, **machine()})
+
+    return add
+
+
+@pytest.fixture
+def race(
+    request: pytest.FixtureRequest, benchmark: Any, record: Callable[..., None], thread_count: int
+) -> Callable[..., dict[str, float]]:
+    """Time calls by turns and record one row per baseline: `race(sides, op=..., **case)`.
+
+    The first of `sides` is ours. pytest-benchmark runs the rounds (its --benchmark-max-time and
+    --benchmark-min-rounds hold); before each of our turns the other sides take theirs.
+    """
+
+    def run(sides: Mapping[str, Callable[[], object]], op: str, **case: Any) -> dict[str, float]:
+        contest = Race(sides)
+        option = request.config.getoption
+        rounds = contest.rounds(
+            float(option("benchmark_max_time")), int(option("benchmark_min_rounds"))
+        )
+        benchmark.pedantic(contest.turn, args=(contest.ours,), setup=contest.others, rounds=rounds)
+        benchmark.extra_info.update(case, ratios=contest.ratios())
+        measured = {"threads": thread_count, "kernel": activate("cpu")[op], "rounds": rounds}
+        for row in race_rows(contest):
+            record(**case, **measured, **row)
+        return contest.ratios()
+
+    return run
+
+
+def race_rows(contest: Race) -> Iterator[Row]:
+    """Baseline, the two median times in microseconds and their ratio."""
+    ours = contest.median(contest.ours)
+    for name, ratio in contest.ratios().items():
+        times = {"ours_us": 1e6 * ours, "baseline_us": 1e6 * contest.median(name)}
+        yield {
+            "baseline": name,
+            **{k: round(v, 2) for k, v in times.items()},
+            "ratio": round(ratio, 3),
+        }
+
+
+@pytest.fixture(params=[1, 2], ids=lambda count: f"threads-{count}")
+def thread_count(request: pytest.FixtureRequest) -> Iterator[int]:
+    """1 and 2 threads, the latter only where two cores are."""
+    available = max(torch.get_num_threads(), 1)
+    if request.param > available:
+        pytest.skip(f"this run has {available} thread")
+    with threads(request.param):
+        yield request.param
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    rows = config.stash.get(ROWS, [])
+    if not rows:
+        return
+    console = Console(
+        file=terminalreporter._tw._file, width=max(terminalreporter._tw.fullwidth, 110)
+    )
+    for suite in dict.fromkeys(row["suite"] for row in rows):
+        console.print(results_table(suite, [row for row in rows if row["suite"] == suite]))
+    for path in save_rows(rows, config.rootpath / config.getoption("results")):
+        terminalreporter.write_line(f"kept in {path}")
+
+
+def results_table(suite: str, rows: list[Row]) -> Table:
+    """One suite as a table; the columns of the machine stand in the title."""
+    about = machine()
+    title = f"{suite}: {about['cpu']}, {about['isa']}, torch {about['torch']}, {about['commit']}"
+    shown = [
+        name
+        for name in dict.fromkeys(k for row in rows for k in row)
+        if name not in about and name not in ("suite", "rounds")
+    ]
+    table = Table(title=title)
+    for name in shown:
+        table.add_column(name.replace("_", " "))
+    for row in rows:
+        table.add_row(*(str(row.get(name, "")) for name in shown))
+    return table

@@ -1,0 +1,51 @@
+"""`spmm` in both directions against the dense product and torch's CSR."""
+
+from __future__ import annotations
+
+import pytest
+import torch.nn.functional as F
+
+from bench.baselines import agrees, linear_bf16, torch_csr
+from bench.cases import (
+    name_of,
+    normal,
+    over_batches,
+    over_densities,
+    over_sizes,
+    random_pattern,
+)
+from sparseq.ops.spmm import dense_matrix, spmm
+
+
+@over_sizes
+@over_batches
+@over_densities
+@pytest.mark.parametrize("transposed", [False, True], ids=["forward", "transposed"])
+def test_spmm(race, size, batch, density, transposed):
+    k, m = size
+    pattern = random_pattern(m, k, density)
+    values = normal(pattern.nnz, seed=1)
+    matrix = dense_matrix(values, pattern.tensors)
+    weight = matrix.t().contiguous() if transposed else matrix
+    x = normal(batch, weight.shape[1], seed=2)
+
+    def ours():
+        return spmm(x, values, pattern.tensors, None, transposed)
+
+    agrees(ours(), F.linear(x.double(), weight.double()), "spmm")
+    sides = {
+        "sparseq": ours,
+        "F.linear fp32": lambda: F.linear(x, weight),
+        "F.linear bf16": linear_bf16(x, weight, None),
+        "torch CSR": torch_csr(x, weight, None),
+    }
+    agrees(sides["torch CSR"](), F.linear(x.double(), weight.double()), "torch CSR")
+    race(
+        sides,
+        "spmm",
+        suite="spmm",
+        subject="spmm transposed" if transposed else "spmm",
+        case=name_of(size),
+        batch=batch,
+        density=density,
+    )

@@ -1,0 +1,102 @@
+"""Interleaved timing: the sides of a comparison take turns, so that drift hits all alike.
+
+A turn calls one side so often that it takes about a millisecond, and records seconds per call. The
+reported number is the median over the turns; the ratio is baseline / ours, above 1 = we are faster.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from statistics import median
+
+import torch
+
+TURN_SECONDS = 1e-3
+MOST_ROUNDS = 400
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Run torch's operators on that many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def seconds_per_call(call: Callable[[], object], calls: int) -> float:
+    """Mean wall time of a call over `calls` calls in a row."""
+    start = time.perf_counter()
+    for _ in range(calls):
+        call()
+    return (time.perf_counter() - start) / calls
+
+
+class Race:
+    """Calls that compute the same thing and take turns; the first named is ours."""
+
+    def __init__(self, sides: Mapping[str, Callable[[], object]]) -> None:
+        self.sides = dict(sides)
+        self.ours = next(iter(self.sides))
+        self.samples: dict[str, list[float]] = {name: [] for name in self.sides}
+        self._calls = {name: self._calibrate(call) for name, call in self.sides.items()}
+
+    @staticmethod
+    def _calibrate(call: Callable[[], object]) -> int:
+        """Warm the side up, then choose how many calls fill one turn."""
+        call()
+        once = seconds_per_call(call, 1)
+        if once < TURN_SECONDS:
+            once = seconds_per_call(call, 5)
+        return max(1, math.ceil(TURN_SECONDS / max(once, 1e-7)))
+
+    def turn(self, name: str) -> None:
+        """One sample of one side."""
+        self.samples[name].append(seconds_per_call(self.sides[name], self._calls[name]))
+
+    def others(self) -> None:
+        """One sample of every side but ours."""
+        for name in self.sides:
+            if name != self.ours:
+                self.turn(name)
+
+    def rounds(self, budget: float, least: int) -> int:
+        """How many rounds fit into `budget` seconds, from one trial round; at least `least`."""
+        start = time.perf_counter()
+        self.others()
+        self.turn(self.ours)
+        fit = int(budget / (time.perf_counter() - start))
+        for samples in self.samples.values():
+            samples.clear()
+        return min(max(least, fit, 1), max(MOST_ROUNDS, least))
+
+    def run(self, rounds: int) -> None:
+        """All sides by turns, without pytest."""
+        for _ in range(rounds):
+            self.others()
+            self.turn(self.ours)
+
+    def median(self, name: str) -> float:
+        """Median seconds per call of one side."""
+        return median(self.samples[name])
+
+    def ratios(self) -> dict[str, float]:
+        """Baseline -> its median time / ours."""
+        ours = self.median(self.ours)
+        return {name: self.median(name) / ours for name in self.sides if name != self.ours}
+
+
+def fastest(variants: Mapping[str, Callable[[], object]], trials: int = 3) -> str:
+    """Name of the quickest of several forms of one baseline; the race then runs it alone."""
+    for call in variants.values():
+        call()
+    best = {name: math.inf for name in variants}
+    for _ in range(trials):
+        for name, call in variants.items():
+            best[name] = min(best[name], seconds_per_call(call, 1))
+    return min(best, key=best.__getitem__)

@@ -1,0 +1,21 @@
+"""`pytest` runs tests/; `pytest --benchmark` runs the speed and accuracy checks of bench/."""
+
+from __future__ import annotations
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
+    parser.addoption("--benchmark", action="store_true", help="run bench/ instead of tests/")
+    parser.addoption("--results", default="bench/results", help="where --benchmark keeps its rows")
+    config = pluginmanager.get_plugin("pytestconfig")
+    if "--benchmark" in config.invocation_params.args:
+        # pyproject.toml blocks pytest-benchmark, so that plain runs carry no trace of it
+        pluginmanager.import_plugin("pytest_benchmark.plugin")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("benchmark"):
+        config.option.benchmark_quiet = True  # bench/conftest.py prints ratios instead
+        if config.args_source is not pytest.Config.ArgsSource.ARGS:
+            config.args[:] = [str(config.rootpath / "bench")]
