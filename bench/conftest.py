@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from bench.results import Row, machine, save_rows
+from bench.results import Row, case_of, machine, save_rows
 from bench.timing import Race, threads
 from sparseq.ops._backend import activate
 
@@ -39,7 +39,7 @@ def record(request: pytest.FixtureRequest) -> Callable[..., None]:
 
 @pytest.fixture
 def race(
-    request: pytest.FixtureRequest, benchmark: Any, record: Callable[..., None], thread_count: int
+    request: pytest.FixtureRequest, thread_count: int, record: Callable[..., None]
 ) -> Callable[..., dict[str, float]]:
     """Time calls by turns and record one row per baseline: `race(sides, op=..., **case)`.
 
@@ -53,6 +53,7 @@ def race(
         rounds = contest.rounds(
             float(option("benchmark_max_time")), int(option("benchmark_min_rounds"))
         )
+        benchmark = request.getfixturevalue("benchmark")
         benchmark.pedantic(contest.turn, args=(contest.ours,), setup=contest.others, rounds=rounds)
         benchmark.extra_info.update(case, ratios=contest.ratios())
         measured = {"threads": thread_count, "kernel": activate("cpu")[op], "rounds": rounds}
@@ -99,17 +100,27 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 
 
 def results_table(suite: str, rows: list[Row]) -> Table:
-    """One suite as a table; the columns of the machine stand in the title."""
+    """One suite as a table: a line per case, a column of ratios per baseline."""
     about = machine()
+    lines = side_by_side(rows)
     title = f"{suite}: {about['cpu']}, {about['isa']}, torch {about['torch']}, {about['commit']}"
-    shown = [
-        name
-        for name in dict.fromkeys(k for row in rows for k in row)
-        if name not in about and name not in ("suite", "rounds")
-    ]
-    table = Table(title=title)
-    for name in shown:
-        table.add_column(name.replace("_", " "))
-    for row in rows:
-        table.add_row(*(str(row.get(name, "")) for name in shown))
+    caption = "x: time of the baseline / ours, medians of interleaved runs; above 1 we are faster"
+    table = Table(title=title, caption=caption if "ratio" in rows[0] else None)
+    hidden = {*about, "suite", "rounds"}
+    columns = dict.fromkeys(name for line in lines for name in line)
+    for name in (shown := [name for name in columns if name not in hidden]):
+        table.add_column(name)
+    for line in lines:
+        table.add_row(*(str(line.get(name, "")) for name in shown))
     return table
+
+
+def side_by_side(rows: list[Row]) -> list[Row]:
+    """Rows that differ by their baseline only, joined; rows without one as they are."""
+    lines: dict[tuple[str, ...], Row] = {}
+    for row in rows:
+        line = lines.setdefault(case_of({**row, "baseline": ""}), {})
+        line.update({k: v for k, v in row.items() if k not in ("baseline", "baseline_us", "ratio")})
+        if "baseline" in row:
+            line[f"x {row['baseline']}"] = f"{row['ratio']:.2f}"
+    return list(lines.values())

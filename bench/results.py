@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from sparseq.files import write_atomically
+from sparseq.container import write_atomically
 
 Row = dict[str, Any]
 ROOT = Path(__file__).resolve().parents[1]
@@ -66,7 +66,7 @@ def machine() -> Row:
 
 def case_of(row: Row) -> tuple[str, ...]:
     """Key of a row: two rows with one key are measurements of the same thing."""
-    return tuple(str(row.get(name, "")) for name in CASE) + (str(row.get("isa", "")),)
+    return tuple(str(row.get(name, "")) for name in (*CASE, "isa"))
 
 
 def merge(old: Iterable[Row], new: Iterable[Row]) -> list[Row]:

@@ -95,7 +95,7 @@ def fastest(variants: Mapping[str, Callable[[], object]], trials: int = 3) -> st
     """Name of the quickest of several forms of one baseline; the race then runs it alone."""
     for call in variants.values():
         call()
-    best = {name: math.inf for name in variants}
+    best = dict.fromkeys(variants, math.inf)
     for _ in range(trials):
         for name, call in variants.items():
             best[name] = min(best[name], seconds_per_call(call, 1))
