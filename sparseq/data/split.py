@@ -1,0 +1,150 @@
+"""Examples held as two tensors, and their batches in an order fixed by (seed, epoch)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from sparseq.data.seeds import derived_generator
+from sparseq.errors import require
+
+
+@dataclass(frozen=True)
+class Split:
+    """n examples that lie together in memory.
+
+    Attributes:
+        x: (n, ...) float32, normalized.
+        y: (n) int64 class numbers.
+    """
+
+    x: Tensor
+    y: Tensor
+
+    def __post_init__(self) -> None:
+        require(
+            self.x.dim() >= 1 and self.y.dim() >= 1,
+            "Split",
+            "x and y",
+            "must hold examples",
+            f"{tuple(self.x.shape)} and {tuple(self.y.shape)}",
+        )
+        require(
+            self.x.shape[0] == self.y.shape[0],
+            "Split",
+            "x and y",
+            "must hold equally many examples",
+            f"{self.x.shape[0]} and {self.y.shape[0]}",
+        )
+
+    def __len__(self) -> int:
+        return self.x.shape[0]
+
+    def to(self, device: torch.device | str) -> Split:
+        """The same examples on a device; itself where they are there already."""
+        moved = Split(self.x.to(device), self.y.to(device))
+        return self if moved.x is self.x and moved.y is self.y else moved
+
+    def take(self, indices: Tensor) -> Split:
+        """The examples at `indices` (int64), in that order."""
+        return Split(self.x[indices], self.y[indices])
+
+    def steps(self, batch_size: int) -> int:
+        """Number of batches in one pass, the last shorter one included."""
+        require(batch_size >= 1, "Split.steps", "batch_size", "must be at least 1", batch_size)
+        return -(-len(self) // batch_size)
+
+    def batches(self, batch_size: int, seed: int | None = None, epoch: int = 0) -> Batches:
+        """One pass over the examples, each of them once; the last batch may be shorter.
+
+        Args:
+            batch_size: examples per batch, at least 1.
+            seed: shuffles by (seed, epoch) and by nothing else; None keeps the stored order.
+            epoch: number of the pass.
+
+        Returns:
+            An iterable of (x, y) that can be gone through again, always in the same order.
+        """
+        require(batch_size >= 1, "Split.batches", "batch_size", "must be at least 1", batch_size)
+        return Batches(self, batch_size, seed, epoch)
+
+
+@dataclass(frozen=True)
+class Batches:
+    """One pass over a split: iterates over (x, y) and knows its length."""
+
+    split: Split
+    batch_size: int
+    seed: int | None = None
+    epoch: int = 0
+
+    def __len__(self) -> int:
+        return self.split.steps(self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        if self.seed is None:
+            yield from zip(
+                self.split.x.split(self.batch_size),
+                self.split.y.split(self.batch_size),
+                strict=True,
+            )
+            return
+        for indices in (
+            batch_order(len(self.split), self.seed, self.epoch)
+            .to(self.split.x.device)
+            .split(self.batch_size)
+        ):
+            yield self.split.x[indices], self.split.y[indices]
+
+
+def batch_order(count: int, seed: int, epoch: int) -> Tensor:
+    """(count) int64 permutation, a function of (seed, epoch) alone."""
+    return torch.randperm(count, generator=derived_generator("batches", seed, epoch))
+
+
+@dataclass(frozen=True)
+class DataBundle:
+    """A data set ready for an experiment.
+
+    Attributes:
+        train, validation: disjoint parts of the set's training images.
+        test: the set's test images; for the final report only, never for a decision.
+        in_shape: shape of one example, (channels, height, width) for images.
+        num_classes: classes are 0..num_classes-1.
+        name: as given to `load_data`.
+    """
+
+    train: Split
+    validation: Split
+    test: Split
+    in_shape: tuple[int, ...]
+    num_classes: int
+    name: str
+
+    def to(self, device: torch.device | str) -> DataBundle:
+        """The three splits on a device."""
+        return replace(
+            self,
+            train=self.train.to(device),
+            validation=self.validation.to(device),
+            test=self.test.to(device),
+        )
+
+
+def divide(y: Tensor, fraction: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Stratified random division: sorted indices of (the rest, the part taken).
+
+    The part has exactly round(fraction * n) examples, at least 1 and at most n - 1, and of every
+    class its share to within one example.
+    """
+    count, n = max(1, min(round(fraction * len(y)), len(y) - 1)), len(y)
+    require(n >= 2, "divide", "y", "must hold at least two examples", n)
+    shuffled = torch.randperm(n, generator=generator)
+    by_class = shuffled[torch.argsort(y[shuffled], stable=True)]
+    # evenly spaced places of the class-sorted order
+    place = torch.arange(n)
+    taken = (place + 1) * count // n > place * count // n
+    return by_class[~taken].sort().values, by_class[taken].sort().values

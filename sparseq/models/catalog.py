@@ -1,0 +1,38 @@
+"""The registries of models and of the hyperparameters they are usually trained with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import nn
+
+from sparseq.registry import Registry
+
+
+@dataclass(frozen=True)
+class HParams:
+    """How a model is usually trained; recipes take these where nothing else is asked.
+
+    Attributes:
+        epochs: passes over the training data.
+        batch_size: examples per step.
+        optimizer: name of an optimizer of `sparseq.train`.
+        lr: learning rate.
+        momentum: of SGD; Adam takes no notice.
+        weight_decay: L2 coefficient.
+    """
+
+    epochs: int = 40
+    batch_size: int = 60
+    optimizer: str = "adam"
+    lr: float = 1.2e-3
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+
+
+# a builder takes algebra, in_shape, num_classes and seed, all by name
+Builder = Callable[..., nn.Module]
+
+MODELS: Registry[Builder] = Registry("model")
+STD_HPARAMS: Registry[Callable[[], HParams]] = Registry("model hyperparameters")

@@ -1,0 +1,92 @@
+"""`build`: a model by its registered name, or from a user's file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from sparseq.errors import unknown_name
+from sparseq.models.catalog import MODELS, STD_HPARAMS, Builder, HParams
+from sparseq.models.perceptron import ALGEBRAS
+from sparseq.models.user_file import accepted, is_file_reference, load_function, needed
+
+
+def build(
+    name_or_file: str,
+    algebra: str = "real",
+    in_shape: tuple[int, ...] = (1, 28, 28),
+    num_classes: int = 10,
+    seed: int = 0,
+) -> nn.Module:
+    """A freshly initialized model on the CPU; the same arguments give the same weights.
+
+    Args:
+        name_or_file: a name of MODELS, or `path/to/file.py:function`; the function is called
+            with those of the other arguments that it takes, by name.
+        algebra: "real" or "quaternion".
+        in_shape: shape of one example.
+        num_classes: width of the output.
+        seed: of the weights. The global random state is left as it was.
+
+    Returns:
+        The model; its `recipe` attribute holds {"name": ..., "kwargs": {...}}, plain JSON values
+        that build it again.
+
+    Raises:
+        ValueError: an unknown name or algebra, or a file without that function.
+        FileNotFoundError: no such file.
+        TypeError: the file's function needs other arguments or returns no nn.Module.
+    """
+    if algebra not in ALGEBRAS:
+        raise unknown_name("algebra", algebra, ALGEBRAS)
+    kwargs: dict[str, Any] = {
+        "algebra": algebra,
+        "in_shape": tuple(in_shape),
+        "num_classes": num_classes,
+        "seed": seed,
+    }
+    from_file = is_file_reference(name_or_file)
+    builder = load_function(name_or_file) if from_file else MODELS.get(name_or_file)
+    taken = _checked(name_or_file, builder, kwargs) if from_file else kwargs
+    with seeded(seed):
+        model = builder(**taken)
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"model {name_or_file!r} must return an nn.Module, got {type(model).__name__}"
+        )
+    recipe = {"name": name_or_file, "kwargs": {**kwargs, "in_shape": list(in_shape)}}
+    model.recipe = recipe  # type: ignore[assignment]
+    return model
+
+
+def std_hparams(name_or_file: str) -> HParams:
+    """The usual hyperparameters of a model; the defaults of HParams for a user's file."""
+    return HParams() if is_file_reference(name_or_file) else STD_HPARAMS.get(name_or_file)()
+
+
+def _checked(name: str, builder: Builder, kwargs: dict[str, Any]) -> dict[str, Any]:
+    taken = accepted(builder, kwargs)
+    unknown = needed(builder, taken)
+    if unknown:
+        raise TypeError(
+            f"model {name!r} needs arguments other than {', '.join(kwargs)}: {', '.join(unknown)}"
+        )
+    if kwargs["algebra"] != "real" and "algebra" not in taken:
+        raise TypeError(
+            f"model {name!r} takes no argument named algebra, so it cannot be built "
+            f"as {kwargs['algebra']!r}"
+        )
+    return taken
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Torch's global CPU generator starts at `seed` inside and is as it was afterwards."""
+    with torch.random.fork_rng(devices=[]):
+        # not torch.manual_seed, which would reach for the accelerators' generators as well
+        torch.default_generator.manual_seed(seed)
+        yield

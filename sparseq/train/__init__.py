@@ -1,0 +1,29 @@
+"""L4: training. It knows nothing of pruning: whoever prunes during training passes a callback."""
+
+from sparseq.train.callbacks import (
+    Callback,
+    EarlyBest,
+    LogRows,
+    ShowProgress,
+    TrainState,
+    Validate,
+)
+from sparseq.train.evaluation import Metrics, evaluate
+from sparseq.train.logs import RowLog
+from sparseq.train.loop import fit
+from sparseq.train.optimizers import OPTIMIZERS, make_optimizer
+
+__all__ = [
+    "fit",
+    "evaluate",
+    "Metrics",
+    "TrainState",
+    "Callback",
+    "Validate",
+    "EarlyBest",
+    "LogRows",
+    "ShowProgress",
+    "RowLog",
+    "OPTIMIZERS",
+    "make_optimizer",
+]

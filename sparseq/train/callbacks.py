@@ -1,0 +1,176 @@
+"""What happens during training besides training: validation, the best weights, logs, progress.
+
+The loop calls every callback, in the order given, at five moments; whatever wants to act on them
+(a pruning recipe, a schedule) derives from Callback and needs no change in the loop.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from sparseq.data import Split
+from sparseq.errors import require
+from sparseq.train.evaluation import evaluate
+from sparseq.train.logs import RowLog
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+
+@dataclass
+class TrainState:
+    """Where training stands; callbacks read it, and may set `stop` or add to `metrics`.
+
+    Attributes:
+        model, optimizer: what is being trained.
+        epochs: epoch number at which training ends.
+        steps_per_epoch: batches in one epoch.
+        epoch: epochs completed, those before a resumption included.
+        step: optimizer steps completed, likewise.
+        metrics: numbers of the latest epoch: "loss" (mean training loss), "seconds" (spent in
+            training steps), and whatever callbacks add.
+        stop: set True to end training after the current step (on_step) or epoch.
+    """
+
+    model: nn.Module
+    optimizer: Optimizer
+    epochs: int
+    steps_per_epoch: int
+    epoch: int = 0
+    step: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+    stop: bool = False
+
+
+class Callback:
+    """Does nothing at any of the five moments; derive and override."""
+
+    def on_train_start(self, state: TrainState) -> None:
+        """Before the first epoch."""
+
+    def on_epoch_start(self, state: TrainState) -> None:
+        """Before the first step of an epoch."""
+
+    def on_step(self, state: TrainState) -> None:
+        """After an optimizer step; state.step counts it already."""
+
+    def on_epoch_end(self, state: TrainState) -> None:
+        """After the last step of an epoch; state.epoch counts it, state.metrics is its."""
+
+    def on_train_end(self, state: TrainState) -> None:
+        """After the last epoch, or after a stop; not after an exception."""
+
+
+class Validate(Callback):
+    """Adds "validation_loss" and "validation_accuracy" to the metrics of every epoch."""
+
+    def __init__(self, split: Split, batch_size: int = 1000) -> None:
+        self.split, self.batch_size = split, batch_size
+
+    def on_epoch_end(self, state: TrainState) -> None:
+        """Evaluate the model as it is now."""
+        result = evaluate(state.model, self.split, self.batch_size)
+        state.metrics["validation_loss"] = result.loss
+        state.metrics["validation_accuracy"] = result.accuracy
+
+
+class EarlyBest(Validate):
+    """Validates every epoch and keeps a copy of the weights with the highest accuracy so far.
+
+    Of equally good epochs the earliest is kept.
+
+    Attributes:
+        accuracy: highest validation accuracy so far, -1 before the first epoch.
+        epoch: epochs completed when it was reached.
+        best: that state_dict, copied; empty before the first epoch.
+    """
+
+    def __init__(self, split: Split, batch_size: int = 1000) -> None:
+        super().__init__(split, batch_size)
+        self.accuracy, self.epoch = -1.0, 0
+        self.best: dict[str, Tensor] = {}
+
+    def on_epoch_end(self, state: TrainState) -> None:
+        """Evaluate, and copy the weights if they are better than all before."""
+        super().on_epoch_end(state)
+        if state.metrics["validation_accuracy"] > self.accuracy:
+            self.accuracy = state.metrics["validation_accuracy"]
+            self.epoch = state.epoch
+            self.best = {
+                name: tensor.detach().clone() for name, tensor in state.model.state_dict().items()
+            }
+
+    def restore(self, model: nn.Module) -> None:
+        """Load the best weights into the model; ValueError before the first epoch."""
+        require(bool(self.best), "EarlyBest.restore", "best", "needs a finished epoch", "none")
+        model.load_state_dict(self.best)
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors and JSON values for a checkpoint; `resume` takes them back."""
+        return dict(self.best), {"accuracy": self.accuracy, "epoch": self.epoch}
+
+    def resume(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
+        """Continue from what `state` gave."""
+        self.best = dict(tensors)
+        self.accuracy, self.epoch = float(meta["accuracy"]), int(meta["epoch"])
+
+
+class LogRows(Callback):
+    """Appends a row {**extra, epoch, step, **metrics} to a log after every epoch.
+
+    Rows of `extra` beyond the epoch where training starts (or starts again) are dropped first,
+    so that an interrupted and resumed run leaves each epoch once.
+    """
+
+    def __init__(self, log: RowLog, **extra: Any) -> None:
+        self.log, self.extra = log, extra
+
+    def on_train_start(self, state: TrainState) -> None:
+        """Drop the rows that will be written again."""
+        self.log.drop(
+            lambda row: (
+                row.get("epoch", 0) > state.epoch
+                and all(row.get(key) == value for key, value in self.extra.items())
+            )
+        )
+
+    def on_epoch_end(self, state: TrainState) -> None:
+        """Append the epoch's row."""
+        self.log.append({**self.extra, "epoch": state.epoch, "step": state.step, **state.metrics})
+
+
+class ShowProgress(Callback):
+    """Advances a task of a rich progress display, some twenty times per epoch."""
+
+    def __init__(self, progress: Progress, description: str = "training") -> None:
+        self.progress, self.description = progress, description
+        self.task: TaskID | None = None
+
+    def on_train_start(self, state: TrainState) -> None:
+        """Add the task, with the steps that were done before."""
+        self.task = self.progress.add_task(
+            self.description, total=state.epochs * state.steps_per_epoch, completed=state.step
+        )
+
+    def on_step(self, state: TrainState) -> None:
+        """Show the steps done."""
+        if state.step % max(1, state.steps_per_epoch // 20) == 0:
+            self._show(state)
+
+    def on_epoch_end(self, state: TrainState) -> None:
+        """Show the steps done."""
+        self._show(state)
+
+    def on_train_end(self, state: TrainState) -> None:
+        """Take the task away."""
+        if self.task is not None:
+            self.progress.remove_task(self.task)
+            self.task = None
+
+    def _show(self, state: TrainState) -> None:
+        if self.task is not None:
+            self.progress.update(self.task, completed=state.step)

@@ -1,0 +1,69 @@
+"""Loss and accuracy of a model on a split."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sparseq.data import Split
+from sparseq.errors import require
+
+LossFn = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Mean loss per example, and the fraction of examples whose largest output is their class."""
+
+    loss: float
+    accuracy: float
+
+
+def evaluate(
+    model: nn.Module, split: Split, batch_size: int = 1000, loss_fn: LossFn = F.cross_entropy
+) -> Metrics:
+    """Run the model on every example, in evaluation mode, and leave its modes as they were.
+
+    Args:
+        model: maps (batch, ...) to (batch, classes).
+        split: at least one example; moved to the model's device.
+        batch_size: examples at a time.
+        loss_fn: loss_fn(outputs, y) -> mean over the batch.
+
+    Raises:
+        ValueError: an empty split.
+    """
+    require(len(split) > 0, "evaluate", "split", "must hold at least one example", "none")
+    split = split.to(device_of(model))
+    loss = torch.zeros((), dtype=torch.float64, device=split.x.device)
+    correct = torch.zeros((), dtype=torch.int64, device=split.x.device)
+    with torch.no_grad(), evaluating(model):
+        for x, y in split.batches(batch_size):
+            outputs = model(x)
+            loss += loss_fn(outputs, y) * len(x)
+            correct += (outputs.argmax(1) == y).sum()
+    return Metrics(loss.item() / len(split), correct.item() / len(split))
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside; afterwards every module has the mode it had."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the model's first parameter or buffer lies; the CPU if it has none."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        return tensor.device
+    return torch.device("cpu")

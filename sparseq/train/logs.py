@@ -1,0 +1,132 @@
+"""A log of rows kept twice: as JSON lines, which count, and as CSV, made from them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+
+
+class RowLog:
+    """Rows of names and JSON values in `folder/name.jsonl` and `folder/name.csv`.
+
+    A row is appended with one write and is on the disk when `append` returns. Opening an existing
+    log continues it: a last line torn by a crash is cut off. Numbers that are not finite become
+    null, so that every line is JSON.
+
+    Args:
+        folder: made if need be.
+        name: of the two files, without ending.
+
+    Attributes:
+        rows: all rows, oldest first.
+
+    Raises:
+        ValueError: an existing file has a damaged line that is not its last.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], name: str = "log") -> None:
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.jsonl, self.csv = self.folder / f"{name}.jsonl", self.folder / f"{name}.csv"
+        self.rows: list[Row] = []
+        if self.jsonl.exists():
+            self.rows, intact = _read(self.jsonl)
+            _truncate(self.jsonl, intact)
+            self._write_csv()
+
+    @property
+    def columns(self) -> list[str]:
+        """Every name that occurs in a row, in order of first appearance."""
+        return list(dict.fromkeys(key for row in self.rows for key in row))
+
+    def append(self, row: Row) -> None:
+        """Add one row."""
+        row = {key: _plain(value) for key, value in row.items()}
+        before = self.columns
+        self.rows.append(row)
+        _append(self.jsonl, _json_line(row))
+        if self.columns == before and self.csv.exists():
+            _append(self.csv, _csv_text([row], before))
+        else:
+            self._write_csv()
+
+    def drop(self, condition: Callable[[Row], bool]) -> None:
+        """Remove the rows for which the condition holds."""
+        kept = [row for row in self.rows if not condition(row)]
+        if len(kept) < len(self.rows):
+            self.rows = kept
+            _replace(self.jsonl, b"".join(_json_line(row) for row in kept))
+            self._write_csv()
+
+    def _write_csv(self) -> None:
+        header = dict(zip(self.columns, self.columns, strict=True))
+        _replace(self.csv, _csv_text([header, *self.rows] if header else [], self.columns))
+
+
+def _plain(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _json_line(row: Row) -> bytes:
+    return (json.dumps(row, allow_nan=False) + "\n").encode()
+
+
+def _csv_text(rows: list[Row], columns: list[str]) -> bytes:
+    text = io.StringIO()
+    csv.DictWriter(text, columns, restval="", lineterminator="\n").writerows(rows)
+    return text.getvalue().encode()
+
+
+def _read(path: Path) -> tuple[list[Row], int]:
+    """All whole rows, and the number of bytes they take."""
+    rows: list[Row] = []
+    intact = 0
+    content = path.read_bytes()
+    for line in content.splitlines(keepends=True):
+        row = _parse(line)
+        if row is None and intact + len(line) < len(content):
+            raise ValueError(f"{path}: line {len(rows) + 1} is damaged; remove or repair the log")
+        if row is None:
+            break
+        rows.append(row)
+        intact += len(line)
+    return rows, intact
+
+
+def _parse(line: bytes) -> Row | None:
+    try:
+        row = json.loads(line) if line.endswith(b"\n") else None
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) else None
+
+
+def _truncate(path: Path, size: int) -> None:
+    if path.stat().st_size > size:
+        with path.open("r+b") as file:
+            file.truncate(size)
+            os.fsync(file.fileno())
+
+
+def _append(path: Path, data: bytes) -> None:
+    # unbuffered: the whole line goes out in one write
+    with path.open("ab", buffering=0) as file:
+        file.write(data)
+        os.fsync(file.fileno())
+
+
+def _replace(path: Path, data: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

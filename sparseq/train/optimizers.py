@@ -1,0 +1,43 @@
+"""Optimizers by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from sparseq.errors import require
+from sparseq.models import HParams
+from sparseq.registry import Registry
+
+Make = Callable[[Iterable[nn.Parameter], HParams], Optimizer]
+
+OPTIMIZERS: Registry[Make] = Registry("optimizer")
+
+
+def make_optimizer(model: nn.Module, hparams: HParams) -> Optimizer:
+    """The optimizer that `hparams` describes, over the model's trainable parameters.
+
+    Raises:
+        ValueError: an unknown name, lr not positive, or nothing to train.
+    """
+    require(hparams.lr > 0, "make_optimizer", "lr", "must be positive", hparams.lr)
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    require(bool(trainable), "make_optimizer", "model", "must have trainable parameters", "none")
+    return OPTIMIZERS.get(hparams.optimizer)(trainable, hparams)
+
+
+@OPTIMIZERS.register("adam")
+def make_adam(parameters: Iterable[nn.Parameter], hparams: HParams) -> Optimizer:
+    """Adam (Kingma & Ba 2015); takes no notice of `momentum`."""
+    return torch.optim.Adam(parameters, hparams.lr, weight_decay=hparams.weight_decay)
+
+
+@OPTIMIZERS.register("sgd")
+def make_sgd(parameters: Iterable[nn.Parameter], hparams: HParams) -> Optimizer:
+    """Stochastic gradient descent with momentum."""
+    return torch.optim.SGD(
+        parameters, hparams.lr, hparams.momentum, weight_decay=hparams.weight_decay
+    )
