@@ -1,0 +1,207 @@
+"""What CONTRIBUTING.md promises about the shape of the code. A case that must differ is named."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from statistics import median
+
+import pytest
+
+import sparseq
+from tests.source_tree import (
+    ROOT,
+    Function,
+    cpp_files,
+    cpp_functions,
+    functions_of,
+    imported_modules,
+    name_of,
+    python_files,
+)
+
+# an import points to a line above, or stays within its part of the package
+LAYERS = [
+    ["errors", "_version"],
+    ["registry", "container", "encoding"],
+    ["ops"],
+    ["formats", "graphs", "quant"],
+    ["nn"],
+    ["pruning"],
+    ["compression"],
+    ["modules"],
+    ["files"],
+    ["contents", "profiling"],
+    ["models", "data"],
+    ["train"],
+    ["viz"],
+    ["recipes"],
+    ["compat"],
+    ["cli"],
+    ["__init__"],
+    ["__main__"],
+]
+PART = {"triton_kernels": "ops"}  # kernels of the operators, installed as sparseq.triton_kernels
+RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
+LONG_FUNCTIONS: dict[str, str] = {}
+DEEP_FUNCTIONS: dict[str, str] = {}
+MANY_ARGUMENTS = {
+    "sparseq/pruning/api.py:prune": "the public signature; all but two are keyword-only",
+    "sparseq/train/loop.py:fit": "a training loop's settings, keyword-only",
+}
+LONG_CPP_FUNCTIONS: dict[str, str] = {}
+# C++ and tests in an op's folder that serve all ops
+SHARED_CPP: set[str] = set()
+SHARED_TESTS = {"backend", "build"}
+FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "misc", "common", "base"}
+PRODUCT = ["sparseq", "triton_kernels"]
+
+
+def functions(*folders: str) -> list[Function]:
+    return [function for path in python_files(*folders) for function in functions_of(path)]
+
+
+def part_imported(dotted: str) -> str:
+    """The part of sparseq a dotted name belongs to: `ops` of sparseq.ops.spmm.spmm."""
+    name = [*dotted.split("."), ""][1]
+    return name if name in RANK else PART.get(name, "__init__")
+
+
+def part_importing(path: Path) -> str:
+    parts = path.relative_to(ROOT).parts
+    return PART.get(parts[0]) or parts[1].removesuffix(".py")
+
+
+def test_every_part_of_the_package_has_a_place_in_the_layers():
+    parts = {part_importing(path) for path in python_files(*PRODUCT)}
+    assert parts <= set(RANK), f"add to LAYERS: {sorted(parts - set(RANK))}"
+
+
+def test_imports_point_down():
+    wrong = []
+    for path in python_files(*PRODUCT):
+        here = part_importing(path)
+        for dotted in filter(lambda name: name.startswith("sparseq"), imported_modules(path)):
+            there = part_imported(dotted)
+            if here != there and RANK[there] >= RANK.get(here, -1):
+                wrong.append(f"{name_of(path)} ({here}) imports {dotted} ({there})")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_package_imports_neither_tests_nor_benchmarks():
+    outside = ("tests", "bench")
+    wrong = [
+        f"{name_of(path)}: {dotted}"
+        for path in python_files(*PRODUCT)
+        for dotted in imported_modules(path)
+        if dotted.split(".")[0] in outside
+    ]
+    assert not wrong, wrong
+
+
+@pytest.mark.parametrize(("files", "limit"), [(python_files, 300), (cpp_files, 400)])
+def test_files_are_short(files, limit):
+    lengths = {name_of(path): len(path.read_text().splitlines()) for path in files()}
+    assert not {name: lines for name, lines in lengths.items() if lines >= limit}
+
+
+def test_functions_are_short():
+    lengths = {function.name: function.code_lines() for function in functions()}
+    over = {name for name, lines in lengths.items() if lines > 40}
+    assert over == set(LONG_FUNCTIONS), {name: lengths.get(name) for name in over}
+    assert median(function.code_lines() for function in functions(*PRODUCT)) < 10
+
+
+def test_blocks_are_not_nested_deeply():
+    over = {function.name for function in functions() if function.depth() > 3}
+    assert over == set(DEEP_FUNCTIONS)
+
+
+def test_functions_take_few_arguments():
+    over = {function.name for function in functions(*PRODUCT, "bench") if function.arguments() > 8}
+    assert over == set(MANY_ARGUMENTS)
+
+
+def test_cpp_functions_are_short():
+    lengths = {
+        f"{name_of(path)}:{name}": lines
+        for path in cpp_files()
+        for name, lines in cpp_functions(path.read_text())
+        if lines >= 60
+    }
+    assert set(lengths) == set(LONG_CPP_FUNCTIONS), lengths
+
+
+def stems(folder: str, pattern: str) -> set[str]:
+    """Names of the files of a folder that match; private and package files left out."""
+    found = {path.stem for path in (ROOT / folder).glob(pattern)}
+    return {stem for stem in found if not stem.startswith("_") and stem != "conftest"}
+
+
+def test_an_operator_has_one_name_in_every_tree():
+    ops = stems("sparseq/ops", "*.py") - SHARED_TESTS
+    tested = {stem.removeprefix("test_") for stem in stems("tests/ops", "test_*.py")}
+    assert stems("csrc/cpu", "*.cpp") - SHARED_CPP == ops
+    assert stems("bench/ops", "*.py") == ops
+    assert tested - SHARED_TESTS == ops
+    assert stems("csrc/cuda", "*.cu") <= ops
+    assert stems("triton_kernels", "*.py") <= ops
+
+
+def test_declared_operators_stand_in_the_file_of_their_name():
+    from sparseq.ops._backend import OPERATORS
+
+    ops = stems("sparseq/ops", "*.py")
+    strays = {name for name in OPERATORS if name not in ops and name.rsplit("_", 1)[0] not in ops}
+    assert not strays
+
+
+def test_no_public_name_hides_a_module():
+    folder = ROOT / "sparseq"
+    modules = {path.stem for path in folder.iterdir() if path.suffix == ".py" or path.is_dir()}
+    assert not modules & set(sparseq.__all__)
+
+
+def test_no_file_is_a_drawer():
+    names = {
+        name_of(path) for path in (*python_files(), *cpp_files()) if path.stem in FORBIDDEN_NAMES
+    }
+    assert not names
+
+
+def test_only_the_vector_headers_use_intrinsics():
+    using = [
+        name_of(path)
+        for path in cpp_files()
+        if path.parent.name != "simd" and re.search(r"\b_mm\d*_|\b__m\d+", path.read_text())
+    ]
+    assert not using
+
+
+def readme_tree() -> list[str]:
+    """Paths of the README's layout, a path per line, folders with a slash at the end."""
+    text = (ROOT / "README.md").read_text()
+    tree = text.split("<!-- layout -->")[1].split("```")[1]
+    lines = [line.split() for line in tree.splitlines()[1:] if line.strip()]
+    return [line[0] for line in lines]
+
+
+def test_the_readme_shows_the_tree():
+    paths = readme_tree()
+    assert not [path for path in paths if not (ROOT / path).exists()]
+    parts = {
+        path.name
+        for path in (ROOT / "sparseq").iterdir()
+        if not path.name.startswith("_") and path.suffix in ("", ".py")
+    }
+    shown = {Path(path).name for path in paths if Path(path).parent.name == "sparseq"}
+    assert parts - shown == set(), "parts of sparseq/ that README's layout leaves out"
+
+
+def test_every_python_file_says_what_it_is():
+    silent = [
+        name_of(path)
+        for path in python_files(*PRODUCT, "bench")
+        if path.stem != "_version" and not path.read_text().startswith(('"""', 'r"""'))
+    ]
+    assert not silent
