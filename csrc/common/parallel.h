@@ -1,0 +1,64 @@
+// Work on torch's own threads, and memory that outlives a call.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdlib>
+#include <new>
+
+namespace sparseq {
+
+// Below this many vector operations (about 20 us) waking a second thread costs more than it saves.
+constexpr int64_t kForkOperations = 1 << 16;
+
+// Threads worth using for `operations` vector operations.
+inline int64_t useful_threads(int64_t operations) {
+  if (operations < 2 * kForkOperations) return 1;
+  const int64_t threads = torch::stable::get_num_threads();
+  return std::min<int64_t>(threads, operations / kForkOperations);
+}
+
+// Calls body(i) for i in 0 .. count - 1, on up to `threads` threads. Which thread runs which i
+// must not change a result.
+template <typename Body>
+void parallel_items(int64_t count, int64_t threads, const Body& body) {
+  const auto range = [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) body(i);
+  };
+  if (threads <= 1 || count <= 1) {
+    range(0, count);
+    return;
+  }
+  torch::stable::parallel_for(0, count, (count + threads - 1) / threads, range);
+}
+
+// A buffer that only grows: a fresh allocation of some megabytes costs a page fault each 4 KiB.
+class Scratch {
+ public:
+  Scratch() = default;
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+  ~Scratch() { std::free(data_); }
+
+  // `count` elements of T, 64-byte aligned, contents undefined.
+  template <typename T>
+  T* get(int64_t count) {
+    const size_t bytes = (static_cast<size_t>(count) * sizeof(T) + 63) / 64 * 64 + 64;
+    if (bytes > size_) {
+      std::free(data_);
+      size_ = 0;
+      data_ = std::aligned_alloc(64, bytes);
+      if (data_ == nullptr) throw std::bad_alloc();
+      size_ = bytes;
+    }
+    return static_cast<T*>(data_);
+  }
+
+ private:
+  void* data_ = nullptr;
+  size_t size_ = 0;
+};
+
+}  // namespace sparseq

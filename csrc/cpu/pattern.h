@@ -1,0 +1,58 @@
+// The five pattern tensors of an op call, as the kernels use them.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <vector>
+
+#include "../common/check.h"
+#include "../common/csr.h"
+#include "../common/parallel.h"
+
+namespace sparseq {
+
+using torch::stable::Tensor;
+
+// row_ptr, col_idx, row_ptr_t, col_idx_t, perm: int32, contiguous, contents checked when the
+// pattern was made (sparseq.formats.CSRPattern).
+struct Pattern {
+  Csr forward;
+  Csr transposed;
+  const int32_t* perm;  // transposed order -> CSR order
+};
+
+inline Pattern view_pattern(const char* op, const std::vector<Tensor>& tensors) {
+  SPARSEQ_CHECK(tensors.size() == 5, op, "pattern", "must be five tensors", tensors.size());
+  for (const Tensor& tensor : tensors) {
+    SPARSEQ_CHECK(tensor.scalar_type() == torch::headeronly::ScalarType::Int, op, "pattern",
+                  "must be int32", static_cast<int>(tensor.scalar_type()));
+    SPARSEQ_CHECK(tensor.is_contiguous(), op, "pattern", "must be contiguous", "strides");
+  }
+  const int64_t m = tensors[0].numel() - 1, k = tensors[2].numel() - 1;
+  const auto ids = [&](int i) { return static_cast<const int32_t*>(tensors[i].const_data_ptr()); };
+  return {{ids(0), ids(1), m, k}, {ids(2), ids(3), k, m}, ids(4)};
+}
+
+// Values in transposed order: out[p * width + i] = values[perm[p] * width + i], as sums' type.
+template <typename S, typename T>
+void gather_values(const S* values, const int32_t* perm, int64_t nnz, int width, T* out) {
+  const int64_t per_item = 8192;
+  const int64_t items = (nnz + per_item - 1) / per_item;
+  parallel_items(items, useful_threads(nnz * width), [&](int64_t item) {
+    const int64_t end = std::min(nnz, (item + 1) * per_item);
+    for (int64_t p = item * per_item; p < end; ++p) {
+      const int64_t from = perm == nullptr ? p : perm[p];
+      for (int i = 0; i < width; ++i) out[p * width + i] = values[from * width + i];
+    }
+  });
+}
+
+// The sizes of x with its last one replaced.
+inline std::vector<int64_t> with_last(const Tensor& x, int64_t last) {
+  std::vector<int64_t> sizes(x.sizes().begin(), x.sizes().end());
+  sizes.back() = last;
+  return sizes;
+}
+
+}  // namespace sparseq

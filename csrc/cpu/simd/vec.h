@@ -1,0 +1,110 @@
+// The vector vocabulary of all CPU kernels: one type, one header per instruction set, no
+// intrinsics anywhere else. Built on the vector extension of GCC and Clang, so that every
+// operation exists for float and double on every instruction set.
+#pragma once
+
+#if defined(SPARSEQ_ISA_AVX512)
+#include "avx512.h"
+#elif defined(SPARSEQ_ISA_AVX2)
+#include "avx2.h"
+#else
+#include "scalar.h"
+#endif
+
+#include <cstdint>
+#include <cstring>
+#include <utility>
+
+#define SPARSEQ_INLINE inline __attribute__((always_inline))
+
+namespace sparseq {
+
+template <typename T>
+struct VectorOf {
+  typedef T type __attribute__((vector_size(kVectorBytes)));
+};
+
+template <typename T>
+using Vec = typename VectorOf<T>::type;
+
+// Elements of T in one vector.
+template <typename T>
+constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(T));
+
+template <typename T>
+SPARSEQ_INLINE Vec<T> load(const T* from) {
+  Vec<T> v;
+  std::memcpy(&v, from, sizeof(v));
+  return v;
+}
+
+template <typename T>
+SPARSEQ_INLINE void store(T* to, Vec<T> v) {
+  std::memcpy(to, &v, sizeof(v));
+}
+
+template <typename T>
+SPARSEQ_INLINE Vec<T> broadcast(T value) {
+  return value - Vec<T>{};  // minus zero keeps the sign of a zero, and compiles to one broadcast
+}
+
+// a * b + c; the compiler contracts it (-ffp-contract=fast).
+template <typename V>
+SPARSEQ_INLINE V fmadd(V a, V b, V c) {
+  return a * b + c;
+}
+
+namespace detail {
+
+// Lane j of the first (second) result of one butterfly step over two vectors a, b.
+template <int Step, int N, bool Second, int... J>
+SPARSEQ_INLINE auto butterfly(const auto& a, const auto& b, std::integer_sequence<int, J...>) {
+  return __builtin_shufflevector(
+      a, b, (Second ? ((J & Step) ? N + J : J + Step) : ((J & Step) ? N + J - Step : J))...);
+}
+
+template <typename T, int Step>
+SPARSEQ_INLINE void transpose_steps(Vec<T> (&rows)[kLanes<T>]) {
+  constexpr int n = kLanes<T>;
+  if constexpr (Step < n) {
+    using Lanes = std::make_integer_sequence<int, n>;
+    for (int i = 0; i < n; ++i) {
+      if (i & Step) continue;
+      const Vec<T> low = rows[i], high = rows[i + Step];
+      rows[i] = butterfly<Step, n, false>(low, high, Lanes{});
+      rows[i + Step] = butterfly<Step, n, true>(low, high, Lanes{});
+    }
+    transpose_steps<T, 2 * Step>(rows);
+  }
+}
+
+template <typename T, int Step>
+SPARSEQ_INLINE void sum_steps(Vec<T> (&rows)[kLanes<T>]) {
+  constexpr int n = kLanes<T>;
+  if constexpr (Step < n) {
+    using Lanes = std::make_integer_sequence<int, n>;
+    for (int i = 0; i < n; i += 2 * Step) {
+      const Vec<T> low = rows[i], high = rows[i + Step];
+      rows[i] = butterfly<Step, n, false>(low, high, Lanes{}) +
+                butterfly<Step, n, true>(low, high, Lanes{});
+    }
+    sum_steps<T, 2 * Step>(rows);
+  }
+}
+
+}  // namespace detail
+
+// Square transpose in registers: lane j of row i and lane i of row j change places.
+template <typename T>
+SPARSEQ_INLINE void transpose(Vec<T> (&rows)[kLanes<T>]) {
+  detail::transpose_steps<T, 1>(rows);
+}
+
+// Lane i of the result is the sum over the lanes of rows[i]; destroys rows.
+template <typename T>
+SPARSEQ_INLINE Vec<T> sum_each(Vec<T> (&rows)[kLanes<T>]) {
+  detail::sum_steps<T, 1>(rows);
+  return rows[0];
+}
+
+}  // namespace sparseq

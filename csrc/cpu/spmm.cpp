@@ -1,0 +1,184 @@
+// spmm: y[n, r] = b[r] + sum over p in row r of values[p] * x[n, col_idx[p]]   (A^T: transposed)
+//
+// x (n, k) and y (n, m) are batch-major and contiguous; float, double, or 16-bit summed in float.
+// One task is a tile of batch rows times a range of output rows: the tile is packed feature-major,
+// so one nonzero is one broadcast against contiguous lanes, and an output row stays in registers
+// over all its nonzeros. An empty row gives its bias. Every sum has one order, fixed by the pattern
+// and the batch size, so the bits do not depend on the threads.
+
+#include <torch/csrc/stable/library.h>
+
+#include <optional>
+
+#include "dtypes.h"
+#include "pattern.h"
+#include "tiles.h"
+
+namespace sparseq {
+namespace {
+
+constexpr int kGroup = 16;  // output rows computed into one buffer before they are stored
+
+template <typename S, typename T>
+struct Problem {
+  Csr csr;
+  const T* values;
+  const S* bias;  // or null
+  const S* x;
+  S* y;
+  int64_t batch;
+};
+
+// Row sums of entries begin .. end - 1 over one tile, into `out` (NV vectors), starting at `start`.
+template <typename T, int NV>
+SPARSEQ_INLINE void sum_row(const Csr& csr, const T* values, int64_t begin, int64_t end,
+                            const T* tile, T start, T* out) {
+  constexpr int lanes = NV * kLanes<T>;
+  constexpr int chains = NV >= 4 ? 2 : 8 / NV;  // independent sums hide the FMA's latency
+  Vec<T> sums[chains][NV];
+  for (int c = 0; c < chains; ++c) {
+    for (int i = 0; i < NV; ++i) sums[c][i] = broadcast(c == 0 ? start : T(0));
+  }
+  int64_t p = begin;
+  for (; p + chains <= end; p += chains) {
+    for (int c = 0; c < chains; ++c) {
+      const Vec<T> value = broadcast(values[p + c]);
+      const T* column = tile + static_cast<int64_t>(csr.col_idx[p + c]) * lanes;
+      for (int i = 0; i < NV; ++i) {
+        sums[c][i] = fmadd(value, load(column + i * kLanes<T>), sums[c][i]);
+      }
+    }
+  }
+  for (; p < end; ++p) {
+    const Vec<T> value = broadcast(values[p]);
+    const T* column = tile + static_cast<int64_t>(csr.col_idx[p]) * lanes;
+    for (int i = 0; i < NV; ++i) {
+      sums[0][i] = fmadd(value, load(column + i * kLanes<T>), sums[0][i]);
+    }
+  }
+  for (int i = 0; i < NV; ++i) {
+    for (int c = 1; c < chains; ++c) sums[0][i] += sums[c][i];
+    store(out + i * kLanes<T>, sums[0][i]);
+  }
+}
+
+// Output rows first .. last - 1 for the `count` batch rows from `row0` that the tile holds.
+template <typename S, typename T, int NV>
+void tile_rows(const Problem<S, T>& problem, const T* tile, int64_t row0, int64_t count,
+               int64_t first, int64_t last) {
+  constexpr int lanes = NV * kLanes<T>;
+  alignas(64) T buffer[kGroup * lanes];
+  const Csr& csr = problem.csr;
+  for (int64_t group = first; group < last; group += kGroup) {
+    const int64_t rows = std::min<int64_t>(kGroup, last - group);
+    for (int64_t r = 0; r < rows; ++r) {
+      const int64_t row = group + r;
+      const T start = problem.bias == nullptr ? T(0) : static_cast<T>(problem.bias[row]);
+      sum_row<T, NV>(csr, problem.values, csr.row_ptr[row], csr.row_ptr[row + 1], tile, start,
+                     buffer + r * lanes);
+    }
+    unpack_tile(buffer, lanes, rows, count, problem.y + row0 * csr.rows + group, csr.rows);
+  }
+}
+
+template <typename S, typename T>
+void tile_rows_of(int vectors, const Problem<S, T>& problem, const T* tile, int64_t row0,
+                  int64_t count, int64_t first, int64_t last) {
+  switch (vectors) {
+    case 1:
+      return tile_rows<S, T, 1>(problem, tile, row0, count, first, last);
+    case 2:
+      return tile_rows<S, T, 2>(problem, tile, row0, count, first, last);
+    default:
+      return tile_rows<S, T, 4>(problem, tile, row0, count, first, last);
+  }
+}
+
+// Batches of two and more. Threads split the tiles, and the rows too where tiles are few.
+template <typename S, typename T>
+void multiply_tiles(const Problem<S, T>& problem) {
+  const Csr& csr = problem.csr;
+  const int64_t width = tile_vectors<T>(problem.batch) * kLanes<T>;
+  const int64_t tiles = (problem.batch + width - 1) / width;
+  const int64_t threads = useful_threads((csr.nnz() + csr.rows) * tiles * width / kLanes<T>);
+  const int64_t parts = tiles % threads == 0 ? 1 : threads;
+  parallel_items(tiles * parts, threads, [&](int64_t item) {
+    const int64_t row0 = item / parts * width, part = item % parts;
+    const int64_t count = std::min(width, problem.batch - row0);
+    const int vectors = tile_vectors<T>(count);
+    static thread_local Scratch scratch;
+    T* tile = scratch.get<T>(csr.columns * vectors * kLanes<T>);
+    pack_tile(problem.x + row0 * csr.columns, csr.columns, csr.columns, count,
+              vectors * kLanes<T>, tile);
+    tile_rows_of(vectors, problem, tile, row0, count, balanced_row(csr, part, parts),
+                 balanced_row(csr, part + 1, parts));
+  });
+}
+
+// One batch row: no lanes to fill, so plain sums with eight chains.
+template <typename S, typename T>
+void multiply_vector(const Problem<S, T>& problem) {
+  const Csr& csr = problem.csr;
+  const int64_t threads = useful_threads(csr.nnz() + csr.rows);
+  parallel_items(threads, threads, [&](int64_t part) {
+    const int64_t last = balanced_row(csr, part + 1, threads);
+    for (int64_t row = balanced_row(csr, part, threads); row < last; ++row) {
+      T sums[8] = {problem.bias == nullptr ? T(0) : static_cast<T>(problem.bias[row])};
+      int64_t p = csr.row_ptr[row];
+      const int64_t end = csr.row_ptr[row + 1];
+      for (; p + 8 <= end; p += 8) {
+        for (int c = 0; c < 8; ++c) {
+          sums[c] += problem.values[p + c] * static_cast<T>(problem.x[csr.col_idx[p + c]]);
+        }
+      }
+      for (; p < end; ++p) {
+        sums[0] += problem.values[p] * static_cast<T>(problem.x[csr.col_idx[p]]);
+      }
+      problem.y[row] = static_cast<S>(((sums[0] + sums[1]) + (sums[2] + sums[3])) +
+                                      ((sums[4] + sums[5]) + (sums[6] + sums[7])));
+    }
+  });
+}
+
+Tensor spmm(const Tensor& x, const Tensor& values, const std::optional<Tensor>& bias,
+            const std::vector<Tensor>& pattern, bool transposed) {
+  const Pattern both = view_pattern("spmm", pattern);
+  const Csr& csr = transposed ? both.transposed : both.forward;
+  SPARSEQ_CHECK(x.dim() > 0 && x.size(-1) == csr.columns, "spmm", "x",
+                "must have as many features as the pattern has columns", x.numel());
+  SPARSEQ_CHECK(values.numel() == csr.nnz(), "spmm", "values", "must fit the pattern",
+                values.numel());
+  check_same_type("spmm", "values", x, values);
+  const Tensor input = torch::stable::contiguous(x);
+  const Tensor kept = torch::stable::contiguous(values);
+  std::optional<Tensor> offset;
+  if (bias.has_value()) {
+    check_same_type("spmm", "bias", x, *bias);
+    offset = torch::stable::contiguous(*bias);
+  }
+  Tensor y = torch::stable::new_empty(x, with_last(x, csr.rows));
+  if (y.numel() == 0) return y;
+  with_types("spmm", x, [&](auto types) {
+    using S = typename decltype(types)::S;
+    using T = typename decltype(types)::T;
+    const S* stored = static_cast<const S*>(kept.const_data_ptr());
+    Problem<S, T> problem{csr, nullptr, nullptr, static_cast<const S*>(input.const_data_ptr()),
+                          static_cast<S*>(y.mutable_data_ptr()), y.numel() / csr.rows};
+    if (offset.has_value()) problem.bias = static_cast<const S*>(offset->const_data_ptr());
+    if constexpr (std::is_same_v<S, T>) problem.values = stored;
+    if (transposed || problem.values == nullptr) {
+      static thread_local Scratch scratch;
+      T* gathered = scratch.get<T>(csr.nnz());
+      gather_values(stored, transposed ? both.perm : nullptr, csr.nnz(), 1, gathered);
+      problem.values = gathered;
+    }
+    problem.batch == 1 ? multiply_vector(problem) : multiply_tiles(problem);
+  });
+  return y;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(sparseq, CPU, m) { m.impl("spmm", TORCH_BOX(&spmm)); }
+
+}  // namespace sparseq

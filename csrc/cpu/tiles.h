@@ -1,0 +1,79 @@
+// Feature-major tiles: the layout all kernels compute in.
+//
+// A tile holds `lanes` consecutive batch rows (or pixels) of a batch-major tensor with the batch
+// index innermost: tile[feature * lanes + lane]. One weight is then one broadcast against
+// contiguous lanes. Lanes past the end of the batch are zero.
+#pragma once
+
+#include <cstring>
+
+#include "simd/vec.h"
+
+namespace sparseq {
+
+// Vectors per tile row, from the number of batch rows left: whole registers, few of them wasted.
+template <typename T>
+inline int tile_vectors(int64_t rows_left, int most = 4) {
+  int vectors = 1;
+  while (vectors < most && vectors * kLanes<T> < rows_left) vectors *= 2;
+  return vectors;
+}
+
+namespace detail {
+
+// dst[i * ld + j] = src[j * sj + i], both extents one vector; src and dst of the same type.
+template <typename T>
+SPARSEQ_INLINE void transpose_block(const T* src, int64_t sj, T* dst, int64_t ld) {
+  constexpr int n = kLanes<T>;
+  Vec<T> rows[n];
+  for (int j = 0; j < n; ++j) rows[j] = load(src + j * sj);
+  transpose<T>(rows);
+  for (int i = 0; i < n; ++i) store(dst + i * ld, rows[i]);
+}
+
+}  // namespace detail
+
+// dst[i * ld + j] = src[i * si + j * sj] for i < rows, j < columns, converting the type.
+// Fast where si or sj is 1.
+template <typename S, typename D>
+void copy2d(const S* src, int64_t si, int64_t sj, D* dst, int64_t ld, int64_t rows,
+            int64_t columns) {
+  int64_t blocked_rows = 0, blocked_columns = 0;
+  if constexpr (std::is_same_v<S, D>) {
+    constexpr int n = kLanes<D>;
+    if (si == 1 && sj != 1) {
+      blocked_rows = rows / n * n;
+      blocked_columns = columns / n * n;
+      for (int64_t j = 0; j < blocked_columns; j += n) {
+        for (int64_t i = 0; i < blocked_rows; i += n) {
+          detail::transpose_block(src + i + j * sj, sj, dst + i * ld + j, ld);
+        }
+      }
+    } else if (sj == 1) {
+      for (int64_t i = 0; i < rows; ++i) {
+        std::memcpy(dst + i * ld, src + i * si, columns * sizeof(D));
+      }
+      return;
+    }
+  }
+  for (int64_t i = 0; i < rows; ++i) {
+    for (int64_t j = i < blocked_rows ? blocked_columns : 0; j < columns; ++j) {
+      dst[i * ld + j] = static_cast<D>(src[i * si + j * sj]);
+    }
+  }
+}
+
+// Packs `count` batch rows of x (row-major, `stride` elements apart) into a tile of `lanes`.
+template <typename S, typename T>
+void pack_tile(const S* x, int64_t stride, int64_t features, int64_t count, int lanes, T* tile) {
+  if (count < lanes) std::memset(tile, 0, features * lanes * sizeof(T));
+  copy2d(x, 1, stride, tile, lanes, features, count);
+}
+
+// Unpacks `features` rows of a tile to batch rows y (row-major, `stride` elements apart).
+template <typename T, typename S>
+void unpack_tile(const T* tile, int lanes, int64_t features, int64_t count, S* y, int64_t stride) {
+  copy2d(tile, 1, lanes, y, stride, count, features);
+}
+
+}  // namespace sparseq
