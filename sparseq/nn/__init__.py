@@ -1,0 +1,18 @@
+"""L2: layers, their initialization and the conversions between them."""
+
+from sparseq.nn.checkpoints import convert_htorch
+from sparseq.nn.convert import replace_modules, swap, to_dense
+from sparseq.nn.init import quaternion_init_
+from sparseq.nn.quaternion import QLinear
+from sparseq.nn.sparse import SparseLinear, SparseQLinear
+
+__all__ = [
+    "QLinear",
+    "SparseLinear",
+    "SparseQLinear",
+    "quaternion_init_",
+    "replace_modules",
+    "swap",
+    "to_dense",
+    "convert_htorch",
+]

@@ -1,0 +1,115 @@
+"""Conversion of whole models: one tree walker, and the rules that use it."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from sparseq.errors import require, unknown_name
+from sparseq.nn.quaternion import QLinear
+from sparseq.nn.sparse import SparseLinear, SparseQLinear
+
+Rule = Callable[[str, nn.Module], nn.Module | None]
+DENSE_TWINS = (QLinear, SparseLinear, SparseQLinear)
+
+_log = logging.getLogger("sparseq")
+
+
+def replace_modules(model: nn.Module, rule: Rule) -> nn.Module:
+    """A deep copy of a model in which some modules are replaced.
+
+    Args:
+        model: any module, left as it is; may itself be replaced.
+        rule: called with the name and module of every module once, a shared one under its first
+            name; returns the module to put in its place everywhere, or None to keep a copy.
+
+    Returns:
+        The new model; it shares no tensor with the old one unless the rule makes it so. Modules
+        used in several places stay shared; a new module gets the mode of the old one.
+    """
+    replaced: dict[int, Any] = {}
+    for name, module in model.named_modules():
+        new = rule(name, module)
+        if new is not None:
+            new.train(module.training)
+            replaced[id(module)] = new
+    return copy.deepcopy(model, replaced)
+
+
+def to_dense(model: nn.Module) -> nn.Module:
+    """A deep copy of a model, every layer one step back to its dense twin: the same function.
+
+    SparseLinear becomes nn.Linear, SparseQLinear becomes QLinear, QLinear becomes nn.Linear.
+    """
+    return replace_modules(
+        model, lambda _, module: module.to_dense() if isinstance(module, DENSE_TWINS) else None
+    )
+
+
+def swap(
+    model: nn.Module,
+    table: Mapping[type[nn.Module], type[nn.Module]],
+    filter: Callable[[str, nn.Module], bool] = lambda name, module: True,
+    *,
+    generator: torch.Generator | None = None,
+) -> nn.Module:
+    """A deep copy of a model with freshly initialized quaternion layers in place of real ones.
+
+    The new layers have the sizes, bias, device and dtype of the old ones. Layers with a size that
+    is not divisible by 4 (3-channel stems, 10-way heads) are left; what was swapped and what was
+    left is logged at level INFO by the logger "sparseq". Subclasses of a type in the table are
+    left too, since they may be more than it.
+
+    Args:
+        model: any module, left as it is.
+        table: real layer type -> quaternion layer type, such as {nn.Linear: QLinear}.
+        filter: called with name and layer; False leaves the layer.
+        generator: source of the initial weights; torch's own by default.
+
+    Raises:
+        ValueError: a pair in the table that is not known.
+    """
+    _check_table(table)
+
+    def rule(name: str, module: nn.Module) -> nn.Module | None:
+        target = table.get(type(module))
+        if target is None or not filter(name, module):
+            return None
+        sizes = SIZES[type(module)](module)
+        if any(size % 4 for size in sizes):
+            _log.info("swap left %s: sizes %s are not divisible by 4", name or "the model", sizes)
+            return None
+        _log.info("swap made %s a %s", name or "the model", target.__name__)
+        return _fresh(module, sizes, target, generator)
+
+    return replace_modules(model, rule)
+
+
+SIZES: dict[type[nn.Module], Callable[[Any], tuple[int, ...]]] = {
+    nn.Linear: lambda layer: (layer.in_features, layer.out_features),
+}
+QUATERNION_TWINS: dict[type[nn.Module], type[nn.Module]] = {nn.Linear: QLinear}
+
+
+def _check_table(table: Mapping[type[nn.Module], type[nn.Module]]) -> None:
+    for source, target in table.items():
+        if source not in QUATERNION_TWINS:
+            known = [kind.__name__ for kind in QUATERNION_TWINS]
+            raise unknown_name("layer type to swap", getattr(source, "__name__", source), known)
+        twin = QUATERNION_TWINS[source]
+        require(isinstance(target, type) and issubclass(target, twin), "swap",
+                f"table[{source.__name__}]", f"must be {twin.__name__}", target)
+
+
+def _fresh(
+    module: Any, sizes: tuple[int, ...], target: type[nn.Module], generator: torch.Generator | None
+) -> nn.Module:
+    weight = module.weight
+    return target(
+        *sizes, module.bias is not None, weight.device, weight.dtype, generator=generator
+    )

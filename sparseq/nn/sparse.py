@@ -1,0 +1,264 @@
+"""Sparse linear layers: only the kept weights exist, in memory, gradients and optimizer state."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparseq.errors import require, unknown_name
+from sparseq.formats import CSRPattern
+from sparseq.nn.init import draw_quaternions
+from sparseq.nn.patterned import PatternedLayer, checked_mask
+from sparseq.nn.quaternion import QLinear, check_quaternion_sizes
+from sparseq.nn.twins import linear_of, match_twin
+from sparseq.ops.sparse_hamilton import sparse_hamilton
+from sparseq.ops.spmm import dense_matrix, spmm
+
+
+class SparseLinear(PatternedLayer):
+    """Sparse linear layer, y = A x + b with A in CSR; the twin of `nn.Linear`.
+
+        y[n, r] = b[r] + sum over p in row r of values[p] * x[n, col_idx[p]]
+
+    The state_dict holds `values`, `row_ptr`, `col_idx` and `bias`. One with another pattern
+    replaces the layer's; that of an `nn.Linear` (`weight`) loads through the pattern.
+
+    Args:
+        in_features, out_features: sizes of x and y.
+        pattern: of shape (out_features, in_features).
+        values: (nnz) kept weights in CSR order, copied; None draws them and the bias from U(-b, b)
+            with b = 1 / sqrt(kept inputs of the row).
+        bias: add a bias of (out_features), zeros where values are given.
+        device, dtype: of the parameters; by default those of values, else the pattern's device.
+
+    Attributes:
+        values: (nnz) parameter.
+        row_ptr, col_idx: int32 buffers; row_ptr_t, col_idx_t, perm: their transpose, not saved.
+
+    Raises:
+        ValueError: a pattern or values of another shape, values that are no floats.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        pattern: CSRPattern,
+        values: Tensor | None = None,
+        bias: bool = True,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        require(pattern.shape == (out_features, in_features), "SparseLinear", "pattern",
+                f"must have shape {(out_features, in_features)}", pattern.shape)
+        self.in_features, self.out_features = in_features, out_features
+        self._register(pattern, values, bias, device, dtype)
+        if values is None:
+            self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draw values and bias anew, by the true number of inputs of each row."""
+        if self.values.is_meta:
+            return
+        bound = self.row_ptr.diff().clamp(min=1).to(self.values.dtype).rsqrt()
+        _draw_uniform_(self.values, bound[self.pattern.rows()], generator)
+        if self.bias is not None:
+            _draw_uniform_(self.bias, bound, generator)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in_features) -> (..., out_features)."""
+        return spmm(x, self.values, self._pattern_tensors(), self.bias)
+
+    @classmethod
+    def from_dense(cls, module: nn.Linear, mask: Tensor | None = None) -> SparseLinear:
+        """The kept weights of a dense layer; `to_dense` is the exact inverse on these.
+
+        Args:
+            module: an `nn.Linear`, left as it is.
+            mask: bool of the weight's shape, True = keep; by default the weights that are not 0.
+
+        Raises:
+            ValueError: a mask of another shape or dtype.
+        """
+        keep = checked_mask("SparseLinear.from_dense", module.weight, mask)
+        pattern = CSRPattern.from_mask(keep)
+        values = pattern.gather(module.weight.detach())
+        layer = cls(
+            module.in_features, module.out_features, pattern, values, module.bias is not None
+        )
+        match_twin(layer, module)
+        return layer
+
+    def to_dense(self) -> nn.Linear:
+        """The `nn.Linear` with zeros at the dropped places; parameters are copied."""
+        return linear_of(self.dense_weight().detach(), self)
+
+    def dense_weight(self) -> Tensor:
+        """(out_features, in_features), zero where nothing is kept; differentiable in `values`."""
+        return dense_matrix(self.values, self._pattern_tensors())
+
+    def _matrix(self, weight: Tensor) -> Tensor:
+        shape = (self.out_features, self.in_features)
+        require(weight.shape == shape, "SparseLinear", "weight", f"must have shape {shape}",
+                tuple(weight.shape))
+        return weight
+
+
+def _draw_uniform_(parameter: Tensor, bound: Tensor, generator: torch.Generator | None) -> None:
+    """Fill with U(-bound, bound), drawn where the generator lives."""
+    device = parameter.device if generator is None else generator.device
+    draw = torch.empty(parameter.shape, device=device, dtype=parameter.dtype)
+    draw.uniform_(-1, 1, generator=generator)
+    torch.mul(draw.to(parameter.device), bound, out=parameter)
+
+
+class SparseQLinear(PatternedLayer):
+    """Sparse quaternion linear layer, y = W (x) x + b; the twin of `QLinear`.
+
+    With m = out_features / 4 and k = in_features / 4, kept are single components ("component":
+    the pattern is of the weight (4, m, k) seen as (4 m, k), values are (nnz)) or whole quaternions
+    ("quaternion": the pattern is (m, k), values are (nnz, 4)). State_dicts load as in
+    `SparseLinear`.
+
+    Args:
+        in_features, out_features: real sizes of x and y, divisible by 4.
+        pattern: of shape (4 m, k) or (m, k), by the granularity.
+        values: kept weights in CSR order, copied; None draws them as "he" of `quaternion_init_`,
+            by the true number of inputs of each output quaternion.
+        bias: add a bias of (out_features), zeros at the start.
+        granularity: "component" or "quaternion".
+        device, dtype: of the parameters; by default those of values, else the pattern's device.
+
+    Raises:
+        ValueError: sizes not divisible by 4, an unknown granularity, a pattern or values of
+            another shape.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        pattern: CSRPattern,
+        values: Tensor | None = None,
+        bias: bool = True,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        *,
+        granularity: str = "component",
+    ) -> None:
+        super().__init__()
+        check_quaternion_sizes("SparseQLinear", in_features=in_features, out_features=out_features)
+        check_granularity(granularity)
+        rows = out_features if granularity == "component" else out_features // 4
+        require(pattern.shape == (rows, in_features // 4), "SparseQLinear", "pattern",
+                f"must have shape {(rows, in_features // 4)} for {granularity} granularity",
+                pattern.shape)
+        self.in_features, self.out_features = in_features, out_features
+        self.granularity = granularity
+        self._register(pattern, values, bias, device, dtype)
+        if values is None:
+            self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draw the values anew, by the true number of inputs, and zero the bias."""
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+        if self.values.is_meta:
+            return
+        rows, outputs = self.pattern.rows(), self.out_features // 4
+        drawn = draw_quaternions((len(rows),), self.values, generator)
+        counts = torch.bincount(rows % max(outputs, 1), minlength=outputs)
+        if self.granularity == "quaternion":
+            self.values.copy_(drawn.t() * (counts[rows] * 2).rsqrt()[:, None])
+        else:
+            own = drawn.gather(0, (rows // max(outputs, 1))[None])[0]
+            self.values.copy_(own * (counts[rows % max(outputs, 1)] / 2).rsqrt())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in_features) -> (..., out_features)."""
+        return sparse_hamilton(x, self.values, self._pattern_tensors(), self.bias)
+
+    @classmethod
+    def from_dense(
+        cls, module: QLinear, mask: Tensor | None = None, granularity: str | None = None
+    ) -> SparseQLinear:
+        """The kept weights of a quaternion layer; `to_dense` is the exact inverse on these.
+
+        Args:
+            module: a `QLinear`, left as it is.
+            mask: bool of the weight's shape (4, m, k), True = keep; by default what is not 0.
+            granularity: "component", "quaternion" or None, which is "quaternion" when the mask
+                keeps or drops every quaternion whole. "quaternion" without a mask keeps every
+                quaternion that is not 0.
+
+        Raises:
+            ValueError: a mask of another shape or dtype, or one that splits quaternions where
+                they are to be kept whole.
+        """
+        keep = checked_mask("SparseQLinear.from_dense", module.weight, mask)
+        if mask is None and granularity == "quaternion":
+            keep = keep.any(dim=0).expand_as(keep)
+        granularity = _granularity_of(keep, granularity)
+        kept = keep[0] if granularity == "quaternion" else keep.flatten(0, 1)
+        pattern = CSRPattern.from_mask(kept)
+        values = pattern.gather(_entries(module.weight.detach(), granularity))
+        sizes = (module.in_features, module.out_features)
+        layer = cls(*sizes, pattern, values, module.bias is not None, granularity=granularity)
+        match_twin(layer, module)
+        return layer
+
+    def to_dense(self) -> QLinear:
+        """The `QLinear` with zeros at the dropped places; parameters are copied."""
+        has_bias = self.bias is not None
+        layer = QLinear(self.in_features, self.out_features, has_bias, device="meta")
+        layer.weight = nn.Parameter(self.dense_weight().detach())
+        match_twin(layer, self)
+        return layer
+
+    def dense_weight(self) -> Tensor:
+        """(4, m, k), zero where nothing is kept; differentiable in `values`."""
+        pattern, m, k = self.pattern, self.out_features // 4, self.in_features // 4
+        if self.granularity == "component":
+            return dense_matrix(self.values, pattern.tensors).view(4, m, k)
+        places = (pattern.rows(), pattern.col_idx.long())
+        return self.values.new_zeros(m, k, 4).index_put(places, self.values).permute(2, 0, 1)
+
+    def extra_repr(self) -> str:
+        """Sizes, the kept fraction and the granularity."""
+        return f"{super().extra_repr()}, granularity={self.granularity}"
+
+    def _entry_shape(self) -> tuple[int, ...]:
+        return () if self.granularity == "component" else (4,)
+
+    def _matrix(self, weight: Tensor) -> Tensor:
+        shape = (4, self.out_features // 4, self.in_features // 4)
+        require(weight.shape == shape, "SparseQLinear", "weight", f"must have shape {shape}",
+                tuple(weight.shape))
+        return _entries(weight, self.granularity)
+
+
+def check_granularity(granularity: str) -> None:
+    """ValueError unless it is one of QLinear's."""
+    if granularity not in QLinear.granularities:
+        raise unknown_name("granularity", granularity, list(QLinear.granularities))
+
+
+def _granularity_of(keep: Tensor, wanted: str | None) -> str:
+    """The granularity asked for, checked against the mask, or the one the mask has."""
+    if wanted is not None:
+        check_granularity(wanted)
+    whole = wanted != "component" and bool((keep == keep[:1]).all())
+    require(whole or wanted != "quaternion", "SparseQLinear.from_dense", "mask",
+            "must keep or drop every quaternion whole for quaternion granularity",
+            "one that splits some")
+    return "quaternion" if whole else "component"
+
+
+def _entries(weight: Tensor, granularity: str) -> Tensor:
+    """A (4, m, k) weight as the matrix of entries: (4 m, k), or (m, k, 4) for quaternions."""
+    return weight.flatten(0, 1) if granularity == "component" else weight.permute(1, 2, 0)

@@ -1,0 +1,26 @@
+"""Twins: layers that compute the same function in another form."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+
+def match_twin(layer: nn.Module, twin: Any) -> None:
+    """Give a converted layer a copy of its twin's bias, the gradient flags and the mode."""
+    trained = next(twin.parameters()).requires_grad
+    next(layer.parameters()).requires_grad_(trained)
+    if twin.bias is not None:
+        bias = twin.bias.detach().clone()
+        layer.bias = nn.Parameter(bias, requires_grad=twin.bias.requires_grad)
+    layer.train(twin.training)
+
+
+def linear_of(weight: Tensor, twin: Any) -> nn.Linear:
+    """An `nn.Linear` that holds `weight`, with the bias, gradient flags and mode of its twin."""
+    rows, columns = weight.shape
+    layer = nn.Linear(columns, rows, twin.bias is not None, device="meta")
+    layer.weight = nn.Parameter(weight)
+    match_twin(layer, twin)
+    return layer
