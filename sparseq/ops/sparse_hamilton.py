@@ -1,0 +1,163 @@
+"""`sparse_hamilton`: the quaternion linear map with most of its weight left out, and its gradients.
+
+    y = W (x) x + b,   W (4, m, k) with only some entries kept      (the map is that of `hamilton`)
+
+Two granularities, told apart by the values:
+
+- component: each of the 4 m k entries is kept or not. The pattern is that of W viewed as a
+  (4 m, k) matrix, rows in the order r, i, j, k; values (nnz).
+- quaternion: whole quaternions are kept. The pattern is that of the (m, k) positions;
+  values (nnz, 4). One nonzero is then a 4x4 real block made of 4 numbers.
+
+`conjugate` multiplies by W* (conjugate transpose) instead, which is the gradient of x; the
+gradient of the values, `sparse_hamilton_dv`, is sampled at the kept entries only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparseq.errors import require
+from sparseq.ops._backend import below_autograd, declare
+from sparseq.ops.hamilton import fold_real, hamilton_dx_reference, hamilton_reference
+from sparseq.ops.spmm import dense_matrix, row_indices
+
+
+def sparse_hamilton(
+    x: Tensor,
+    values: Tensor,
+    pattern: Sequence[Tensor],
+    bias: Tensor | None = None,
+    conjugate: bool = False,
+) -> Tensor:
+    """Sparse quaternion linear map of the last dimension.
+
+    Args:
+        x: (..., 4 k), floating point, four blocks [r | i | j | k]; (..., 4 m) when conjugate.
+        values: (nnz) or (nnz, 4), the kept weights in the pattern's order, of x's dtype.
+        pattern: row_ptr, col_idx, row_ptr_t, col_idx_t, perm (int32), already checked, of the
+            (4 m, k) matrix for values (nnz) and of the (m, k) matrix for values (nnz, 4).
+        bias: (4 m) or None; must be None when conjugate.
+        conjugate: multiply by W*.
+
+    Returns:
+        (..., 4 m), or (..., 4 k) when conjugate, x's dtype.
+
+    Raises:
+        ValueError: shapes that do not fit.
+    """
+    rows, columns = pattern[0].shape[0] - 1, pattern[2].shape[0] - 1
+    whole = values.dim() == 2
+    m, k = (4 * rows if whole else rows), 4 * columns
+    if values.shape != (pattern[1].shape[0], 4)[: values.dim()]:
+        rule = f"must have shape ({pattern[1].shape[0]},) or ({pattern[1].shape[0]}, 4)"
+        require(False, "sparse_hamilton", "values", rule, tuple(values.shape))
+    if m % 4:
+        require(False, "sparse_hamilton", "pattern", "must have 4 m rows", rows)
+    if x.dim() == 0 or x.shape[-1] != (m if conjugate else k):
+        rule = f"must have {m if conjugate else k} features"
+        require(False, "sparse_hamilton", "x", rule, tuple(x.shape))
+    if bias is not None and (conjugate or bias.shape != (m,)):
+        rule = f"must have shape ({m},), and be None when conjugate"
+        require(False, "sparse_hamilton", "bias", rule, tuple(bias.shape))
+    return _SPARSE_HAMILTON(x, values, bias, list(pattern), conjugate)
+
+
+def compact_weight(values: Tensor, pattern: Sequence[Tensor]) -> Tensor:
+    """The (4, m, k) weight of the kept values, zeros elsewhere; differentiable in the values."""
+    if values.dim() == 1:
+        return dense_matrix(values, pattern).unflatten(0, (4, -1))
+    return torch.stack([dense_matrix(values[:, c], pattern) for c in range(4)])
+
+
+def sparse_hamilton_reference(
+    x: Tensor, values: Tensor, bias: Tensor | None, pattern: list[Tensor], conjugate: bool
+) -> Tensor:
+    """Plain torch: scatter into the compact weight, then the dense reference."""
+    weight = compact_weight(values, pattern)
+    if conjugate:
+        return hamilton_dx_reference(x, weight, "16")
+    return hamilton_reference(x, weight, bias, "16")
+
+
+def sparse_hamilton_dv_reference(
+    dy: Tensor, x: Tensor, pattern: list[Tensor], whole: bool
+) -> Tensor:
+    """Plain torch: the dense gradient, then sampled."""
+    full = dy.reshape(-1, dy.shape[-1]).t() @ x.reshape(-1, x.shape[-1])
+    gradient = fold_real(full)
+    rows, columns = row_indices(pattern[0], pattern[1]), pattern[1].long()
+    if whole:
+        return gradient[:, rows, columns].t().contiguous()
+    return gradient.flatten(0, 1)[rows, columns]
+
+
+def _fake(
+    x: Tensor, values: Tensor, bias: Tensor | None, pattern: list[Tensor], conjugate: bool
+) -> Tensor:
+    rows, columns = pattern[0].shape[0] - 1, pattern[2].shape[0] - 1
+    features = 4 * columns if conjugate else (4 * rows if values.dim() == 2 else rows)
+    return x.new_empty((*x.shape[:-1], features))
+
+
+def _fake_dv(dy: Tensor, x: Tensor, pattern: list[Tensor], whole: bool) -> Tensor:
+    nnz = pattern[1].shape[0]
+    return dy.new_empty((nnz, 4) if whole else (nnz,))
+
+
+class _SparseHamilton(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, values: Tensor, bias: Tensor | None, pattern, conjugate):
+        ctx.save_for_backward(x, values)
+        ctx.pattern, ctx.conjugate = pattern, conjugate
+        with below_autograd():
+            return _SPARSE_HAMILTON(x, values, bias, pattern, conjugate)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor):  # type: ignore[override]
+        x, values = ctx.saved_tensors
+        dx, dv, db = ctx.needs_input_grad[:3]
+        outer = (x, dy) if ctx.conjugate else (dy, x)
+        whole = values.dim() == 2
+        return (
+            _SPARSE_HAMILTON(dy, values, None, ctx.pattern, not ctx.conjugate) if dx else None,
+            _SPARSE_HAMILTON_DV(*outer, ctx.pattern, whole) if dv else None,
+            dy.reshape(-1, dy.shape[-1]).sum(0) if db else None,
+            None,
+            None,
+        )
+
+
+class _SparseHamiltonDv(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, dy: Tensor, x: Tensor, pattern: list[Tensor], whole: bool):
+        ctx.save_for_backward(dy, x)
+        ctx.pattern = pattern
+        with below_autograd():
+            return _SPARSE_HAMILTON_DV(dy, x, pattern, whole)
+
+    @staticmethod
+    def backward(ctx: Any, ddv: Tensor):  # type: ignore[override]
+        dy, x = ctx.saved_tensors
+        need_dy, need_x = ctx.needs_input_grad[:2]
+        return (
+            _SPARSE_HAMILTON(x, ddv, None, ctx.pattern, False) if need_dy else None,
+            _SPARSE_HAMILTON(dy, ddv, None, ctx.pattern, True) if need_x else None,
+            None,
+            None,
+        )
+
+
+_SPARSE_HAMILTON = declare(
+    "sparse_hamilton("
+    "Tensor x, Tensor values, Tensor? bias, Tensor[] pattern, bool conjugate) -> Tensor",
+    sparse_hamilton_reference, _fake, _SparseHamilton,
+)
+_SPARSE_HAMILTON_DV = declare(
+    "sparse_hamilton_dv(Tensor dy, Tensor x, Tensor[] pattern, bool whole) -> Tensor",
+    sparse_hamilton_dv_reference, _fake_dv, _SparseHamiltonDv,
+)
