@@ -1,0 +1,70 @@
+"""Where every byte of a model file goes."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sparseq.container import check_container, read_index
+
+
+@dataclass(frozen=True)
+class FileRow:
+    """One part of a file.
+
+    Attributes:
+        name: of the tensor in the state_dict, or "(header)" or "(recipe)".
+        bytes: its share of the file.
+        encoding: how it is stored.
+        dtype: safetensors' name of the stored type, "" outside the tensors.
+        shape: as stored.
+    """
+
+    name: str
+    bytes: int
+    encoding: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+def describe_file(path: str | os.PathLike[str]) -> list[FileRow]:
+    """The parts of a model file in the order of the file; their bytes add up to its size.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a foreign, cut or changed file, or one of a newer format.
+    """
+    data = Path(path).read_bytes()
+    head = check_container(data, path, "model")
+    index, start = read_index(data, path, "describe_file")
+    recipe = len(json.dumps(index.pop("__metadata__"), separators=(",", ":")))
+    rows = [
+        FileRow("(header)", start - recipe, "safetensors index, JSON", "", ()),
+        FileRow("(recipe)", recipe, "JSON with checksum", "", ()),
+    ]
+    return rows + list(_tensor_rows(data[start:], index, _streams(head["description"])))
+
+
+def _streams(recipe: Mapping[str, Any]) -> dict[str, str]:
+    """Names of tensors that are streams of numbers, and what these are."""
+    names = {"row_ptr": "row lengths", "col_idx": "gaps"}
+    return {
+        f"{path}.{name}".lstrip("."): content
+        for path in recipe.get("patterns", {})
+        for name, content in names.items()
+    }
+
+
+def _tensor_rows(
+    data: bytes, index: Mapping[str, Any], streams: Mapping[str, str]
+) -> Iterator[FileRow]:
+    for name, entry in sorted(index.items(), key=lambda item: item[1]["data_offsets"]):
+        begin, end = entry["data_offsets"]
+        encoding = "as is"
+        if name in streams:
+            encoding = f"{streams[name]} in {data[begin]}-bit digits"
+        yield FileRow(name, end - begin, encoding, entry["dtype"], tuple(entry["shape"]))

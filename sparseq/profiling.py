@@ -1,0 +1,273 @@
+"""`profile`: what each layer of a model costs, beside its dense twin, measured here and now."""
+
+from __future__ import annotations
+
+import copy
+import io
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from sparseq.compression import CONVERTERS, convert, density_of
+from sparseq.errors import require
+from sparseq.nn.convert import replace_modules
+from sparseq.nn.quaternion import QLinear
+from sparseq.nn.patterned import PatternedLayer
+from sparseq.nn.sparse import SparseLinear, SparseQLinear
+from sparseq.ops._backend import activate
+
+# layer type -> the op of ours that computes it; other layers are torch's
+OPS: dict[type[nn.Module], str] = {
+    SparseLinear: "spmm",
+    SparseQLinear: "sparse_hamilton",
+    QLinear: "hamilton",
+}
+WARM_UP = 2
+
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+Work = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One layer, or the whole model.
+
+    Attributes:
+        name: path of the module in the model.
+        kind: its type.
+        density: fraction of the dense twin's weights that is kept (not exactly 0).
+        weights: number of the dense twin's weights.
+        nnz: number of kept weights.
+        bytes: of its parameters and buffers in memory, prepared forms of the pattern included.
+        dense_ms: median milliseconds of the dense layer; None if the model did not call it.
+        sparse_ms: the same of the sparse layer; of what it would take if the layer is dense but
+            has zeros. None where there is nothing sparse.
+        kernel: what computes the layer as it is: op and backend, or "torch".
+    """
+
+    name: str
+    kind: str
+    density: float
+    weights: int
+    nnz: int
+    bytes: int
+    dense_ms: float | None
+    sparse_ms: float | None
+    kernel: str
+
+    @property
+    def speedup(self) -> float | None:
+        """Dense time over sparse time."""
+        return self.dense_ms / self.sparse_ms if self.dense_ms and self.sparse_ms else None
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Measured costs; prints as a table.
+
+    Attributes:
+        rows: one for each module with parameters of its own, in the model's order.
+        total: the whole model: its sparse_ms is the model as it is, its dense_ms that with every
+            sparse layer replaced by its dense twin.
+        batch: first dimension of the input.
+        device: where it ran.
+        threads: torch's CPU threads.
+        repeats: samples behind each median.
+    """
+
+    rows: list[LayerRow]
+    total: LayerRow
+    batch: int
+    device: str
+    threads: int
+    repeats: int
+
+    def table(self) -> Table:
+        """A rich table."""
+        title = f"batch {self.batch}, {self.device}, {self.threads} threads"
+        table = Table(title=f"{title}, median of {self.repeats}", show_footer=True)
+        for number, (heading, footer) in enumerate(zip(HEADINGS, _cells(self.total), strict=True)):
+            justify: Any = "left" if number in LEFT else "right"
+            table.add_column(heading, footer, justify=justify)
+        for row in self.rows:
+            table.add_row(*_cells(row))
+        return table
+
+    def __rich__(self) -> Table:
+        return self.table()
+
+    def __str__(self) -> str:
+        console = Console(file=io.StringIO(), width=120)
+        console.print(self.table())
+        return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+HEADINGS = "layer,kind,density,nnz,bytes,dense ms,sparse ms,speed-up,kernel".split(",")
+LEFT = (0, 1, 8)
+
+
+def _cells(row: LayerRow) -> list[str]:
+    times = [_number(row.dense_ms, ".4f"), _number(row.sparse_ms, ".4f")]
+    counts = [f"{row.density:.2%}", f"{row.nnz:,}", f"{row.bytes:,}"]
+    return [row.name, row.kind, *counts, *times, _number(row.speedup, ".2f"), row.kernel]
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
+def profile(model: nn.Module, x: Tensor | Sequence[Any], repeats: int = 20) -> Profile:
+    """Measure every layer of a model, and its dense twin, on the inputs that reach it.
+
+    Dense and sparse run in turn, so that a slow moment of the machine meets both; the figures are
+    medians. A copy of the model runs, in evaluation mode and without gradients: mode, hooks and
+    buffers of the model and torch's random state stay as they are.
+
+    Args:
+        model: any module.
+        x: one batch, (N, ...) on the model's device; a tuple or list if the model takes several.
+        repeats: samples of each time, at least 1.
+
+    Returns:
+        The table.
+
+    Raises:
+        ValueError: repeats below 1, an x without a batch dimension.
+    """
+    require(repeats >= 1, "profile", "repeats", "must be at least 1", repeats)
+    given = (x,) if isinstance(x, Tensor) else tuple(x)
+    batched = bool(given) and isinstance(given[0], Tensor) and given[0].dim() > 0
+    require(batched, "profile", "x", "must be a batch (N, ...)", type(x).__name__)
+    device = given[0].device
+    generators = [device] if device.type == "cuda" else []
+    with torch.no_grad(), torch.random.fork_rng(generators):
+        # a model may work in place on what it is given
+        inputs = tuple(item.clone() if isinstance(item, Tensor) else item for item in given)
+        work = copy.deepcopy(model).eval()
+        calls = _record_calls(work, inputs)
+        rows = [
+            _measured(path, module, calls[path], device, repeats)
+            for path, module in _layers(work).items()
+        ]
+        total = _total(work, rows, inputs, repeats)
+    return Profile(rows, total, given[0].shape[0], str(device), torch.get_num_threads(), repeats)
+
+
+def _layers(model: nn.Module) -> dict[str, nn.Module]:
+    """Modules with parameters of their own."""
+    return {
+        path: module
+        for path, module in model.named_modules()
+        if any(True for _ in module.parameters(recurse=False))
+    }
+
+
+def _record_calls(model: nn.Module, inputs: tuple[Any, ...]) -> dict[str, list[Call]]:
+    """Run the model once; the arguments of every call of every layer."""
+    calls: dict[str, list[Call]] = {}
+    handles = []
+    for path, module in _layers(model).items():
+        record = calls.setdefault(path, [])
+
+        def note(_: nn.Module, args: Any, kwargs: Any, record: list[Call] = record) -> None:
+            record.append((args, kwargs))
+
+        handles.append(module.register_forward_pre_hook(note, with_kwargs=True))
+    model(*inputs)
+    for handle in handles:
+        handle.remove()
+    return calls
+
+
+def _measured(
+    path: str, module: nn.Module, calls: list[Call], device: torch.device, repeats: int
+) -> LayerRow:
+    dense, sparse = _twins(module)
+    works = [_replay(twin, calls) for twin in (dense, sparse) if twin is not None]
+    times = [*median_ms(works, device, repeats), None] if calls else [None, None]
+    weights, kept = _weights(module, dense)
+    kind, density = type(module).__name__, kept / max(weights, 1)
+    costs = (_bytes(module), times[0], times[1], _kernel(module, device))
+    return LayerRow(path or "(model)", kind, density, weights, kept, *costs)
+
+
+def _twins(module: Any) -> tuple[nn.Module, nn.Module | None]:
+    """A layer's dense and sparse forms; the second is None where it has no zeros, or no form."""
+    if isinstance(module, PatternedLayer):
+        return module.to_dense(), module
+    if type(module) not in CONVERTERS:
+        return module, None
+    keep = module.weight != 0
+    return module, convert(module, keep) if density_of(keep) < 1 else None
+
+
+def _weights(module: nn.Module, dense: nn.Module) -> tuple[int, int]:
+    """Number of weights of the dense form, and how many of them are kept."""
+    weight = getattr(dense, "weight", None)
+    if not isinstance(weight, Tensor):
+        count = sum(parameter.numel() for parameter in module.parameters(recurse=False))
+        return count, count
+    sparse = isinstance(module, PatternedLayer)
+    return weight.numel(), module.nnz if sparse else int(weight.count_nonzero())
+
+
+def _bytes(module: nn.Module) -> int:
+    tensors = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+    return sum(tensor.nbytes for tensor in tensors)
+
+
+def _kernel(module: nn.Module, device: torch.device) -> str:
+    op = OPS.get(type(module))
+    return f"{op} {activate(device.type).get(op, 'reference')}" if op else "torch"
+
+
+def _replay(module: nn.Module, calls: list[Call]) -> Work:
+    return lambda: [module(*args, **kwargs) for args, kwargs in calls]
+
+
+def _total(
+    model: nn.Module, rows: list[LayerRow], inputs: tuple[Any, ...], repeats: int
+) -> LayerRow:
+    sparse = any(isinstance(module, PatternedLayer) for module in model.modules())
+    models = [replace_modules(model, _dense_form), model] if sparse else [model]
+    works = [_replay(twin, [(inputs, {})]) for twin in models]
+    times = [*median_ms(works, inputs[0].device, repeats), None]
+    kept, weights = sum(row.nnz for row in rows), sum(row.weights for row in rows)
+    kind, density = type(model).__name__, kept / max(weights, 1)
+    costs = (sum(row.bytes for row in rows), times[0], times[1], "")
+    return LayerRow("total", kind, density, weights, kept, *costs)
+
+
+def _dense_form(_: str, module: nn.Module) -> nn.Module | None:
+    return module.to_dense() if isinstance(module, PatternedLayer) else None
+
+
+def median_ms(works: Sequence[Work], device: torch.device, repeats: int) -> list[float]:
+    """Median milliseconds of each of several pieces of work, run in turn after a warm-up."""
+    samples: list[list[float]] = [[] for _ in works]
+    for repeat in range(WARM_UP + repeats):
+        for work, times in zip(works, samples, strict=True):
+            milliseconds = _milliseconds(work, device)
+            if repeat >= WARM_UP:
+                times.append(milliseconds)
+    return [statistics.median(times) for times in samples]
+
+
+def _milliseconds(work: Work, device: torch.device) -> float:
+    _wait(device)
+    start = time.perf_counter()
+    work()
+    _wait(device)
+    return (time.perf_counter() - start) * 1e3
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
