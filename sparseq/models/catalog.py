@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from sparseq.files import MODEL_BUILDERS
 from sparseq.registry import Registry
 
 
@@ -34,5 +35,5 @@ class HParams:
 # a builder takes algebra, in_shape, num_classes and seed, all by name
 Builder = Callable[..., nn.Module]
 
-MODELS: Registry[Builder] = Registry("model")
+MODELS: Registry[Builder] = MODEL_BUILDERS  # files rebuild models through it
 STD_HPARAMS: Registry[Callable[[], HParams]] = Registry("model hyperparameters")
