@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from sparseq.compression import CONVERTERS, convert, density_of
 from sparseq.errors import require
 from sparseq.nn.convert import replace_modules
-from sparseq.nn.quaternion import QLinear
 from sparseq.nn.patterned import PatternedLayer
+from sparseq.nn.quaternion import QLinear
 from sparseq.nn.sparse import SparseLinear, SparseQLinear
 from sparseq.ops._backend import activate
 
@@ -109,7 +109,8 @@ class Profile:
         return console.file.getvalue()  # type: ignore[attr-defined]
 
 
-HEADINGS = "layer,kind,density,nnz,bytes,dense ms,sparse ms,speed-up,kernel".split(",")
+HEADINGS = ["layer", "kind", "density", "nnz", "bytes"]
+HEADINGS += ["dense ms", "sparse ms", "speed-up", "kernel"]
 LEFT = (0, 1, 8)
 
 
@@ -200,7 +201,7 @@ def _measured(
 
 def _twins(module: Any) -> tuple[nn.Module, nn.Module | None]:
     """A layer's dense and sparse forms; the second is None where it has no zeros, or no form."""
-    if isinstance(module, PatternedLayer):
+    if _is_sparse(module):
         return module.to_dense(), module
     if type(module) not in CONVERTERS:
         return module, None
@@ -208,14 +209,17 @@ def _twins(module: Any) -> tuple[nn.Module, nn.Module | None]:
     return module, convert(module, keep) if density_of(keep) < 1 else None
 
 
-def _weights(module: nn.Module, dense: nn.Module) -> tuple[int, int]:
+def _weights(module: Any, dense: nn.Module) -> tuple[int, int]:
     """Number of weights of the dense form, and how many of them are kept."""
     weight = getattr(dense, "weight", None)
     if not isinstance(weight, Tensor):
         count = sum(parameter.numel() for parameter in module.parameters(recurse=False))
         return count, count
-    sparse = isinstance(module, PatternedLayer)
-    return weight.numel(), module.nnz if sparse else int(weight.count_nonzero())
+    return weight.numel(), module.nnz if _is_sparse(module) else int(weight.count_nonzero())
+
+
+def _is_sparse(module: nn.Module) -> bool:
+    return isinstance(module, PatternedLayer)
 
 
 def _bytes(module: nn.Module) -> int:
@@ -235,7 +239,7 @@ def _replay(module: nn.Module, calls: list[Call]) -> Work:
 def _total(
     model: nn.Module, rows: list[LayerRow], inputs: tuple[Any, ...], repeats: int
 ) -> LayerRow:
-    sparse = any(isinstance(module, PatternedLayer) for module in model.modules())
+    sparse = any(_is_sparse(module) for module in model.modules())
     models = [replace_modules(model, _dense_form), model] if sparse else [model]
     works = [_replay(twin, [(inputs, {})]) for twin in models]
     times = [*median_ms(works, inputs[0].device, repeats), None]
@@ -245,8 +249,8 @@ def _total(
     return LayerRow("total", kind, density, weights, kept, *costs)
 
 
-def _dense_form(_: str, module: nn.Module) -> nn.Module | None:
-    return module.to_dense() if isinstance(module, PatternedLayer) else None
+def _dense_form(_: str, module: Any) -> nn.Module | None:
+    return module.to_dense() if _is_sparse(module) else None
 
 
 def median_ms(works: Sequence[Work], device: torch.device, repeats: int) -> list[float]:
