@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from bench.timing import fastest
 
@@ -61,7 +61,7 @@ def _csr(weight: Tensor, ids: torch.dtype) -> Tensor:
         )
 
 
-def cat_then_linear(x: Tensor, parts: Sequence[Tensor], bias: Tensor | None) -> Tensor:
+def cat_then_linear(x: Tensor, parts: Iterable[Tensor], bias: Tensor | None) -> Tensor:
     """The quaternion layer of the known libraries: build the 4x real weight, call one GEMM.
 
     Args:
@@ -72,3 +72,21 @@ def cat_then_linear(x: Tensor, parts: Sequence[Tensor], bias: Tensor | None) -> 
     r, i, j, k = parts
     rows = ([r, -i, -j, -k], [i, r, -k, j], [j, k, r, -i], [k, -j, i, r])
     return F.linear(x, torch.cat([torch.cat(row, dim=1) for row in rows], dim=0), bias)
+
+
+class CatThenLinear(nn.Module):
+    """`cat_then_linear` as a layer with four parameters.
+
+    Args:
+        weight: (4, m, k), copied.
+        bias: (4 m) or None, copied.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        self.parts = nn.ParameterList(nn.Parameter(part.clone()) for part in weight.detach())
+        self.bias = None if bias is None else nn.Parameter(bias.detach().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., 4 k) -> (..., 4 m)."""
+        return cat_then_linear(x, self.parts, self.bias)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -90,28 +91,35 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     rows = config.stash.get(ROWS, [])
     if not rows:
         return
-    console = Console(
-        file=terminalreporter._tw._file, width=max(terminalreporter._tw.fullwidth, 110)
+    output = terminalreporter._tw
+    console = Console(file=output._file, width=max(output.fullwidth, 110))
+    terminalreporter.section("results")
+    about = machine()
+    console.print(
+        f"{about['cpu']}, {about['cores']} cores, {about['isa']}, torch {about['torch']}, "
+        f"commit {about['commit']}\nx: median time of the baseline / ours, sides taking turns; "
+        "above 1 we are faster",
+        highlight=False,
     )
-    for suite in dict.fromkeys(row["suite"] for row in rows):
-        console.print(results_table(suite, [row for row in rows if row["suite"] == suite]))
+    tables: dict[str, list[Row]] = {}
+    for row in rows:
+        tables.setdefault(f"{row['suite']}: {row['subject']}", []).append(row)
+    for title, lines in tables.items():
+        console.print(results_table(title, lines))
     for path in save_rows(rows, config.rootpath / config.getoption("results")):
         terminalreporter.write_line(f"kept in {path}")
 
 
-def results_table(suite: str, rows: list[Row]) -> Table:
-    """One suite as a table: a line per case, a column of ratios per baseline."""
-    about = machine()
+def results_table(title: str, rows: list[Row]) -> Table:
+    """A line per case, a column of ratios per baseline."""
     lines = side_by_side(rows)
-    title = f"{suite}: {about['cpu']}, {about['isa']}, torch {about['torch']}, {about['commit']}"
-    caption = "x: time of the baseline / ours, medians of interleaved runs; above 1 we are faster"
-    table = Table(title=title, caption=caption if "ratio" in rows[0] else None)
-    hidden = {*about, "suite", "rounds"}
-    columns = dict.fromkeys(name for line in lines for name in line)
-    for name in (shown := [name for name in columns if name not in hidden]):
-        table.add_column(name)
+    hidden = {*machine(), "suite", "subject", "rounds"}
+    columns = dict.fromkeys(name for line in lines for name in line if name not in hidden)
+    table = Table(title=title, title_justify="left", box=box.SIMPLE)
+    for name in columns:
+        table.add_column(name.replace("_", " "), justify="right", no_wrap=True)
     for line in lines:
-        table.add_row(*(str(line.get(name, "")) for name in shown))
+        table.add_row(*(str(line.get(name, "")) for name in columns))
     return table
 
 

@@ -1,0 +1,65 @@
+"""`sparse_hamilton` and its gradient at both granularities against the dense real product."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from bench.baselines import agrees, linear_bf16, torch_csr
+from bench.cases import name_of, normal, over_batches, over_densities, over_sizes, random_pattern
+from sparseq.ops.hamilton import real_weight
+from sparseq.ops.sparse_hamilton import (
+    compact_weight,
+    sparse_hamilton,
+    sparse_hamilton_dv_reference,
+)
+
+over_granularities = pytest.mark.parametrize("granularity", ["component", "quaternion"])
+
+
+def operands(size, density, granularity):
+    """Values and pattern tensors of a random compact weight (4, m/4, k/4)."""
+    k, m = size
+    whole = granularity == "quaternion"
+    pattern = random_pattern(m // 4 if whole else m, k // 4, density)
+    values = normal(pattern.nnz, *([4] if whole else []), seed=1)
+    return values, pattern.tensors
+
+
+@over_sizes
+@over_batches
+@over_densities
+@over_granularities
+def test_forward(race, size, batch, density, granularity):
+    values, pattern = operands(size, density, granularity)
+    x, weight = normal(batch, size[0]), real_weight(compact_weight(values, pattern))
+    exact = F.linear(x.double(), weight.double())
+    agrees(sparse_hamilton(x, values, pattern), exact, "sparse_hamilton")
+    sides = {
+        "sparseq": lambda: sparse_hamilton(x, values, pattern),
+        "F.linear fp32": lambda: F.linear(x, weight),
+        "F.linear bf16": linear_bf16(x, weight, None),
+        "torch CSR": torch_csr(x, weight, None),
+    }
+    race(sides, "sparse_hamilton", suite="sparse_hamilton", subject=f"by {granularity}",
+         case=name_of(size), batch=batch, density=density)  # fmt: skip
+
+
+@over_sizes
+@over_batches
+@over_densities
+@over_granularities
+def test_dv(race, size, batch, density, granularity):
+    values, pattern = operands(size, density, granularity)
+    x, dy = normal(batch, size[0]), normal(batch, size[1], seed=2)
+    whole = values.dim() == 2
+    op = torch.ops.sparseq.sparse_hamilton_dv
+    exact = sparse_hamilton_dv_reference(dy.double(), x.double(), pattern, whole)
+    agrees(op(dy, x, pattern, whole), exact, "sparse_hamilton_dv")
+    sides = {
+        "sparseq": lambda: op(dy, x, pattern, whole),
+        "dense fp32": lambda: dy.t() @ x,
+    }
+    race(sides, "sparse_hamilton_dv", suite="sparse_hamilton", subject=f"dv by {granularity}",
+         case=name_of(size), batch=batch, density=density)  # fmt: skip
