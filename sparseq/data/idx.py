@@ -58,6 +58,6 @@ def parse_idx(content: bytes, source: str) -> Tensor:
         raise ValueError(f"{source} is no IDX file of bytes")
     start = 4 + 4 * rank
     shape = [int.from_bytes(content[at : at + 4], "big") for at in range(4, start, 4)]
-    if len(content) - start != math.prod(shape):
+    if len(content) - start != math.prod(shape) or not math.prod(shape):
         raise ValueError(f"{source} should hold {shape} entries, but has {len(content) - start}")
     return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=start).reshape(shape)

@@ -85,19 +85,15 @@ class Batches:
         return self.split.steps(self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        x, y = self.split.x, self.split.y
         if self.seed is None:
-            yield from zip(
-                self.split.x.split(self.batch_size),
-                self.split.y.split(self.batch_size),
-                strict=True,
-            )
+            for start in range(0, len(x), self.batch_size):
+                yield x[start : start + self.batch_size], y[start : start + self.batch_size]
             return
-        for indices in (
-            batch_order(len(self.split), self.seed, self.epoch)
-            .to(self.split.x.device)
-            .split(self.batch_size)
-        ):
-            yield self.split.x[indices], self.split.y[indices]
+        order = batch_order(len(x), self.seed, self.epoch).to(x.device)
+        for start in range(0, len(x), self.batch_size):
+            indices = order[start : start + self.batch_size]
+            yield x[indices], y[indices]
 
 
 def batch_order(count: int, seed: int, epoch: int) -> Tensor:

@@ -11,6 +11,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from torch import nn
+
 from sparseq.errors import argument_error
 
 
@@ -37,7 +39,7 @@ def load_function(reference: str) -> Callable[..., Any]:
     if not path.is_file():
         raise FileNotFoundError(f"model file {path} does not exist (from {reference!r})")
     function = getattr(_run(path.resolve()), function_name, None)
-    if not callable(function):
+    if isinstance(function, nn.Module) or not callable(function):
         what = "no" if function is None else f"a {type(function).__name__} called"
         raise ValueError(
             f"model file {path} has {what} {function_name!r} where a function is needed"

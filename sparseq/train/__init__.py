@@ -8,6 +8,14 @@ from sparseq.train.callbacks import (
     TrainState,
     Validate,
 )
+from sparseq.train.checkpoint import (
+    SaveCheckpoint,
+    load_checkpoint,
+    pack_training,
+    resume_training,
+    save_checkpoint,
+    unpack_training,
+)
 from sparseq.train.evaluation import Metrics, evaluate
 from sparseq.train.logs import RowLog
 from sparseq.train.loop import fit
@@ -26,4 +34,10 @@ __all__ = [
     "RowLog",
     "OPTIMIZERS",
     "make_optimizer",
+    "SaveCheckpoint",
+    "save_checkpoint",
+    "load_checkpoint",
+    "pack_training",
+    "unpack_training",
+    "resume_training",
 ]

@@ -9,12 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sparseq.data import Split
 from sparseq.errors import require
-from sparseq.train.evaluation import evaluate
+from sparseq.train.evaluation import LossFn, evaluate
 from sparseq.train.logs import RowLog
 
 if TYPE_CHECKING:
@@ -68,12 +69,14 @@ class Callback:
 class Validate(Callback):
     """Adds "validation_loss" and "validation_accuracy" to the metrics of every epoch."""
 
-    def __init__(self, split: Split, batch_size: int = 1000) -> None:
-        self.split, self.batch_size = split, batch_size
+    def __init__(
+        self, split: Split, batch_size: int = 1000, loss_fn: LossFn = F.cross_entropy
+    ) -> None:
+        self.split, self.batch_size, self.loss_fn = split, batch_size, loss_fn
 
     def on_epoch_end(self, state: TrainState) -> None:
         """Evaluate the model as it is now."""
-        result = evaluate(state.model, self.split, self.batch_size)
+        result = evaluate(state.model, self.split, self.batch_size, self.loss_fn)
         state.metrics["validation_loss"] = result.loss
         state.metrics["validation_accuracy"] = result.accuracy
 
@@ -89,8 +92,10 @@ class EarlyBest(Validate):
         best: that state_dict, copied; empty before the first epoch.
     """
 
-    def __init__(self, split: Split, batch_size: int = 1000) -> None:
-        super().__init__(split, batch_size)
+    def __init__(
+        self, split: Split, batch_size: int = 1000, loss_fn: LossFn = F.cross_entropy
+    ) -> None:
+        super().__init__(split, batch_size, loss_fn)
         self.accuracy, self.epoch = -1.0, 0
         self.best: dict[str, Tensor] = {}
 

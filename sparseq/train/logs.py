@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from sparseq.container import write_atomically
+
 Row = dict[str, Any]
 
 
@@ -30,6 +32,7 @@ class RowLog:
 
     Raises:
         ValueError: an existing file has a damaged line that is not its last.
+        FileExistsError: there is a CSV file of that name that belongs to no log.
     """
 
     def __init__(self, folder: str | os.PathLike[str], name: str = "log") -> None:
@@ -41,6 +44,8 @@ class RowLog:
             self.rows, intact = _read(self.jsonl)
             _truncate(self.jsonl, intact)
             self._write_csv()
+        elif self.csv.exists():
+            raise FileExistsError(f"{self.csv} exists without {self.jsonl.name}; move it away")
 
     @property
     def columns(self) -> list[str]:
@@ -50,9 +55,9 @@ class RowLog:
     def append(self, row: Row) -> None:
         """Add one row."""
         row = {key: _plain(value) for key, value in row.items()}
-        before = self.columns
+        line, before = _json_line(row), self.columns
+        _append(self.jsonl, line)
         self.rows.append(row)
-        _append(self.jsonl, _json_line(row))
         if self.columns == before and self.csv.exists():
             _append(self.csv, _csv_text([row], before))
         else:
@@ -63,12 +68,13 @@ class RowLog:
         kept = [row for row in self.rows if not condition(row)]
         if len(kept) < len(self.rows):
             self.rows = kept
-            _replace(self.jsonl, b"".join(_json_line(row) for row in kept))
+            write_atomically(self.jsonl, b"".join(map(_json_line, kept)), overwrite=True)
             self._write_csv()
 
     def _write_csv(self) -> None:
         header = dict(zip(self.columns, self.columns, strict=True))
-        _replace(self.csv, _csv_text([header, *self.rows] if header else [], self.columns))
+        text = _csv_text([header, *self.rows] if header else [], self.columns)
+        write_atomically(self.csv, text, overwrite=True)
 
 
 def _plain(value: Any) -> Any:
@@ -90,7 +96,7 @@ def _read(path: Path) -> tuple[list[Row], int]:
     rows: list[Row] = []
     intact = 0
     content = path.read_bytes()
-    for line in content.splitlines(keepends=True):
+    for line in io.BytesIO(content):
         row = _parse(line)
         if row is None and intact + len(line) < len(content):
             raise ValueError(f"{path}: line {len(rows) + 1} is damaged; remove or repair the log")
@@ -117,16 +123,7 @@ def _truncate(path: Path, size: int) -> None:
 
 
 def _append(path: Path, data: bytes) -> None:
-    # unbuffered: the whole line goes out in one write
-    with path.open("ab", buffering=0) as file:
-        file.write(data)
-        os.fsync(file.fileno())
-
-
-def _replace(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
+    with path.open("ab") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-    temporary.replace(path)

@@ -1,0 +1,99 @@
+import hashlib
+
+import pytest
+import torch
+
+from sparseq.data.seeds import derive_seed
+from sparseq.data.split import DataBundle, Split, batch_order, divide
+
+
+def numbered(count):
+    return Split(torch.arange(count).float().unsqueeze(1), torch.arange(count) % 3)
+
+
+def gathered(batches):
+    return torch.cat([x for x, _ in batches]).flatten().tolist()
+
+
+@pytest.mark.parametrize(("count", "batch_size"), [(10, 3), (10, 10), (10, 50), (1, 1), (0, 4)])
+def test_every_example_comes_once_and_with_its_class(count, batch_size):
+    batches = numbered(count).batches(batch_size, seed=1, epoch=2)
+    assert sorted(gathered(batches) if count else []) == list(range(count))
+    assert len(list(batches)) == len(batches) == -(-count // batch_size)
+    assert all(torch.equal(x.flatten() % 3, y.float()) for x, y in batches)
+
+
+def test_order_depends_on_seed_and_epoch_only():
+    split = numbered(100)
+    torch.manual_seed(1)
+    first = gathered(split.batches(7, seed=3, epoch=4))
+    torch.manual_seed(2)
+    torch.rand(5)
+    assert gathered(split.batches(7, seed=3, epoch=4)) == first
+    assert gathered(split.batches(20, seed=3, epoch=4)) == first
+    assert gathered(split.batches(7, seed=3, epoch=5)) != first
+    assert gathered(split.batches(7, seed=4, epoch=4)) != first
+
+
+def test_seed_and_epoch_do_not_run_into_each_other():
+    orders = {tuple(batch_order(20, s, e).tolist()) for s in range(-3, 12) for e in range(12)}
+    assert len(orders) == 15 * 12
+
+
+def test_derived_seeds_are_the_same_on_every_platform():
+    digest = hashlib.sha256(b"str:batches/int:3/int:4").digest()
+    assert derive_seed("batches", 3, 4) == int.from_bytes(digest[:8], "big") // 2
+    assert derive_seed("1", 2) != derive_seed(1, 2) != derive_seed(12)
+
+
+def test_batches_leave_the_global_random_state_alone():
+    before = torch.get_rng_state()
+    list(numbered(9).batches(2, seed=0))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_without_seed_the_order_is_kept():
+    assert gathered(numbered(10).batches(4)) == list(range(10))
+
+
+def test_batches_can_be_gone_through_again():
+    batches = numbered(10).batches(4, seed=0)
+    assert gathered(batches) == gathered(batches)
+
+
+@pytest.mark.parametrize("size", [0, -1])
+def test_batch_size_must_be_positive(size):
+    with pytest.raises(ValueError, match="batch_size must be at least 1"):
+        numbered(3).batches(size)
+
+
+def test_split_needs_as_many_classes_as_examples():
+    with pytest.raises(ValueError, match="equally many"):
+        Split(torch.zeros(3, 2), torch.zeros(4))
+    with pytest.raises(ValueError, match="hold examples"):
+        Split(torch.zeros(()), torch.zeros(()))
+
+
+def test_moving_to_the_same_device_copies_nothing():
+    split = numbered(4)
+    assert split.to("cpu") is split
+    bundle = DataBundle(split, split, split, (1,), 3, "x").to("meta")
+    assert bundle.test.x.device.type == bundle.train.y.device.type == "meta"
+
+
+@pytest.mark.parametrize("fraction", [0.001, 0.1, 0.25, 0.5, 0.9, 0.999])
+def test_divide_is_a_stratified_partition_of_exact_size(fraction):
+    y = torch.cat([torch.zeros(500), torch.ones(40), torch.full((7,), 2)]).long()
+    rest, part = divide(y, fraction, torch.Generator().manual_seed(0))
+    assert sorted(torch.cat([rest, part]).tolist()) == list(range(547))
+    assert len(part) == max(1, round(fraction * 547))
+    share = torch.bincount(y[part], minlength=3) - torch.bincount(y) * len(part) / 547
+    assert share.abs().max() <= 1
+
+
+def test_divide_depends_on_the_generator_alone():
+    y = torch.arange(100) % 10
+    parts = [divide(y, 0.2, torch.Generator().manual_seed(s))[1].tolist() for s in (0, 0, 1)]
+    assert parts[0] == parts[1] != parts[2]
+    with pytest.raises(ValueError, match="two examples"):
+        divide(y[:1], 0.5, torch.Generator())
