@@ -101,7 +101,8 @@ def check_csr(row_ptr: Tensor, col_idx: Tensor, columns: int) -> None:
         return
     ends = (int(row_ptr[0]), int(row_ptr[-1]))
     require(ends == (0, col_idx.numel()), op, "row_ptr", f"must go from 0 to {col_idx.numel()}", ends)
-    require(bool((row_ptr.diff() >= 0).all()), op, "row_ptr", "must not fall", row_ptr.diff().min())
+    require(bool((row_ptr.diff() >= 0).all()), op, "row_ptr", "must not fall",
+            "an entry below the one before")
     if col_idx.numel() == 0:
         return
     limits = (int(col_idx.min()), int(col_idx.max()))
