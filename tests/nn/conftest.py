@@ -1,0 +1,66 @@
+"""The layers of sparseq.nn, in one form for the tests that hold for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sparseq.nn import QLinear, SparseLinear, SparseQLinear
+
+IN, OUT = 12, 8
+
+
+@dataclass(frozen=True)
+class Case:
+    """A sparse layer type with its dense twin."""
+
+    name: str
+    dense: Callable[..., nn.Module]
+    from_dense: Callable[..., Any]
+    whole: bool
+
+    def twin(self, seed: int = 0, dtype: torch.dtype = torch.float32, bias: bool = True) -> Any:
+        """A dense layer with random parameters."""
+        layer = self.dense(IN, OUT, bias, dtype=dtype)
+        generator = torch.Generator().manual_seed(seed)
+        for parameter in layer.parameters():
+            parameter.data = torch.randn(parameter.shape, generator=generator, dtype=dtype)
+        return layer
+
+    def mask(self, seed: int = 0, density: float = 0.4) -> Tensor:
+        """A mask of the dense layer's weight."""
+        shape = self.dense(IN, OUT).weight.shape
+        drawn = torch.rand(shape, generator=torch.Generator().manual_seed(100 + seed))
+        return (drawn[:1].expand(shape) if self.whole else drawn) < density
+
+    def layer(self, seed: int = 0, dtype: torch.dtype = torch.float32, bias: bool = True) -> Any:
+        """A sparse layer with a random pattern and random parameters."""
+        return self.from_dense(self.twin(seed, dtype, bias), self.mask(seed))
+
+
+CASES = [
+    Case("linear", nn.Linear, SparseLinear.from_dense, False),
+    Case("component", QLinear, SparseQLinear.from_dense, False),
+    Case("quaternion", QLinear, SparseQLinear.from_dense, True),
+]
+
+
+@pytest.fixture(params=CASES, ids=lambda case: case.name)
+def case(request) -> Case:
+    return request.param
+
+
+@pytest.fixture(params=[*CASES, None], ids=lambda case: case.name if case else "dense quaternion")
+def layer(request) -> Any:
+    """Each layer of the package, in float32."""
+    return CASES[1].twin() if request.param is None else request.param.layer()
+
+
+@pytest.fixture
+def x() -> Tensor:
+    return torch.randn(5, IN, generator=torch.Generator().manual_seed(7))
