@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sparseq.errors import require
+from sparseq.ops.host import transpose_csr
 from sparseq.ops.spmm import row_indices
 
 INT32_MAX = 2**31 - 1
@@ -36,11 +37,12 @@ class CSRPattern:
         """From the two CSR tensors of an (m, columns) matrix; ValueError if they are no pattern."""
         check_csr(row_ptr, col_idx, columns)
         row_ptr, col_idx = row_ptr.to(torch.int32), col_idx.to(torch.int32)
-        rows = row_indices(row_ptr, col_idx)
-        perm = torch.argsort(col_idx, stable=True)
-        counts = torch.bincount(col_idx, minlength=columns)
-        return cls(row_ptr.contiguous(), col_idx.contiguous(), _pointers(counts),
-                   rows[perm].to(torch.int32), perm.to(torch.int32))
+        row_ptr, col_idx = row_ptr.contiguous(), col_idx.contiguous()
+        if col_idx.is_meta:
+            pointers = row_ptr.new_empty(columns + 1)
+            return cls(row_ptr, col_idx, pointers, col_idx.clone(), col_idx.clone())
+        transposed = transpose_csr(row_ptr.cpu().numpy(), col_idx.cpu().numpy(), columns)
+        return cls(row_ptr, col_idx, *(torch.from_numpy(t).to(col_idx.device) for t in transposed))
 
     @classmethod
     def from_mask(cls, mask: Tensor) -> CSRPattern:

@@ -1,0 +1,328 @@
+// sparse_hamilton: y = W (x) x + b with only some entries of W (4, m, k) kept, y = W* (x) x
+// (conjugate), and the gradient of the kept values.
+//
+// Two granularities. component: the pattern is that of the (4 m, k) matrix of components, so a row
+// of the product is four pattern rows (c m + r), and in the transposed pattern the entries of a row
+// come sorted by component. quaternion: the pattern is that of the (m, k) positions, four values
+// each. Either way a task is a tile of batch rows times a range of output quaternions, whose four
+// components stay in registers over all entries: each activation vector that is loaded meets every
+// kept component of the entry. 16-form; one fixed order of sums; bits independent of the threads.
+
+#include <torch/csrc/stable/library.h>
+
+#include <optional>
+
+#include "dtypes.h"
+#include "pattern.h"
+#include "tiles.h"
+
+namespace sparseq {
+namespace {
+
+// Most vectors a component of a tile row may have: four components' sums must fit the registers.
+constexpr int kMostVectors = kVectorRegisters >= 32 ? 4 : 2;
+constexpr int kGroup = 8;  // output quaternions computed into one buffer before they are stored
+
+// W_c meets x_b in component kTarget[c][b] of y, with kSign[c][b].
+constexpr int kTarget[4][4] = {{0, 1, 2, 3}, {1, 0, 3, 2}, {2, 3, 0, 1}, {3, 2, 1, 0}};
+constexpr int kSign[4][4] = {{1, 1, 1, 1}, {-1, 1, -1, 1}, {-1, 1, 1, -1}, {-1, -1, 1, 1}};
+
+constexpr int sign_of(int c, int b, bool conjugate) {
+  return conjugate && c > 0 ? -kSign[c][b] : kSign[c][b];
+}
+
+template <typename S, typename T>
+struct Problem {
+  Csr csr;          // rows: output quaternions, or components when `by_component`
+  const T* values;  // in the order of csr
+  const S* bias;    // (4 outputs) or null
+  const S* x;
+  S* y;
+  int64_t outputs, inputs;  // quaternions
+  int64_t batch;
+  bool whole;      // quaternion granularity
+  bool conjugate;  // csr is the transposed pattern, values are conjugated
+};
+
+// Adds value * W_c-part: the entry's component c meets the four blocks of x at column `id`.
+template <typename T, int NV, int C, bool Conjugate>
+SPARSEQ_INLINE void add_component(T value, const T* column, int64_t block, Vec<T> (&sums)[4][NV]) {
+  for (int b = 0; b < 4; ++b) {
+    const Vec<T> factor = broadcast(sign_of(C, b, Conjugate) > 0 ? value : -value);
+    for (int i = 0; i < NV; ++i) {
+      Vec<T>& sum = sums[kTarget[C][b]][i];
+      sum = fmadd(factor, load(column + b * block + i * kLanes<T>), sum);
+    }
+  }
+}
+
+template <typename T, int NV, bool Conjugate>
+SPARSEQ_INLINE void add_quaternion(const T* values, const T* column, int64_t block,
+                                   Vec<T> (&sums)[4][NV]) {
+  for (int b = 0; b < 4; ++b) {
+    Vec<T> x[NV];
+    for (int i = 0; i < NV; ++i) x[i] = load(column + b * block + i * kLanes<T>);
+    for (int c = 0; c < 4; ++c) {
+      const Vec<T> factor = broadcast(values[c]);
+      for (int i = 0; i < NV; ++i) {
+        Vec<T>& sum = sums[kTarget[c][b]][i];
+        sum = sign_of(c, b, Conjugate) > 0 ? sum + factor * x[i] : sum - factor * x[i];
+      }
+    }
+  }
+}
+
+// Entries of one component c of an output row: begin .. end - 1, ids offset by `shift`.
+template <typename T, int NV, int C, bool Conjugate>
+SPARSEQ_INLINE void add_run(const Csr& csr, const T* values, int64_t begin, int64_t end,
+                            int64_t shift, const T* tile, int64_t block, Vec<T> (&sums)[4][NV]) {
+  for (int64_t p = begin; p < end; ++p) {
+    const T* column = tile + (csr.col_idx[p] - shift) * NV * kLanes<T>;
+    add_component<T, NV, C, Conjugate>(values[p], column, block, sums);
+  }
+}
+
+// First entry of begin .. end - 1 whose id is not below `limit`.
+SPARSEQ_INLINE int64_t split(const Csr& csr, int64_t begin, int64_t end, int64_t limit) {
+  const int32_t* ids = csr.col_idx;
+  return std::lower_bound(ids + begin, ids + end, static_cast<int32_t>(limit)) - ids;
+}
+
+template <typename S, typename T, int NV, bool Conjugate>
+SPARSEQ_INLINE void add_row(const Problem<S, T>& problem, int64_t row, const T* tile,
+                            Vec<T> (&sums)[4][NV]) {
+  const Csr& csr = problem.csr;
+  const int64_t block = problem.inputs * NV * kLanes<T>, m = problem.outputs, k = problem.inputs;
+  if (problem.whole) {
+    for (int64_t p = csr.row_ptr[row]; p < csr.row_ptr[row + 1]; ++p) {
+      const T* column = tile + static_cast<int64_t>(csr.col_idx[p]) * NV * kLanes<T>;
+      add_quaternion<T, NV, Conjugate>(problem.values + 4 * p, column, block, sums);
+    }
+    return;
+  }
+  int64_t at[5], ends[4];
+  for (int c = 0; c < 4; ++c) {  // Conjugate: one pattern row, sorted by component
+    at[c] = Conjugate ? (c == 0 ? csr.row_ptr[row] : ends[c - 1]) : csr.row_ptr[c * m + row];
+    ends[c] = Conjugate ? split(csr, at[c], csr.row_ptr[row + 1], (c + 1) * k)
+                        : csr.row_ptr[c * m + row + 1];
+  }
+  const int64_t step = Conjugate ? k : 0;
+  add_run<T, NV, 0, Conjugate>(csr, problem.values, at[0], ends[0], 0, tile, block, sums);
+  add_run<T, NV, 1, Conjugate>(csr, problem.values, at[1], ends[1], step, tile, block, sums);
+  add_run<T, NV, 2, Conjugate>(csr, problem.values, at[2], ends[2], 2 * step, tile, block, sums);
+  add_run<T, NV, 3, Conjugate>(csr, problem.values, at[3], ends[3], 3 * step, tile, block, sums);
+}
+
+template <typename S, typename T, int NV, bool Conjugate>
+void tile_rows(const Problem<S, T>& problem, const T* tile, int64_t row0, int64_t count,
+               int64_t first, int64_t last) {
+  constexpr int lanes = NV * kLanes<T>;
+  alignas(64) T buffer[4 * kGroup * lanes];
+  const int64_t m = problem.outputs;
+  for (int64_t group = first; group < last; group += kGroup) {
+    const int64_t rows = std::min<int64_t>(kGroup, last - group);
+    for (int64_t r = 0; r < rows; ++r) {
+      Vec<T> sums[4][NV];
+      for (int a = 0; a < 4; ++a) {
+        const S* bias = problem.bias;
+        const T start = bias == nullptr ? T(0) : static_cast<T>(bias[a * m + group + r]);
+        for (int i = 0; i < NV; ++i) sums[a][i] = broadcast(start);
+      }
+      add_row<S, T, NV, Conjugate>(problem, group + r, tile, sums);
+      for (int a = 0; a < 4; ++a) {
+        T* out = buffer + (a * kGroup + r) * lanes;
+        for (int i = 0; i < NV; ++i) store(out + i * kLanes<T>, sums[a][i]);
+      }
+    }
+    for (int a = 0; a < 4; ++a) {
+      unpack_tile(buffer + a * kGroup * lanes, lanes, rows, count,
+                  problem.y + (row0 * 4 + a) * m + group, 4 * m);
+    }
+  }
+}
+
+template <typename S, typename T, bool Conjugate>
+void tile_rows_of(int vectors, const Problem<S, T>& problem, const T* tile, int64_t row0,
+                  int64_t count, int64_t first, int64_t last) {
+  switch (vectors) {
+    case 1:
+      return tile_rows<S, T, 1, Conjugate>(problem, tile, row0, count, first, last);
+    case 2:
+      return tile_rows<S, T, 2, Conjugate>(problem, tile, row0, count, first, last);
+    default:
+      return tile_rows<S, T, kMostVectors, Conjugate>(problem, tile, row0, count, first, last);
+  }
+}
+
+template <typename S, typename T>
+void multiply(const Problem<S, T>& problem) {
+  const Csr& csr = problem.csr;
+  const int64_t width = tile_vectors<T>(problem.batch, kMostVectors) * kLanes<T>;
+  const int64_t tiles = (problem.batch + width - 1) / width, features = 4 * problem.inputs;
+  const int64_t work = csr.nnz() * (problem.whole ? 16 : 4) + 4 * problem.outputs;
+  const int64_t threads = useful_threads(work * tiles * width / kLanes<T>);
+  const int64_t parts = tiles % threads == 0 ? 1 : threads, m = problem.outputs;
+  parallel_items(tiles * parts, threads, [&](int64_t item) {
+    const int64_t row0 = item / parts * width, part = item % parts;
+    const int64_t count = std::min(width, problem.batch - row0);
+    const int vectors = tile_vectors<T>(count, kMostVectors);
+    static thread_local Scratch scratch;
+    T* tile = scratch.get<T>(features * vectors * kLanes<T>);
+    pack_tile(problem.x + row0 * features, features, features, count, vectors * kLanes<T>, tile);
+    const int64_t first = m * part / parts, last = m * (part + 1) / parts;
+    if (problem.conjugate) {
+      tile_rows_of<S, T, true>(vectors, problem, tile, row0, count, first, last);
+    } else {
+      tile_rows_of<S, T, false>(vectors, problem, tile, row0, count, first, last);
+    }
+  });
+}
+
+// Sums of the kept values' gradient, for output quaternions first .. last - 1 and one tile.
+template <typename T, int NV>
+void tile_entries(const Csr& csr, const T* dy, const T* x, int64_t m, int64_t k, bool whole,
+                  int64_t row, int component, bool start, T* dv) {
+  constexpr int n = kLanes<T>, lanes = NV * n;
+  const int64_t pattern_row = whole ? row : component * m + row;
+  for (int64_t p = csr.row_ptr[pattern_row]; p < csr.row_ptr[pattern_row + 1]; ++p) {
+    const T* column = x + static_cast<int64_t>(csr.col_idx[p]) * lanes;
+    Vec<T> sum{};
+    for (int b = 0; b < 4; ++b) {
+      const T* own = dy + (kTarget[component][b] * m + row) * lanes;
+      const T* other = column + b * k * lanes;
+      Vec<T> part{};
+      for (int i = 0; i < NV; ++i) part = fmadd(load(own + i * n), load(other + i * n), part);
+      sum = kSign[component][b] > 0 ? sum + part : sum - part;
+    }
+    T total = 0;
+    for (int j = 0; j < n; ++j) total += sum[j];
+    T& out = whole ? dv[4 * p + component] : dv[p];
+    out = start ? total : out + total;
+  }
+}
+
+template <typename T>
+void tile_entries_of(int vectors, const Csr& csr, const T* dy, const T* x, int64_t m, int64_t k,
+                     bool whole, int64_t row, int component, bool start, T* dv) {
+  switch (vectors) {
+    case 1:
+      return tile_entries<T, 1>(csr, dy, x, m, k, whole, row, component, start, dv);
+    case 2:
+      return tile_entries<T, 2>(csr, dy, x, m, k, whole, row, component, start, dv);
+    default:
+      return tile_entries<T, 4>(csr, dy, x, m, k, whole, row, component, start, dv);
+  }
+}
+
+template <typename S, typename T>
+void sample(const Csr& csr, const S* dy, const S* x, int64_t m, int64_t k, int64_t batch,
+            bool whole, T* dv) {
+  const int64_t width = tile_vectors<T>(batch) * kLanes<T>, features = 4 * (m + k);
+  const int64_t tiles = (batch + width - 1) / width;
+  const int64_t work = csr.nnz() * (whole ? 16 : 4) + features;
+  const int64_t threads = useful_threads(work * tiles * width / kLanes<T>);
+  static thread_local Scratch scratch;
+  T* packed = scratch.get<T>(tiles * width * features);  // per tile: dy, then x
+  parallel_items(tiles, threads, [&](int64_t tile) {
+    const int64_t row0 = tile * width, count = std::min(width, batch - row0);
+    const int lanes = tile_vectors<T>(count) * kLanes<T>;
+    T* to = packed + tile * width * features;
+    pack_tile(dy + row0 * 4 * m, 4 * m, 4 * m, count, lanes, to);
+    pack_tile(x + row0 * 4 * k, 4 * k, 4 * k, count, lanes, to + 4 * m * lanes);
+  });
+  parallel_items(threads, threads, [&](int64_t part) {
+    for (int64_t tile = 0; tile < tiles; ++tile) {
+      const int vectors = tile_vectors<T>(std::min(width, batch - tile * width));
+      const T* from = packed + tile * width * features;
+      for (int64_t row = m * part / threads; row < m * (part + 1) / threads; ++row) {
+        for (int c = 0; c < 4; ++c) {
+          tile_entries_of(vectors, csr, from, from + 4 * m * vectors * kLanes<T>, m, k, whole, row,
+                          c, tile == 0, dv);
+        }
+      }
+    }
+  });
+}
+
+Tensor sparse_hamilton(const Tensor& x, const Tensor& values, const std::optional<Tensor>& bias,
+                       const std::vector<Tensor>& pattern, bool conjugate) {
+  const char* op = "sparse_hamilton";
+  const Pattern both = view_pattern(op, pattern);
+  const bool whole = values.dim() == 2;
+  const int64_t nnz = both.forward.nnz(), per_row = whole ? 1 : 4;
+  const int64_t m = both.forward.rows / per_row, k = both.forward.columns;
+  SPARSEQ_CHECK(values.numel() == nnz * (whole ? 4 : 1), op, "values", "must fit the pattern",
+                values.numel());
+  SPARSEQ_CHECK(both.forward.rows % per_row == 0, op, "pattern", "must have 4 m rows",
+                both.forward.rows);
+  SPARSEQ_CHECK(x.dim() > 0 && x.size(-1) == 4 * (conjugate ? m : k), op, "x",
+                "must have four features for each quaternion of the weight", x.numel());
+  check_same_type(op, "values", x, values);
+  const Tensor input = torch::stable::contiguous(x), kept = torch::stable::contiguous(values);
+  std::optional<Tensor> offset;
+  if (bias.has_value()) {
+    check_same_type(op, "bias", x, *bias);
+    offset = torch::stable::contiguous(*bias);
+  }
+  const int64_t outputs = conjugate ? k : m;
+  Tensor y = torch::stable::new_empty(x, with_last(x, 4 * outputs));
+  if (y.numel() == 0) return y;
+  with_types(op, x, [&](auto types) {
+    using S = typename decltype(types)::S;
+    using T = typename decltype(types)::T;
+    const S* stored = static_cast<const S*>(kept.const_data_ptr());
+    Problem<S, T> problem{conjugate ? both.transposed : both.forward, nullptr, nullptr,
+                          static_cast<const S*>(input.const_data_ptr()),
+                          static_cast<S*>(y.mutable_data_ptr()), outputs, conjugate ? m : k,
+                          y.numel() / (4 * outputs), whole, conjugate};
+    if (offset.has_value()) problem.bias = static_cast<const S*>(offset->const_data_ptr());
+    if constexpr (std::is_same_v<S, T>) problem.values = stored;
+    if (conjugate || problem.values == nullptr) {
+      static thread_local Scratch scratch;
+      const int width = whole ? 4 : 1;
+      T* gathered = scratch.get<T>(nnz * width);
+      gather_values(stored, conjugate ? both.perm : nullptr, nnz, width, gathered);
+      problem.values = gathered;
+    }
+    multiply(problem);
+  });
+  return y;
+}
+
+Tensor sparse_hamilton_dv(const Tensor& dy, const Tensor& x, const std::vector<Tensor>& pattern,
+                          bool whole) {
+  const char* op = "sparse_hamilton_dv";
+  const Csr csr = view_pattern(op, pattern).forward;
+  const int64_t m = csr.rows / (whole ? 1 : 4), k = csr.columns, nnz = csr.nnz();
+  SPARSEQ_CHECK(dy.dim() > 0 && dy.size(-1) == 4 * m, op, "dy",
+                "must have four features for each output quaternion", dy.numel());
+  const int64_t batch = m == 0 ? 0 : dy.numel() / (4 * m);
+  SPARSEQ_CHECK(x.dim() > 0 && x.size(-1) == 4 * k && x.numel() == batch * 4 * k, op, "x",
+                "must have dy's batch and the weight's inputs", x.numel());
+  check_same_type(op, "x", dy, x);
+  const Tensor left = torch::stable::contiguous(dy), right = torch::stable::contiguous(x);
+  const std::vector<int64_t> sizes = whole ? std::vector<int64_t>{nnz, 4} : std::vector{nnz};
+  if (batch == 0) return torch::stable::new_zeros(dy, sizes);
+  Tensor dv = torch::stable::new_empty(dy, sizes);
+  if (nnz == 0) return dv;
+  with_types(op, dy, [&](auto types) {
+    using S = typename decltype(types)::S;
+    using T = typename decltype(types)::T;
+    static thread_local Scratch scratch;
+    S* out = static_cast<S*>(dv.mutable_data_ptr());
+    T* sums = std::is_same_v<S, T> ? reinterpret_cast<T*>(out) : scratch.get<T>(dv.numel());
+    sample<S, T>(csr, static_cast<const S*>(left.const_data_ptr()),
+                 static_cast<const S*>(right.const_data_ptr()), m, k, batch, whole, sums);
+    if constexpr (!std::is_same_v<S, T>) std::copy(sums, sums + dv.numel(), out);
+  });
+  return dv;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(sparseq, CPU, m) {
+  m.impl("sparse_hamilton", TORCH_BOX(&sparse_hamilton));
+  m.impl("sparse_hamilton_dv", TORCH_BOX(&sparse_hamilton_dv));
+}
+
+}  // namespace sparseq
