@@ -3,8 +3,8 @@
 from sparseq.data import digits, fake, mnist
 from sparseq.data.catalog import DATASETS, DataSet, Request, dataset
 from sparseq.data.load import find_dataset, load_data
-from sparseq.data.seeds import derive_seed, derived_generator
 from sparseq.data.split import Batches, DataBundle, Split
+from sparseq.seeds import derive_seed, derived_generator
 
 __all__ = [
     "DATASETS",

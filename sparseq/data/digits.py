@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from sparseq.data.catalog import Request, dataset
-from sparseq.data.seeds import derived_generator
 from sparseq.data.split import Split, divide
+from sparseq.seeds import derived_generator
 
 TEST_FRACTION = 0.2
 # of the 1,438 training images, pixels scaled from 0..16 to 0..1

@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 
 from sparseq.data.catalog import DataSet, Request, dataset
-from sparseq.data.seeds import derived_generator
 from sparseq.data.split import Split
+from sparseq.seeds import derived_generator
 
 TRAIN_COUNT, TEST_COUNT = 2000, 500
 # distance of the prototypes, in units of the noise

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from sparseq.data.catalog import DATASETS, DataSet, Request
 from sparseq.data.fake import fake_like
-from sparseq.data.seeds import derived_generator
 from sparseq.data.split import DataBundle, divide
 from sparseq.errors import require
+from sparseq.seeds import derived_generator
 
 ENVIRONMENT = "SPARSEQ_DATA"
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from sparseq.data.seeds import derived_generator
 from sparseq.errors import require
+from sparseq.seeds import derived_generator
 
 
 @dataclass(frozen=True)

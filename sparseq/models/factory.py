@@ -13,6 +13,7 @@ from sparseq.errors import unknown_name
 from sparseq.models.catalog import MODELS, STD_HPARAMS, Builder, HParams
 from sparseq.models.perceptron import ALGEBRAS
 from sparseq.models.user_file import accepted, is_file_reference, load_function, needed
+from sparseq.seeds import derive_seed
 
 
 def build(
@@ -50,7 +51,8 @@ def build(
         "seed": seed,
     }
     from_file = is_file_reference(name_or_file)
-    builder = load_function(name_or_file) if from_file else MODELS.get(name_or_file)
+    with seeded(seed):  # the file may draw random numbers when it is first run
+        builder = load_function(name_or_file) if from_file else MODELS.get(name_or_file)
     taken = _checked(name_or_file, builder, kwargs) if from_file else kwargs
     with seeded(seed):
         model = builder(**taken)
@@ -85,8 +87,8 @@ def _checked(name: str, builder: Builder, kwargs: dict[str, Any]) -> dict[str, A
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Torch's global CPU generator starts at `seed` inside and is as it was afterwards."""
+    """Torch's global CPU generator is seeded by `seed` inside and is as it was afterwards."""
     with torch.random.fork_rng(devices=[]):
         # not torch.manual_seed, which would reach for the accelerators' generators as well
-        torch.default_generator.manual_seed(seed)
+        torch.default_generator.manual_seed(derive_seed("weights", seed))
         yield

@@ -11,6 +11,7 @@ from torch.nn.utils import skip_init
 
 from sparseq.errors import require, unknown_name
 from sparseq.nn.quaternion import QLinear
+from sparseq.seeds import derived_generator
 
 ALGEBRAS = ["real", "quaternion"]
 
@@ -34,7 +35,7 @@ def perceptron(
         ValueError: an unknown algebra, an empty shape, or widths that quaternions do not divide.
     """
     _check(algebra, in_shape, num_classes)
-    generator = torch.Generator().manual_seed(seed)
+    generator = derived_generator("weights", seed)
     layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
     width = math.prod(in_shape)
     for number, features in enumerate(hidden, start=1):

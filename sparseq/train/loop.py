@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch.optim import Optimizer
 
-from sparseq.data import Batches, Split, derive_seed
+from sparseq.data import Batches, Split
 from sparseq.errors import require
+from sparseq.seeds import derive_seed
 from sparseq.train.callbacks import Callback, TrainState
 from sparseq.train.evaluation import LossFn, device_of
 

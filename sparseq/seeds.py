@@ -1,4 +1,8 @@
-"""Random numbers that are a function of the arguments alone, never of what ran before."""
+"""Random numbers that are a function of the arguments alone, never of what ran before.
+
+Seeds are derived from their purpose too: a mask drawn with seed 0 must have nothing in common with
+weights drawn with seed 0, as the same stream of random numbers would.
+"""
 
 from __future__ import annotations
 
