@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from sparseq.errors import argument_error, require
@@ -73,7 +74,12 @@ def read_container(
     """
     data = Path(path).read_bytes()
     head = check_container(data, path, kind)
-    return safetensors.torch.load(data), head["description"]
+    try:
+        return safetensors.torch.load(data), head["description"]
+    except SafetensorError as error:
+        raise argument_error(
+            f"read {kind}", f"file {str(path)!r}", "must be valid", error
+        ) from None
 
 
 def check_container(data: bytes, path: object, kind: str) -> dict[str, Any]:
@@ -84,7 +90,7 @@ def check_container(data: bytes, path: object, kind: str) -> dict[str, Any]:
     known = head["version"] <= FORMAT_VERSION
     rule = f"must be of format version {FORMAT_VERSION} or older (upgrade sparseq)"
     require(known, op, argument, rule, f"version {head['version']}")
-    size = start + max([0, *(entry["data_offsets"][1] for entry in index.values())])
+    size = start + _data_size(index, argument, op)
     require(
         size == len(data), op, argument, f"must have {size} bytes (is it cut short?)", len(data)
     )
@@ -102,31 +108,31 @@ def read_index(data: bytes, path: object, op: str) -> tuple[dict[str, Any], int]
     require(start <= len(data), op, argument, rule, f"{len(data)} bytes in all")
     try:
         index = json.loads(data[8:start])
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise argument_error(op, argument, "must have a JSON header", error) from None
     return index, start
 
 
 def _metadata(index: dict[str, Any], argument: str, op: str) -> dict[str, Any]:
     """Take the sparseq metadata out of an index."""
-    text = index.pop("__metadata__", {}).get("sparseq")
-    require(
-        text is not None,
-        op,
-        argument,
-        "must be a sparseq file",
-        "the safetensors file of another program",
-    )
+    metadata = index.pop("__metadata__", None)
+    ours = isinstance(metadata, dict) and "sparseq" in metadata
+    other = "the safetensors file of another program"
+    require(ours, op, argument, "must be a sparseq file", other)
     try:
-        head = json.loads(text)
-        return {
-            "version": int(head["version"]),
-            "sha256": str(head["sha256"]),
-            "kind": head.get("kind"),
-            "description": head.get("description"),
-        }
-    except (ValueError, KeyError, TypeError) as error:
+        head = json.loads(metadata["sparseq"])
+        kinds = {"version": int, "sha256": str, "kind": str, "description": dict}
+        return {name: kind(head[name]) for name, kind in kinds.items()}
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise argument_error(op, argument, "must have readable metadata", repr(error)) from None
+
+
+def _data_size(index: dict[str, Any], argument: str, op: str) -> int:
+    """Bytes of all tensors, by the index."""
+    try:
+        return max([0, *(int(entry["data_offsets"][1]) for entry in index.values())])
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise argument_error(op, argument, "must have a readable index", repr(error)) from None
 
 
 def _digest_field(digest: str) -> bytes:

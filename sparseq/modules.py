@@ -184,7 +184,9 @@ def _empty_pattern(rows: int, columns: int) -> CSRPattern:
     return CSRPattern.from_csr(torch.zeros(rows + 1, dtype=torch.int32), empty, columns)
 
 
-for _layer in (*CONTAINERS, *PLAIN_LAYERS, QLinear):
+for _layer in CONTAINERS:
+    register_module(_layer, lambda container: {})
+for _layer in (*PLAIN_LAYERS, QLinear):
     register_module(_layer)
 register_module(SparseLinear, _sparse_arguments, _build_sparse)
 register_module(SparseQLinear, _sparse_q_arguments, _build_sparse_q)
