@@ -92,7 +92,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     if not rows:
         return
     output = terminalreporter._tw
-    console = Console(file=output._file, width=max(output.fullwidth, 110))
+    console = Console(file=output._file, width=max(output.fullwidth, 120))
     terminalreporter.section("results")
     about = machine()
     console.print(
@@ -115,7 +115,7 @@ def results_table(title: str, rows: list[Row]) -> Table:
     lines = side_by_side(rows)
     hidden = {*machine(), "suite", "subject", "rounds"}
     columns = dict.fromkeys(name for line in lines for name in line if name not in hidden)
-    table = Table(title=title, title_justify="left", box=box.SIMPLE)
+    table = Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
     for name in columns:
         table.add_column(name.replace("_", " "), justify="right", no_wrap=True)
     for line in lines:

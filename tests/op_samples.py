@@ -1,0 +1,92 @@
+"""Arguments to call every declared operator with; a new operator adds its own here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparseq.formats import CSRPattern
+
+Arguments = tuple[Any, ...]
+Draw = Callable[..., Tensor]
+
+
+def drawing(dtype: torch.dtype, requires_grad: bool = False, seed: int = 0) -> Draw:
+    """draw(*shape): seeded normal tensors of that dtype."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*shape: int) -> Tensor:
+        tensor = torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
+        return tensor.requires_grad_(requires_grad)
+
+    return draw
+
+
+def pattern(rows: int, columns: int, density: float = 0.4) -> CSRPattern:
+    """A seeded pattern whose first row is empty."""
+    generator = torch.Generator().manual_seed(rows * columns)
+    mask = torch.rand(rows, columns, generator=generator) < density
+    mask[0] = False
+    return CSRPattern.from_mask(mask)
+
+
+def hamilton(draw: Draw) -> Iterator[Arguments]:
+    yield draw(3, 20), draw(4, 3, 5), draw(12), "auto"
+    yield draw(2, 3, 8), draw(4, 9, 2), None, "8"
+    yield draw(1, 68), draw(4, 1, 17), draw(4), "16"
+
+
+def hamilton_dx(draw: Draw) -> Iterator[Arguments]:
+    yield draw(3, 12), draw(4, 3, 5), "auto"
+    yield draw(5, 36), draw(4, 9, 2), "8"
+    yield draw(1, 4), draw(4, 1, 17), "16"
+
+
+def hamilton_dw(draw: Draw) -> Iterator[Arguments]:
+    yield draw(3, 12), draw(3, 20), "auto"
+    yield draw(5, 36), draw(5, 8), "8"
+    yield draw(2, 2, 4), draw(2, 2, 68), "16"
+
+
+def spmm(draw: Draw) -> Iterator[Arguments]:
+    some = pattern(7, 19)
+    yield draw(3, 19), draw(some.nnz), draw(7), some.tensors, False
+    yield draw(2, 3, 7), draw(some.nnz), draw(19), some.tensors, True
+    none = pattern(5, 3, density=0)
+    yield draw(4, 3), draw(0), None, none.tensors, False
+
+
+def sddmm(draw: Draw) -> Iterator[Arguments]:
+    some = pattern(7, 19)
+    yield draw(3, 7), draw(3, 19), some.tensors
+    yield draw(2, 17, 7), draw(2, 17, 19), some.tensors
+
+
+def sparse_hamilton(draw: Draw) -> Iterator[Arguments]:
+    single, whole = pattern(12, 5), pattern(3, 5)
+    yield draw(3, 20), draw(single.nnz), draw(12), single.tensors, False
+    yield draw(3, 12), draw(single.nnz), None, single.tensors, True
+    yield draw(2, 2, 20), draw(whole.nnz, 4), draw(12), whole.tensors, False
+    yield draw(3, 12), draw(whole.nnz, 4), None, whole.tensors, True
+
+
+def sparse_hamilton_dv(draw: Draw) -> Iterator[Arguments]:
+    yield draw(3, 12), draw(3, 20), pattern(12, 5).tensors, False
+    yield draw(3, 12), draw(3, 20), pattern(3, 5).tensors, True
+
+
+SAMPLES: dict[str, Callable[[Draw], Iterator[Arguments]]] = {
+    maker.__name__: maker
+    for maker in (
+        hamilton,
+        hamilton_dx,
+        hamilton_dw,
+        spmm,
+        sddmm,
+        sparse_hamilton,
+        sparse_hamilton_dv,
+    )
+}

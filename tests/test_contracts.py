@@ -1,0 +1,268 @@
+"""What every operator and every registered thing must do; a new one is tested by being there."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import sys
+import typing
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import sparseq
+from sparseq.data import DATASETS, Request, load_data
+from sparseq.models import ALGEBRAS, MODELS, build, std_hparams
+from sparseq.ops._backend import OPERATORS, activate
+from sparseq.pruning import CRITERIA, SCHEDULES, prune
+from sparseq.recipes import RECIPES
+from sparseq.train import OPTIMIZERS
+from tests.op_samples import SAMPLES, drawing
+
+over_operators = pytest.mark.parametrize("name", sorted(OPERATORS))
+over_algebras = pytest.mark.parametrize("algebra", ALGEBRAS)
+
+
+def samples(name, dtype, requires_grad=False):
+    return list(SAMPLES[name](drawing(dtype, requires_grad)))
+
+
+def differentiable(args):
+    return [a for a in args if isinstance(a, torch.Tensor) and a.is_floating_point()]
+
+
+class TestOperators:
+    def test_each_has_samples(self):
+        assert set(SAMPLES) == set(OPERATORS)
+
+    @over_operators
+    def test_is_declared_in_full(self, name):
+        operator = OPERATORS[name]
+        has = torch._C._dispatch_has_kernel_for_dispatch_key
+        for key in ("CompositeExplicitAutograd", "Autograd", "AutocastCPU", "AutocastCUDA", "Meta"):
+            assert has(f"sparseq::{name}", key), key
+        schema = operator.call._schema
+        assert not [a.name for a in schema.arguments if a.has_default_value()]
+        assert list(inspect.signature(operator.reference).parameters) == [
+            a.name for a in schema.arguments
+        ]
+        assert operator.reference.__doc__
+        assert inspect.getmodule(operator.reference).__doc__
+
+    @over_operators
+    @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+    def test_opcheck(self, name):
+        for args in samples(name, torch.float32, requires_grad=True):
+            torch.library.opcheck(OPERATORS[name].call, args)
+
+    @over_operators
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    def test_agrees_with_the_reference_in_float64(self, name, dtype):
+        for args, exact in zip(samples(name, dtype), samples(name, torch.float64), strict=True):
+            got, want = OPERATORS[name].call(*args), OPERATORS[name].reference(*exact)
+            assert got.dtype == dtype
+            tolerance = 1e-5 if dtype == torch.float32 else 1e-12
+            torch.testing.assert_close(got.double(), want, rtol=tolerance, atol=tolerance)
+
+    @over_operators
+    def test_gradients(self, name):
+        for args in samples(name, torch.float64, requires_grad=True):
+            assert torch.autograd.gradcheck(OPERATORS[name].call, args)
+
+    @over_operators
+    def test_takes_expanded_gradients(self, name):
+        for args in samples(name, torch.float32, requires_grad=True):
+            OPERATORS[name].call(*args).sum().backward()
+            assert all(a.grad is not None for a in differentiable(args))
+
+    @over_operators
+    def test_takes_strided_tensors(self, name):
+        for args in samples(name, torch.float64):
+            spread = [
+                torch.stack([a, a], -1)[..., 0] if isinstance(a, torch.Tensor) else a for a in args
+            ]
+            torch.testing.assert_close(OPERATORS[name].call(*spread), OPERATORS[name].call(*args))
+
+    @over_operators
+    def test_same_bits_on_one_and_two_threads(self, name):
+        if activate("cpu")[name] != "compiled":
+            pytest.skip("plain torch serves, whose products may differ")
+        before = torch.get_num_threads()
+        results = []
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            results.append([OPERATORS[name].call(*a) for a in samples(name, torch.float32)])
+        torch.set_num_threads(before)
+        for one, two in zip(*results, strict=True):
+            assert torch.equal(one, two)
+
+
+REGISTRIES = [CRITERIA, SCHEDULES, MODELS, DATASETS, RECIPES, OPTIMIZERS]
+
+
+@pytest.mark.parametrize("registry", REGISTRIES, ids=lambda registry: registry.kind)
+def test_registries_name_what_they_know(registry):
+    assert registry.names()
+    with pytest.raises(ValueError, match=rf"unknown {registry.kind} 'nothing'") as caught:
+        registry.get("nothing")
+    assert all(name in str(caught.value) for name in registry.names())
+
+
+def small_network(algebra="real"):
+    return build("lenet_12", algebra=algebra, in_shape=(1, 8, 8), num_classes=10, seed=1)
+
+
+def digit_batches(count=2):
+    generator = torch.Generator().manual_seed(0)
+    draw = [torch.randn(20, 1, 8, 8, generator=generator) for _ in range(count)]
+    return [(x, torch.randint(0, 10, (20,), generator=generator)) for x in draw]
+
+
+@pytest.mark.parametrize("name", CRITERIA.names())
+class TestCriteria:
+    @over_algebras
+    def test_keeps_the_fraction_asked_for(self, name, algebra):
+        model = small_network(algebra)
+        before = {key: value.clone() for key, value in model.state_dict().items()}
+        mask = self.prune(model, name)
+        assert mask.kept == round(0.3 * mask.total)
+        mask.check(model)
+        assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+        assert all(p.grad is None for p in model.parameters())
+
+    def test_follows_the_seed_alone(self, name):
+        model = small_network()
+        first = self.prune(model, name)
+        torch.rand(7)
+        assert self.prune(model, name) == first
+
+    def test_keeps_whole_quaternions_when_asked(self, name):
+        mask = self.prune(small_network("quaternion"), name, granularity="quaternion")
+        whole = [keep for keep in mask.values() if keep.dim() == 3]
+        assert whole
+        assert all(bool((keep == keep[:1]).all()) for keep in whole)
+
+    @staticmethod
+    def prune(model, name, **options):
+        return prune(model, name, density=0.3, batches=digit_batches(), loss_fn=F.cross_entropy,
+                     **options)  # fmt: skip
+
+
+# arguments without a default that a schedule may have
+SCHEDULE_ARGUMENTS = {"rounds": 6, "density": 0.1}
+
+
+@pytest.mark.parametrize("name", SCHEDULES.names())
+def test_schedules_fall_within_bounds(name):
+    schedule = SCHEDULES.get(name)
+    needed = [
+        parameter.name
+        for parameter in inspect.signature(schedule).parameters.values()
+        if parameter.default is parameter.empty
+    ]
+    densities = schedule(**{argument: SCHEDULE_ARGUMENTS[argument] for argument in needed})
+    assert densities
+    assert all(0 < density <= 1 for density in densities)
+    assert densities == sorted(densities, reverse=True)
+
+
+@pytest.mark.parametrize("name", MODELS.names())
+class TestModels:
+    @over_algebras
+    def test_takes_the_shapes_asked_for(self, name, algebra):
+        model = build(name, algebra=algebra, in_shape=(1, 8, 8), num_classes=7)
+        y = model(torch.randn(3, 1, 8, 8))
+        assert y.shape == (3, 7)
+        y.square().sum().backward()
+        assert all(p.grad is not None for p in model.parameters())
+
+    @over_algebras
+    def test_weights_follow_the_seed_alone(self, name, algebra):
+        state = torch.get_rng_state()
+        models = [build(name, algebra=algebra, seed=seed) for seed in (3, 3, 4)]
+        assert torch.equal(torch.get_rng_state(), state)
+        one, same, other = (nn.utils.parameters_to_vector(m.parameters()) for m in models)
+        assert torch.equal(one, same)
+        assert not torch.equal(one, other)
+
+    def test_quaternions_need_fewer_weights(self, name):
+        real, quaternion = (
+            sum(p.numel() for p in build(name, algebra=algebra).parameters())
+            for algebra in ("real", "quaternion")
+        )
+        assert quaternion < 0.35 * real
+
+    def test_has_usual_hyperparameters(self, name):
+        hparams = std_hparams(name)
+        assert hparams.optimizer in OPTIMIZERS.names()
+        assert min(hparams.epochs, hparams.batch_size, hparams.lr) > 0
+
+    @over_algebras
+    def test_survives_compression_and_a_file(self, name, algebra, tmp_path):
+        model = build(name, algebra=algebra, in_shape=(1, 8, 8))
+        mask = sparseq.prune(model, density=0.1)
+        mask.apply_(model)
+        small = sparseq.compress(model, mask, policy="sparse")
+        x = torch.randn(5, 1, 8, 8)
+        torch.testing.assert_close(small(x), model(x), rtol=1e-4, atol=1e-5)
+        sparseq.save(small, tmp_path / "small.sparseq")
+        assert torch.equal(sparseq.load(tmp_path / "small.sparseq")(x), small(x))
+
+
+def read_or_complaint(source):
+    try:
+        return source.read(Request())
+    except FileNotFoundError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("name", DATASETS.names())
+class TestDataSets:
+    def test_is_there_or_says_how_to_get_it(self, name):
+        source = DATASETS.get(name)
+        parts = read_or_complaint(source)
+        if isinstance(parts, str):
+            assert "SPARSEQ_DATA" in parts
+            assert "--download" in parts
+            return
+        for split in parts:
+            assert split.x.dtype == torch.float32
+            assert split.y.dtype == torch.int64
+            assert split.x.shape[1:] == source.in_shape
+            assert 0 <= int(split.y.min()) <= int(split.y.max()) < source.num_classes
+
+    def test_has_a_fake_twin(self, name):
+        one, same = (load_data(f"fake:{name}", seed=2) for _ in range(2))
+        source = DATASETS.get(name)
+        assert (one.in_shape, one.num_classes) == (source.in_shape, source.num_classes)
+        assert torch.equal(one.validation.x, same.validation.x)
+
+
+TINY = {"model": "lenet_12", "data": "digits", "epochs": 1, "rounds": 1, "trials": 1}
+
+
+@pytest.mark.parametrize("name", RECIPES.names())
+class TestRecipes:
+    def test_fields_are_documented_and_fit_into_json(self, name):
+        recipe = RECIPES.get(name)
+        assert dataclasses.is_dataclass(recipe)
+        assert json.loads(json.dumps(recipe().identity())) == recipe().identity()
+        hints = typing.get_type_hints(recipe, vars(sys.modules[recipe.__module__]))
+        assert {field.name for field in dataclasses.fields(recipe)} <= set(hints)
+
+    def test_runs_and_keeps_its_folder(self, name, tmp_path):
+        self.make(name, tmp_path / "run").run()
+        config = json.loads((tmp_path / "run" / "config.json").read_text())
+        assert config == self.make(name, tmp_path / "run").identity()
+        with pytest.raises(FileExistsError, match="another run"):
+            self.make(name, tmp_path / "run", seed=5).run()
+
+    @staticmethod
+    def make(name, out, **changes):
+        recipe = RECIPES.get(name)
+        known = {field.name for field in dataclasses.fields(recipe)}
+        settings = {**TINY, **changes}
+        return recipe(out=out, **{key: settings[key] for key in settings if key in known})
