@@ -13,7 +13,7 @@ from sparseq.nn.init import draw_quaternions
 from sparseq.nn.patterned import PatternedLayer, checked_mask
 from sparseq.nn.quaternion import QLinear, check_quaternion_sizes
 from sparseq.nn.twins import linear_of, match_twin
-from sparseq.ops.sparse_hamilton import sparse_hamilton
+from sparseq.ops.sparse_hamilton import compact_weight, sparse_hamilton
 from sparseq.ops.spmm import dense_matrix, spmm
 
 
@@ -222,11 +222,7 @@ class SparseQLinear(PatternedLayer):
 
     def dense_weight(self) -> Tensor:
         """(4, m, k), zero where nothing is kept; differentiable in `values`."""
-        pattern, m, k = self.pattern, self.out_features // 4, self.in_features // 4
-        if self.granularity == "component":
-            return dense_matrix(self.values, pattern.tensors).view(4, m, k)
-        places = (pattern.rows(), pattern.col_idx.long())
-        return self.values.new_zeros(m, k, 4).index_put(places, self.values).permute(2, 0, 1)
+        return compact_weight(self.values, self._pattern_tensors())
 
     def extra_repr(self) -> str:
         """Sizes, the kept fraction and the granularity."""

@@ -8,10 +8,11 @@ import pickle
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from sparseq.formats import CSRPattern
-from sparseq.nn import SparseLinear
+from sparseq.nn import QLinear, SparseLinear, SparseQLinear
 
 BUFFERS = ("row_ptr", "col_idx", "row_ptr_t", "col_idx_t", "perm")
 
@@ -80,7 +81,8 @@ def test_an_adopted_pattern_shares_no_memory(case):
 def test_layers_that_share_a_pattern_do_not_load_into_each_other():
     pattern = CSRPattern.from_mask(torch.eye(4, dtype=torch.bool))
     a, b = SparseLinear(4, 4, pattern), SparseLinear(4, 4, pattern)
-    a.load_state_dict(SparseLinear(4, 4, CSRPattern.from_mask(torch.eye(4).flip(0) > 0)).state_dict())
+    other = CSRPattern.from_mask(torch.eye(4).flip(0) > 0)
+    a.load_state_dict(SparseLinear(4, 4, other).state_dict())
     assert torch.equal(b.col_idx, torch.arange(4, dtype=torch.int32))
     assert torch.equal(pattern.col_idx, torch.arange(4, dtype=torch.int32))
 
@@ -183,9 +185,9 @@ def test_missing_and_unexpected_keys_are_reported_as_usual(case):
 
 
 def test_the_other_granularity_is_refused():
-    from tests.nn.conftest import CASES
-
-    component, quaternion = CASES[1].layer(), CASES[2].layer()
+    dense = QLinear(12, 8)
+    component = SparseQLinear.from_dense(dense, granularity="component")
+    quaternion = SparseQLinear.from_dense(dense, granularity="quaternion")
     with pytest.raises(RuntimeError, match="row_ptr must have shape"):
         component.load_state_dict(quaternion.state_dict())
 
@@ -288,15 +290,13 @@ def test_export(layer, x):
     assert kept <= set(program.state_dict) | set(program.constants)
 
 
-def test_functional_call_and_vmap_free_gradients(layer, x):
+def test_functional_call(layer, x):
     doubled = {name: 2 * p.detach() for name, p in layer.named_parameters()}
     y = torch.func.functional_call(layer, doubled, (x,))
     torch.testing.assert_close(y, 2 * layer(x))
 
 
 def test_distributed_data_parallel(case, x, tmp_path):
-    import torch.distributed as dist
-
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     try:
         layer = case.layer()

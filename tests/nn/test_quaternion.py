@@ -90,14 +90,14 @@ def test_gradients_are_those_of_the_real_layer(x):
 def test_sizes_not_divisible_by_four(name, size, kind):
     sizes = {"in_features": 8, "out_features": 8, name: size}
     layer = QLinear if kind == "dense" else lambda **s: SparseQLinear(**s, pattern=None)
-    with pytest.raises(ValueError, match=f"{name} must be divisible by 4.*got {size}"):
+    with pytest.raises(ValueError, match=rf"{name} must be divisible by 4.*got {size}"):
         layer(**sizes)
 
 
 def test_unknown_names_list_the_known():
-    with pytest.raises(ValueError, match="QLinear init 'xavier'.*he, glorot, htorch"):
+    with pytest.raises(ValueError, match=r"QLinear init 'xavier'.*he, glorot, htorch"):
         QLinear(4, 4, init="xavier")
-    with pytest.raises(ValueError, match="QLinear algorithm '9'.*auto, 8, 16"):
+    with pytest.raises(ValueError, match=r"QLinear algorithm '9'.*auto, 8, 16"):
         QLinear(4, 4, algorithm="9")
 
 

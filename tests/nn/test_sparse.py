@@ -203,9 +203,9 @@ def test_a_quaternion_with_one_zero_component_is_kept_whole_when_asked():
 
 
 def test_unknown_granularity_lists_the_known():
-    with pytest.raises(ValueError, match="granularity 'row'.*component, quaternion"):
+    with pytest.raises(ValueError, match=r"granularity 'row'.*component, quaternion"):
         SparseQLinear(12, 8, full_pattern(8, 3), granularity="row")
-    with pytest.raises(ValueError, match="granularity 'row'.*component, quaternion"):
+    with pytest.raises(ValueError, match=r"granularity 'row'.*component, quaternion"):
         SparseQLinear.from_dense(QLinear(12, 8), granularity="row")
 
 
