@@ -184,8 +184,8 @@ def _empty_pattern(rows: int, columns: int) -> CSRPattern:
     return CSRPattern.from_csr(torch.zeros(rows + 1, dtype=torch.int32), empty, columns)
 
 
-for _layer in CONTAINERS:
-    register_module(_layer, lambda container: {})
+for _container in CONTAINERS:
+    register_module(_container, lambda container: {})
 for _layer in (*PLAIN_LAYERS, QLinear):
     register_module(_layer)
 register_module(SparseLinear, _sparse_arguments, _build_sparse)

@@ -157,7 +157,7 @@ def test_disks_without_hard_links(tmp_path, monkeypatch):
 
 
 def test_a_missing_folder_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="folder .*none does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"folder .*none does not exist"):
         write_atomically(tmp_path / "none" / "f", b"")
 
 

@@ -175,13 +175,13 @@ def test_custom_models_need_a_skeleton_that_fits(tmp_path):
         load(path)
     other = Custom()
     other.scale = nn.Parameter(torch.ones(5))
-    with pytest.raises(ValueError, match="(?s)model must fit the file.*scale"):
+    with pytest.raises(ValueError, match=r"(?s)model must fit the file.*scale"):
         load(path, other)
-    with pytest.raises(ValueError, match="must have the modules of the file.*'first'"):
+    with pytest.raises(ValueError, match=r"must have the modules of the file.*'first'"):
         load(path, nn.Sequential(Custom()))
     smaller = Custom()
     del smaller.scale
-    with pytest.raises(ValueError, match="(?s)model must fit the file.*scale"):
+    with pytest.raises(ValueError, match=r"(?s)model must fit the file.*scale"):
         load(path, smaller)
 
 
@@ -275,29 +275,3 @@ def test_changed_cut_and_foreign_files_are_refused(tmp_path):
     safetensors.torch.save_file({"weight": torch.ones(2, 2)}, path)
     with pytest.raises(ValueError, match="another program"):
         load(path)
-
-
-@pytest.mark.parametrize("compressed", [False, True])
-def test_the_described_bytes_are_those_of_the_file(tmp_path, compressed):
-    model = models.build("lenet_300_100", in_shape=(1, 8, 8))
-    path = tmp_path / "modèle.sparseq"
-    save(pruned(model) if compressed else model, path)
-    rows = describe_file(path)
-    assert sum(row.bytes for row in rows) == path.stat().st_size
-    assert [row.name for row in rows[:2]] == ["(header)", "(recipe)"]
-    encodings = {row.name: row.encoding for row in rows}
-    assert encodings["fc1.bias"] == "as is"
-    if compressed:
-        assert encodings["fc1.col_idx"] == "gaps in 4-bit digits"
-        assert encodings["fc1.row_ptr"].startswith("row lengths in ")
-        columns = next(row for row in rows if row.name == "fc1.col_idx")
-        values = next(row for row in rows if row.name == "fc1.values")
-        assert columns.bytes < 0.17 * values.bytes
-
-
-def test_a_sparse_file_is_far_smaller(tmp_path):
-    model = models.build("lenet_300_100")
-    save(model, tmp_path / "dense")
-    save(pruned(model, 0.05), tmp_path / "sparse")
-    sizes = [(tmp_path / name).stat().st_size for name in ("dense", "sparse")]
-    assert sizes[1] < 0.065 * sizes[0]
