@@ -25,7 +25,7 @@ constexpr int kGroup = 8;  // output quaternions computed into one buffer before
 
 // W_c meets x_b in component kTarget[c][b] of y, with kSign[c][b].
 constexpr int kTarget[4][4] = {{0, 1, 2, 3}, {1, 0, 3, 2}, {2, 3, 0, 1}, {3, 2, 1, 0}};
-constexpr int kSign[4][4] = {{1, 1, 1, 1}, {-1, 1, -1, 1}, {-1, 1, 1, -1}, {-1, -1, 1, 1}};
+constexpr int kSign[4][4] = {{1, 1, 1, 1}, {1, -1, 1, -1}, {1, -1, -1, 1}, {1, 1, -1, -1}};
 
 constexpr int sign_of(int c, int b, bool conjugate) {
   return conjugate && c > 0 ? -kSign[c][b] : kSign[c][b];
