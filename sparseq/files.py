@@ -68,15 +68,10 @@ def save(model: nn.Module, path: str | os.PathLike[str], overwrite: bool = False
         "aliases": aliases,
         "frozen": [name for name, value in model.named_parameters() if not value.requires_grad],
         "training": model.training,
-        "builder": getattr(model, "recipe", None),
+        "builder": _builder(model),
     }
-    write_container(
-        path,
-        stored,
-        {key: value for key, value in recipe.items() if value != {}},
-        "model",
-        overwrite,
-    )
+    recipe = {key: value for key, value in recipe.items() if value != {}}
+    write_container(path, stored, recipe, "model", overwrite)
 
 
 def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Module:
@@ -109,17 +104,20 @@ def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Mod
     return result
 
 
+def _builder(model: nn.Module) -> dict[str, Any]:
+    """How the model says it was built; {} if it does not, or means something else by `recipe`."""
+    recipe: Any = getattr(model, "recipe", None)
+    if not isinstance(recipe, dict) or recipe.keys() != {"name", "kwargs"}:
+        return {}
+    return recipe
+
+
 def _check_state(state: Mapping[str, Any]) -> None:
     for name, value in state.items():
         is_tensor = isinstance(value, Tensor) and value.layout == torch.strided
-        require(
-            is_tensor,
-            "save",
-            f"state {name!r}",
-            "must be a dense tensor",
-            getattr(value, "layout", type(value).__name__),
-        )
-        require(not value.is_meta, "save", f"state {name!r}", "must hold data", "a meta tensor")
+        argument, got = f"state {name!r}", getattr(value, "layout", type(value).__name__)
+        require(is_tensor, "save", argument, "must be a dense tensor", got)
+        require(not value.is_meta, "save", argument, "must hold data", "a meta tensor")
 
 
 def _aliases(state: Mapping[str, Tensor]) -> dict[str, str]:

@@ -213,6 +213,12 @@ def test_registered_builders_rebuild_custom_models(tmp_path, monkeypatch):
     assert again.recipe == model.recipe
 
 
+def test_another_attribute_called_recipe_is_left_alone(tmp_path):
+    model = nn.Linear(2, 2)
+    model.recipe = torch.ones(2)
+    assert not hasattr(round_trip(model, tmp_path), "recipe")
+
+
 def test_a_file_runs_no_code_that_it_names(tmp_path):
     code = tmp_path / "code.py"
     code.write_text("raise SystemExit('executed')")
