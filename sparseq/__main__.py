@@ -1,0 +1,8 @@
+"""`python -m sparseq` is `sparseq`."""
+
+import sys
+
+from sparseq.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,12 @@
+"""L5: recipes, the only place that composes stages. A new one is a file here and its import."""
+
+from sparseq.recipes import iterative, lottery, one_shot, train_dense
+from sparseq.recipes.experiment import RECIPES, Experiment
+from sparseq.recipes.iterative import Iterative
+from sparseq.recipes.lottery import Lottery
+from sparseq.recipes.one_shot import OneShot
+from sparseq.recipes.results import Level, Results
+from sparseq.recipes.train_dense import Train
+
+__all__ = ["RECIPES", "Experiment", "Iterative", "Lottery", "OneShot", "Train", "Level",
+           "Results", "iterative", "lottery", "one_shot", "train_dense"]

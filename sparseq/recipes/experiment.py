@@ -1,0 +1,132 @@
+"""What every recipe shares: the fields of a training run, its identity, its folder's name."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from sparseq.data import DataBundle, find_dataset, load_data
+from sparseq.errors import argument_error, require
+from sparseq.models import HParams, build, std_hparams
+from sparseq.registry import Registry
+from sparseq.train import OPTIMIZERS, make_optimizer
+
+RECIPES: Registry[type[Experiment]] = Registry("recipe")
+TRAINING = [field.name for field in fields(HParams)]
+# where things lie changes nothing of what comes out
+LOCATION = ("out", "data_dir", "download")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """One training run: each field is a flag, a part of the log, and a part of the run's hash."""
+
+    recipe: ClassVar[str] = "experiment"
+
+    model: str = "lenet_300_100"
+    """A registered model, or a function of yours: path/to/file.py:function."""
+    data: str = "digits"
+    """A registered data set."""
+    epochs: int | None = None
+    """Passes over the training data (None, here and below: what is usual for the model)."""
+    batch_size: int | None = None
+    """Examples per step."""
+    optimizer: str | None = None
+    """adam or sgd."""
+    lr: float | None = None
+    """Learning rate."""
+    momentum: float | None = None
+    """Momentum of sgd."""
+    weight_decay: float | None = None
+    """L2 penalty on all weights."""
+    seed: int = 0
+    """Everything random follows from it."""
+    device: str = "cpu"
+    """Where to train: cpu, cuda, cuda:1 ..."""
+    threads: int = 1
+    """CPU threads; part of the run, since sums depend on it."""
+    data_dir: Path | None = None
+    """Folder of the data sets (default: the environment's SPARSEQ_DATA)."""
+    download: bool = False
+    """Fetch the data set if it is missing."""
+    out: Path | None = None
+    """Folder of the run (default: runs/<recipe>-<data>-<hash>)."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size"):
+            self.check(getattr(self.training, name) >= 1, name, "must be at least 1")
+        self.check(self.training.lr > 0, "lr", "must be above 0")
+        for name in ("momentum", "weight_decay"):
+            self.check(getattr(self.training, name) >= 0, name, "must be 0 or more")
+        self.check(self.threads >= 1, "threads", "must be at least 1")
+        self.check(self.seed >= 0, "seed", "must be 0 or more")
+        OPTIMIZERS.get(self.training.optimizer)
+        find_dataset(self.data)
+
+    @property
+    def training(self) -> HParams:
+        """The hyperparameters: those given, else those usual for the model."""
+        given = {name: getattr(self, name) for name in TRAINING}
+        usual = std_hparams(self.model)
+        return replace(usual, **{k: v for k, v in given.items() if v is not None})
+
+    def check(self, condition: bool, field: str, rule: str) -> None:
+        """ValueError naming the recipe, the field, the rule and the value, unless it holds."""
+        require(condition, self.recipe, field, rule, getattr(self, field))
+
+    def identity(self) -> dict[str, Any]:
+        """All that decides the result, ready for JSON."""
+        fields = {k: v for k, v in asdict(self).items() if k not in LOCATION}
+        return json.loads(json.dumps({"recipe": self.recipe, **fields, **asdict(self.training)}))
+
+    def fingerprint(self) -> str:
+        """Eight hexadecimal digits of the identity's SHA-256."""
+        text = json.dumps(self.identity(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+    def folder(self) -> Path:
+        """`out`, or a folder that no other run shares."""
+        name = f"{self.recipe}-{self.data}-{self.fingerprint()}"
+        return Path("runs", name) if self.out is None else Path(self.out)
+
+    def load_data(self) -> DataBundle:
+        """The data set; its split follows from the seed."""
+        return load_data(
+            self.data, data_dir=self.data_dir, seed=self.seed, download=self.download
+        ).to(self.open_device())
+
+    def open_device(self) -> torch.device:
+        """The device, tried out; ValueError if this machine has none of that name."""
+        try:
+            return torch.empty(1, device=self.device).device
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise argument_error(self.recipe, "device", f"is not to be had ({reason})",
+                                 self.device) from error
+
+    def new_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        """The run's optimizer over all parameters of the model."""
+        return make_optimizer(model, self.training)
+
+    def new_model(self, data: DataBundle, algebra: str, seed: int) -> nn.Module:
+        """The run's model for the data, freshly initialized, on the run's device."""
+        model = build(self.model, algebra, data.in_shape, data.num_classes, seed)
+        return model.to(self.device)
+
+    @contextmanager
+    def processor(self) -> Iterator[None]:
+        """Inside, torch computes with the run's number of threads."""
+        before = torch.get_num_threads()
+        torch.set_num_threads(self.threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)

@@ -1,0 +1,105 @@
+"""The end of a run of pruning rounds: test accuracy, latency, table and figure, each made once.
+
+Only here is the test split looked at, when every decision has been made.
+"""
+
+from __future__ import annotations
+
+import platform
+import statistics
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from sparseq._version import __version__
+from sparseq.files import load
+from sparseq.profiling import median_ms
+from sparseq.recipes.folder import RunFolder
+from sparseq.recipes.results import FIGURE, Level, Results
+from sparseq.recipes.trial import Row, Trial
+from sparseq.train import evaluate
+from sparseq.viz import accuracy_figure, save_figure
+
+if TYPE_CHECKING:
+    from sparseq.recipes.rounds import PruningRounds
+
+REPEATS = 31
+
+
+def finish(config: PruningRounds, folder: RunFolder, trials: Sequence[Trial]) -> Results:
+    """Test, time and write up trials that are finished."""
+    levels = []
+    for algebra in config.algebras:
+        levels += _levels(config, [trial for trial in trials if trial.algebra == algebra])
+    results = Results(folder.path, config.identity(), levels, _timing(config))
+    title = f"{config.recipe}: {Path(config.model).name} on {config.data}"
+    figure = accuracy_figure(results.curves(), title)
+    save_figure(figure, folder / FIGURE, overwrite=True)
+    results.write(folder)
+    return results
+
+
+def _levels(config: PruningRounds, trials: Sequence[Trial]) -> list[Level]:
+    """The levels of one network; times and sizes are of the (first) trial that went furthest."""
+    furthest = max(trials, key=lambda trial: len(trial.rows))
+    models = {trial.number: [_network(trial, row["round"]) for row in trial.rows]
+              for trial in trials}
+    tests = {trial.number: [evaluate(model, trial.data.test).accuracy
+                            for model in models[trial.number]] for trial in trials}
+    times = _latency(furthest.new_model(), models[furthest.number], furthest.data.validation.x,
+                     config.measure_batch)
+    return [
+        _level(row, [(trial.rows[number], tests[trial.number][number]) for trial in trials
+                     if number < len(trial.rows)], *times[number])
+        for number, row in enumerate(furthest.rows)
+    ]
+
+
+def _network(trial: Trial, number: int) -> nn.Module:
+    return load(trial.file(number), trial.new_model())
+
+
+def _latency(
+    dense: nn.Module, sparse: Sequence[nn.Module], x: Tensor, batch: int
+) -> list[tuple[float, float]]:
+    """(dense, sparse) milliseconds per forward pass of each network, without gradients."""
+    x = x.repeat(-(-batch // len(x)), *[1] * (x.dim() - 1))[:batch]
+    models = [model.eval() for model in (dense, *sparse)]
+    with torch.no_grad():
+        times = median_ms([partial(model, x) for model in models], x.device, REPEATS)
+    return [(times[0], time) for time in times[1:]]
+
+
+def _level(row: Row, reached: Sequence[tuple[Row, float]], dense_ms: float,
+           sparse_ms: float) -> Level:
+    """One level from the row measured, and the rows and test accuracies of all that reached it."""
+    validation = _spread([row["validation_accuracy"] for row, _ in reached])
+    test = _spread([accuracy for _, accuracy in reached])
+    return Level(row["algebra"], row["round"], row["density"], row["kept"], row["weights"],
+                 len(reached), *validation, *test, row["bytes"], dense_ms, sparse_ms,
+                 dense_ms / sparse_ms)
+
+
+def _spread(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and sample standard deviation; 0 for one value."""
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def _timing(config: PruningRounds) -> dict[str, Any]:
+    return {"processor": processor_name(config.device), "threads": config.threads,
+            "batch": config.measure_batch, "repeats": REPEATS, "torch": torch.__version__,
+            "sparseq": __version__}
+
+
+def processor_name(device: str) -> str:
+    """What the times were measured on."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

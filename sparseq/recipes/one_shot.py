@@ -1,0 +1,126 @@
+"""One network, one criterion, one cut: pruned, fine-tuned if asked, compressed and saved."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from sparseq.compression import compress
+from sparseq.data import DataBundle, derive_seed
+from sparseq.errors import argument_error
+from sparseq.files import load
+from sparseq.nn.convert import replace_modules
+from sparseq.nn.sparse import SparseLinear, SparseQLinear
+from sparseq.pruning import CRITERIA, Mask, prune
+from sparseq.recipes.experiment import RECIPES, Experiment
+from sparseq.recipes.folder import RunFolder
+from sparseq.recipes.outcome import Outcome
+from sparseq.recipes.progress import Reporter, Silent
+from sparseq.recipes.results import RESULTS
+from sparseq.recipes.train_dense import conclude, train_dense
+from sparseq.recipes.trial import Advance
+from sparseq.train import EarlyBest, evaluate, fit
+
+
+@RECIPES.register("prune")
+@dataclass(frozen=True, kw_only=True)
+class OneShot(Experiment):
+    """Prune one network to a density and save it compressed.
+
+    The network comes from `file`, or else is trained first. With `finetune` epochs above 0 it is
+    trained on under its mask, and the epoch best in validation is saved.
+    """
+
+    recipe: ClassVar[str] = "prune"
+
+    file: Path | None = None
+    """A saved network to prune; without it, `model` is trained first."""
+    algebra: Literal["real", "quaternion"] = "real"
+    """Layers of the network that is trained first."""
+    density: float = 0.1
+    """Fraction of the prunable weights to keep."""
+    criterion: str = "magnitude"
+    """Score by which weights are kept."""
+    scope: Literal["global", "layerwise"] = "global"
+    """One threshold for the network, or one density for each layer."""
+    granularity: Literal["component", "quaternion"] = "component"
+    """Prune quaternion weights component by component, or whole."""
+    exclude: tuple[str, ...] = ()
+    """Parameters never pruned (names or patterns)."""
+    finetune: int = 5
+    """Epochs of training after pruning."""
+    policy: Literal["auto", "sparse"] = "auto"
+    """auto leaves layers dense where that is faster."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check(0 < self.density <= 1, "density", "must lie in (0, 1]")
+        self.check(self.finetune >= 0, "finetune", "must be 0 or more")
+        CRITERIA.get(self.criterion)
+
+    def identity(self) -> dict[str, Any]:
+        """See Experiment."""
+        return {**super().identity(), "file": None if self.file is None else str(self.file)}
+
+    def run(self, reporter: Reporter | None = None) -> Outcome:
+        """Run, or go on after the last finished epoch of the first training.
+
+        Raises:
+            FileExistsError: the folder belongs to another run.
+            FileNotFoundError: the data set or the file is missing.
+            ValueError: a file that holds no network, or one that does not take the data.
+        """
+        report = reporter or Silent()
+        with self.processor(), RunFolder(self.folder(), self.identity()) as folder:
+            if (folder.path / RESULTS).exists():
+                return Outcome.read(folder.path)
+            data = self.load_data()
+            report.begin((0 if self.file else self.training.epochs) + self.finetune)
+            model = self._read(data) if self.file else train_dense(
+                self, data, folder, report, self.algebra)
+            before = evaluate(model, data.validation).accuracy
+            mask = self._mask(model, data)
+            mask.apply_(model)
+            after = evaluate(model, data.validation).accuracy
+            if self.finetune:
+                self._finetune(model, mask, data, report)
+            return conclude(compress(model, mask, self.policy), data, folder,
+                            density=mask.density, weights_kept=mask.kept, weights=mask.total,
+                            unpruned_validation_accuracy=before,
+                            pruned_validation_accuracy=after)
+
+    def _read(self, data: DataBundle) -> nn.Module:
+        """The file's network, its sparse layers made dense, tried on one example."""
+        assert self.file is not None
+        model = replace_modules(load(self.file), _dense_form).to(self.device)
+        try:
+            evaluate(model, data.validation.take(torch.tensor([0])))
+        except (RuntimeError, ValueError, IndexError) as error:
+            reason = str(error).splitlines()[0]
+            raise argument_error(self.recipe, "file", f"must take the examples of {self.data} "
+                                 f"({reason})", self.file) from error
+        return model
+
+    def _mask(self, model: nn.Module, data: DataBundle) -> Mask:
+        batches = data.train.batches(self.training.batch_size,
+                                     seed=derive_seed("order", self.seed, 0))
+        return prune(model, self.criterion, density=self.density, scope=self.scope,
+                     exclude=self.exclude, granularity=self.granularity, batches=batches,
+                     loss_fn=F.cross_entropy, seed=derive_seed("mask", self.seed))
+
+    def _finetune(self, model: nn.Module, mask: Mask, data: DataBundle, report: Reporter) -> None:
+        optimizer, best = self.new_optimizer(model), EarlyBest(data.validation)
+        with mask.enforce(model, optimizer):
+            fit(model, optimizer, data.train, epochs=self.finetune,
+                batch_size=self.training.batch_size, seed=derive_seed("order", self.seed, 1),
+                callbacks=[Advance(report, "fine-tuning"), best])
+        best.restore(model)
+
+
+def _dense_form(_: str, module: nn.Module) -> nn.Module | None:
+    return module.to_dense() if isinstance(module, SparseLinear | SparseQLinear) else None

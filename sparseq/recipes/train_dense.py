@@ -1,0 +1,75 @@
+"""Training of a single dense network, without pruning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from torch import nn
+
+from sparseq.data import DataBundle, derive_seed
+from sparseq.files import save
+from sparseq.recipes.experiment import RECIPES, Experiment
+from sparseq.recipes.folder import RunFolder
+from sparseq.recipes.outcome import MODEL_FILE, Outcome
+from sparseq.recipes.progress import Reporter, Silent
+from sparseq.recipes.results import RESULTS
+from sparseq.recipes.trial import Advance
+from sparseq.train import EarlyBest, LogRows, RowLog, evaluate, fit
+from sparseq.train.checkpoint import SaveCheckpoint, resume_training
+
+CHECKPOINT = "checkpoint.safetensors"
+
+
+@RECIPES.register("train")
+@dataclass(frozen=True, kw_only=True)
+class Train(Experiment):
+    """Train one network and save the weights of its best epoch (by validation accuracy)."""
+
+    recipe: ClassVar[str] = "train"
+
+    algebra: Literal["real", "quaternion"] = "real"
+    """Real or quaternion layers."""
+
+    def run(self, reporter: Reporter | None = None) -> Outcome:
+        """Run, or go on after the last finished epoch; a finished run is read.
+
+        Raises:
+            FileExistsError: the folder belongs to another run.
+            FileNotFoundError: the data set is missing.
+        """
+        report = reporter or Silent()
+        with self.processor(), RunFolder(self.folder(), self.identity()) as folder:
+            if (folder.path / RESULTS).exists():
+                return Outcome.read(folder.path)
+            data = self.load_data()
+            report.begin(self.training.epochs)
+            model = train_dense(self, data, folder, report, self.algebra)
+            return conclude(model, data, folder)
+
+
+def train_dense(config: Experiment, data: DataBundle, folder: RunFolder, report: Reporter,
+                algebra: str) -> nn.Module:
+    """A new network, trained to its best epoch; logs and checkpoints every epoch."""
+    model = config.new_model(data, algebra, derive_seed("weights", config.seed, 0))
+    optimizer, best = config.new_optimizer(model), EarlyBest(data.validation)
+    checkpoint, hparams = folder / CHECKPOINT, config.training
+    done = resume_training(checkpoint, model, optimizer, best)
+    report.advance(done, "resumed")
+    fit(model, optimizer, data.train, epochs=hparams.epochs, batch_size=hparams.batch_size,
+        seed=derive_seed("order", config.seed, 0), start_epoch=done,
+        callbacks=[Advance(report, f"{algebra} network"), best, LogRows(RowLog(folder.path)),
+                   SaveCheckpoint(checkpoint, best)])
+    best.restore(model)
+    return model
+
+
+def conclude(model: nn.Module, data: DataBundle, folder: RunFolder, **figures: object) -> Outcome:
+    """Save the network, measure it on the test split, and mark the run as finished."""
+    save(model, folder / MODEL_FILE, overwrite=True)
+    outcome = Outcome(folder.path, {
+        **figures, "validation_accuracy": evaluate(model, data.validation).accuracy,
+        "test_accuracy": evaluate(model, data.test).accuracy,
+        "bytes_on_disk": (folder / MODEL_FILE).stat().st_size})
+    outcome.write(folder)
+    return outcome
