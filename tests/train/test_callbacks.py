@@ -1,0 +1,159 @@
+import pytest
+import torch
+from rich.progress import Progress
+
+from sparseq.data import Split
+from sparseq.models import HParams
+from sparseq.train import (
+    Callback,
+    EarlyBest,
+    LogRows,
+    RowLog,
+    ShowProgress,
+    TrainState,
+    Validate,
+    evaluate,
+    fit,
+    make_optimizer,
+)
+
+
+class Scripted(Callback):
+    """Sets the model's weight after each epoch to a value that decides its accuracy."""
+
+    def __init__(self, qualities):
+        self.qualities = qualities
+
+    def on_epoch_end(self, state):
+        with torch.no_grad():
+            state.model.weight.fill_(self.qualities[state.epoch - 1])
+
+
+class Threshold(torch.nn.Module):
+    """Says class 1 where x exceeds its weight: accuracy = how close the weight is to 0."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, x):
+        return torch.cat([torch.zeros_like(x), x - self.weight], dim=1)
+
+
+LINE = Split(torch.linspace(-1, 1, 40).unsqueeze(1), (torch.linspace(-1, 1, 40) > 0).long())
+
+
+def run(qualities, *callbacks, start_epoch=0):
+    model = Threshold()
+    optimizer = torch.optim.SGD(model.parameters(), 0.0)
+    fit(
+        model,
+        optimizer,
+        LINE,
+        epochs=len(qualities),
+        batch_size=40,
+        seed=0,
+        start_epoch=start_epoch,
+        callbacks=[Scripted(qualities), *callbacks],
+    )
+    return model
+
+
+def test_early_best_is_the_best_and_not_the_last():
+    best = EarlyBest(LINE)
+    model = run([0.9, 0.5, 0.1, 0.7], best)
+    assert model.weight.item() == pytest.approx(0.7)
+    assert best.epoch == 3
+    best.restore(model)
+    assert model.weight.item() == pytest.approx(0.1)
+    assert evaluate(model, LINE).accuracy == best.accuracy
+
+
+def test_of_equals_the_earliest_is_kept():
+    best = EarlyBest(LINE)
+    run([0.5, 0.1, 0.1001, 0.1], best)
+    assert best.epoch == 2
+
+
+def test_best_weights_are_a_copy():
+    best = EarlyBest(LINE)
+    model = run([0.1, 0.5], best)
+    best.restore(model)
+    with torch.no_grad():
+        model.weight.fill_(9)
+    assert best.best["weight"].item() == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("broken_at", [0, 1, 2, 3])
+def test_early_best_goes_on_from_its_state(broken_at):
+    qualities, whole = [0.5, 0.2, 0.4, 0.3], EarlyBest(LINE)
+    run(qualities, whole)
+    first, second = EarlyBest(LINE), EarlyBest(LINE)
+    run(qualities[:broken_at], first)
+    second.resume(*first.state())
+    run(qualities, second, start_epoch=broken_at)
+    assert (second.epoch, second.accuracy) == (whole.epoch, whole.accuracy)
+    assert torch.equal(second.best["weight"], whole.best["weight"])
+
+
+def test_nothing_to_restore_before_the_first_epoch():
+    with pytest.raises(ValueError, match="needs a finished epoch"):
+        EarlyBest(LINE).restore(Threshold())
+
+
+def test_validate_adds_metrics_that_later_callbacks_see(tmp_path):
+    log = RowLog(tmp_path)
+    run([0.5, 0.0], Validate(LINE), LogRows(log, round=3))
+    assert [row["validation_accuracy"] for row in log.rows] == [0.75, 1.0]
+    assert list(log.rows[0]) == [
+        *("round", "epoch", "step", "loss", "seconds"),
+        *("validation_loss", "validation_accuracy"),
+    ]
+    assert [row["epoch"] for row in log.rows] == [1, 2]
+
+
+def test_validation_does_not_disturb_training(split, make_model, same):
+    models = [make_model(), make_model()]
+    for model, callbacks in zip(models, ([], [EarlyBest(split)]), strict=True):
+        fit(
+            model,
+            make_optimizer(model, HParams()),
+            split,
+            epochs=3,
+            batch_size=32,
+            seed=0,
+            callbacks=callbacks,
+        )
+    assert same(*models)
+
+
+def test_log_rows_keeps_each_epoch_once_over_a_resumption(tmp_path):
+    log = RowLog(tmp_path)
+    log.append({"round": 2, "epoch": 3, "other": True})
+    run([0.1, 0.2, 0.3], LogRows(log, round=1))
+    run([0.1, 0.2, 0.3, 0.4], LogRows(log, round=1), start_epoch=2)
+    epochs = [(row["round"], row["epoch"]) for row in RowLog(tmp_path).rows]
+    assert epochs == [(2, 3), (1, 1), (1, 2), (1, 3), (1, 4)]
+
+
+def test_progress_shows_the_steps_and_goes_away(split, make_model):
+    seen = []
+
+    class Look(Callback):
+        def on_epoch_end(self, state: TrainState):
+            task = progress.tasks[0]
+            seen.append((task.description, task.completed, task.total))
+
+    progress, model = Progress(disable=True), make_model()
+    fit(
+        model,
+        make_optimizer(model, HParams()),
+        split,
+        epochs=3,
+        start_epoch=1,
+        batch_size=32,
+        seed=0,
+        callbacks=[ShowProgress(progress, "round 1"), Look()],
+    )
+    assert seen == [("round 1", 8, 12), ("round 1", 12, 12)]
+    assert not progress.tasks

@@ -1,0 +1,213 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from sparseq.models import HParams
+from sparseq.train import (
+    Callback,
+    EarlyBest,
+    LogRows,
+    RowLog,
+    SaveCheckpoint,
+    fit,
+    load_checkpoint,
+    make_optimizer,
+    pack_training,
+    resume_training,
+    save_checkpoint,
+    unpack_training,
+)
+
+TENSORS = {
+    "a": torch.arange(6.0).reshape(2, 3),
+    "mask": torch.tensor([True, False]),
+    "scalar": torch.tensor(3, dtype=torch.int64),
+    "empty": torch.zeros(0, 4),
+    "half": torch.ones(3, dtype=torch.bfloat16),
+}
+META = {"round": 3, "rows": [{"loss": 0.1 + 0.2}], "name": "é", "none": None}
+
+
+def test_round_trip_is_exact(tmp_path):
+    path = tmp_path / "new" / "c.safetensors"
+    save_checkpoint(path, {**TENSORS, "strided": TENSORS["a"].t()}, META)
+    tensors, meta = load_checkpoint(path)
+    assert meta == META
+    assert all(torch.equal(tensors[name], tensor) for name, tensor in TENSORS.items())
+    assert all(tensors[name].dtype == tensor.dtype for name, tensor in TENSORS.items())
+    assert torch.equal(tensors["strided"], TENSORS["a"].t())
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+def test_tensors_that_share_memory_are_stored_each(tmp_path):
+    a = TENSORS["a"]
+    save_checkpoint(tmp_path / "c", {"a": a, "b": a, "c": a[1]}, {})
+    tensors, _ = load_checkpoint(tmp_path / "c")
+    assert torch.equal(tensors["a"], tensors["b"])
+    assert torch.equal(tensors["c"], a[1])
+
+
+def test_a_checkpoint_replaces_a_checkpoint(tmp_path):
+    for number in range(3):
+        save_checkpoint(tmp_path / "c", TENSORS, {"number": number})
+    assert load_checkpoint(tmp_path / "c")[1] == {"number": 2}
+
+
+@pytest.mark.parametrize("content", [b"", b"my diary", bytes(1000)])
+def test_a_foreign_file_is_neither_replaced_nor_read(tmp_path, content):
+    path = tmp_path / "c"
+    path.write_bytes(content)
+    with pytest.raises(FileExistsError, match="no intact sparseq checkpoint and is not replaced"):
+        save_checkpoint(path, TENSORS, META)
+    with pytest.raises(ValueError, match="read checkpoint"):
+        load_checkpoint(path)
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("where", [0, 9, 60, -1, -30])
+def test_every_changed_byte_is_noticed(tmp_path, where):
+    path = tmp_path / "c"
+    save_checkpoint(path, TENSORS, META)
+    data = bytearray(path.read_bytes())
+    data[where] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match="read checkpoint"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize("kept", [0, 5, 100, -1])
+def test_a_cut_file_is_noticed(tmp_path, kept):
+    path = tmp_path / "c"
+    save_checkpoint(path, TENSORS, META)
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(ValueError, match="read checkpoint"):
+        load_checkpoint(path)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        load_checkpoint(tmp_path / "nowhere")
+
+
+def test_what_is_not_json_leaves_the_old_checkpoint(tmp_path):
+    save_checkpoint(tmp_path / "c", TENSORS, META)
+    with pytest.raises(TypeError):
+        save_checkpoint(tmp_path / "c", TENSORS, {"x": object()})
+    assert load_checkpoint(tmp_path / "c")[1] == META
+
+
+class Kill(Callback):
+    """Ends the process's work in the middle of an epoch."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_step(self, state):
+        if state.step == self.step:
+            raise KeyboardInterrupt
+
+
+def train(folder, split, model, hparams, *extra):
+    """A restartable run of six epochs; returns its best weights and its log."""
+    optimizer, best = make_optimizer(model, hparams), EarlyBest(split)
+    path, log = folder / "checkpoint.safetensors", RowLog(folder)
+    done = resume_training(path, model, optimizer, best)
+    callbacks = [best, LogRows(log), SaveCheckpoint(path, best), *extra]
+    fit(
+        model,
+        optimizer,
+        split,
+        epochs=6,
+        batch_size=32,
+        seed=1,
+        start_epoch=done,
+        callbacks=callbacks,
+    )
+    return best, [{k: v for k, v in row.items() if k != "seconds"} for row in log.rows]
+
+
+@pytest.mark.parametrize(
+    "hparams",
+    [
+        HParams(optimizer="adam", lr=1e-2, weight_decay=1e-4),
+        HParams(optimizer="sgd", lr=3e-2, momentum=0.9),
+    ],
+)
+def test_a_killed_run_ends_like_an_uninterrupted_one(tmp_path, split, make_model, same, hparams):
+    whole, killed = make_model(), make_model()
+    best, rows = train(tmp_path / "whole", split, whole, hparams)
+    for step in (3, 10, 11, 18):
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path / "killed", split, make_model(), hparams, Kill(step))
+    again, rows_again = train(tmp_path / "killed", split, killed, hparams)
+    assert same(whole, killed)
+    assert rows == rows_again
+    assert (again.epoch, again.accuracy) == (best.epoch, best.accuracy)
+    assert all(torch.equal(again.best[name], best.best[name]) for name in best.best)
+
+
+def test_resuming_leaves_the_file_and_its_tensors_apart(tmp_path, split, make_model):
+    """Training after a resumption must not write into what was loaded."""
+    model, hparams = make_model(), HParams()
+    optimizer = make_optimizer(model, hparams)
+    fit(model, optimizer, split, epochs=1, batch_size=32, seed=0)
+    packed = pack_training(model, optimizer)
+    packed = ({name: tensor.clone() for name, tensor in packed[0].items()}, packed[1])
+    before = {name: tensor.clone() for name, tensor in packed[0].items()}
+    twin = make_model()
+    other = make_optimizer(twin, hparams)
+    unpack_training(packed, twin, other)
+    fit(twin, other, split, epochs=2, start_epoch=1, batch_size=32, seed=0)
+    assert all(torch.equal(before[name], packed[0][name]) for name in before)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda p: torch.optim.Adam(p, 0.01, betas=(0.8, 0.9), amsgrad=True),
+        lambda p: torch.optim.AdamW(p, 0.01, fused=True),
+        lambda p: torch.optim.SGD(p, 0.01, momentum=0.5, nesterov=True),
+        lambda p: torch.optim.RMSprop(p, 0.01, centered=True, momentum=0.1),
+        lambda p: torch.optim.Adagrad(p, 0.01),
+        lambda p: torch.optim.Rprop(p, 0.01),
+        lambda p: torch.optim.Adadelta(p),
+    ],
+)
+def test_every_optimizer_survives(tmp_path, split, make_model, same, make):
+    whole, parts, twin = make_model(), make_model(), make_model()
+    fit(whole, make(whole.parameters()), split, epochs=3, batch_size=32, seed=0)
+    first, second = make(parts.parameters()), make(twin.parameters())
+    fit(parts, first, split, epochs=2, batch_size=32, seed=0)
+    save_checkpoint(tmp_path / "c", *pack_training(parts, first))
+    unpack_training(load_checkpoint(tmp_path / "c"), twin, second)
+    assert second.param_groups[0].keys() == first.param_groups[0].keys()
+    fit(twin, second, split, epochs=3, start_epoch=2, batch_size=32, seed=0)
+    assert same(whole, twin)
+
+
+def test_wrong_objects_are_refused(split, make_model):
+    model = make_model()
+    adam, sgd = torch.optim.Adam(model.parameters()), torch.optim.SGD(model.parameters())
+    packed = pack_training(model, adam)
+    with pytest.raises(ValueError, match="optimizer must be Adam, got SGD"):
+        unpack_training(packed, model, sgd)
+    with pytest.raises(ValueError, match="packed must hold the best"):
+        unpack_training(packed, model, adam, EarlyBest(split))
+    with pytest.raises(ValueError, match="parameter group"):
+        unpack_training(packed, model, torch.optim.Adam(model[0].parameters()))
+    with pytest.raises(RuntimeError, match=r"size mismatch|Missing key"):
+        unpack_training(packed, nn.Sequential(nn.Linear(2, 2)), None)
+
+
+def test_without_a_file_nothing_is_resumed(tmp_path, make_model, same):
+    model = make_model()
+    assert resume_training(tmp_path / "c", model, make_optimizer(model, HParams())) == 0
+    assert same(model, make_model())
+
+
+def test_numbers_survive_exactly(tmp_path):
+    meta = {"pi": math.pi, "tiny": 5e-324, "big": 2**60}
+    save_checkpoint(tmp_path / "c", {}, meta)
+    assert load_checkpoint(tmp_path / "c") == ({}, meta)
