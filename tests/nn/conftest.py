@@ -50,6 +50,18 @@ CASES = [
 ]
 
 
+def snapshot(layer: nn.Module) -> dict[str, torch.Tensor]:
+    """Copies of every tensor of a layer, the unsaved ones too."""
+    named = [*layer.named_parameters(), *layer.named_buffers()]
+    return {name: tensor.detach().clone() for name, tensor in named}
+
+
+def assert_same(a: nn.Module, b: nn.Module) -> None:
+    ours, theirs = snapshot(a), snapshot(b)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
 @pytest.fixture(params=CASES, ids=lambda case: case.name)
 def case(request) -> Case:
     return request.param
