@@ -1,0 +1,85 @@
+"""`prune`: criterion and selection in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sparseq.errors import require, unknown_name
+from sparseq.pruning.criteria import CRITERIA, Batches, Loss, ScoreContext, Scores
+from sparseq.pruning.mask import Mask
+from sparseq.pruning.prunable import prunable_parameters, quaternion_names
+from sparseq.pruning.select import check_density, select
+from sparseq.seeds import derived_generator
+
+GRANULARITIES = ["component", "quaternion"]
+
+
+def prune(
+    model: nn.Module,
+    criterion: str = "magnitude",
+    *,
+    density: float = 0.1,
+    scope: str | Mapping[str, float] = "global",
+    exclude: str | Iterable[str] = (),
+    granularity: str = "component",
+    batches: Batches | None = None,
+    loss_fn: Loss | None = None,
+    seed: int = 0,
+    within: Mapping[str, Tensor] | None = None,
+) -> Mask:
+    """The mask that keeps the best `density` of the prunable weights; the model stays as it is.
+
+    Args:
+        model: weights of its Linear, Conv and quaternion layers are prunable.
+        criterion: name of the score, see `sparseq.pruning.CRITERIA`.
+        density: fraction of the prunable weights to keep, in (0, 1]; exact to one weight.
+        scope: "global", "layerwise" or {parameter name: density}, see `select`.
+        exclude: names or patterns of layers left alone and out of the mask, see
+            `prunable_parameters`; they do not count for the density.
+        granularity: "component" (each weight alone) or "quaternion" (the four components of a
+            quaternion weight together; other weights alone).
+        batches: iterable of (inputs, targets), for criteria that need data.
+        loss_fn: (outputs, targets) -> scalar; cross-entropy by default.
+        seed: of everything random in the criterion.
+        within: an earlier mask; the new one keeps nothing that it drops.
+
+    Returns:
+        A `Mask` over the prunable parameters.
+
+    Raises:
+        ValueError: an unknown name, a value out of range, a model without prunable weights,
+            NaN scores, `within` too small for the density.
+    """
+    score = CRITERIA.get(criterion)
+    check_density(density, scope)
+    if granularity not in GRANULARITIES:
+        raise unknown_name("granularity", granularity, GRANULARITIES)
+    parameters = _parameters(model, exclude)
+    whole = quaternion_names(model) & parameters.keys() if granularity == "quaternion" else set()
+    context = ScoreContext(
+        model, parameters, batches, loss_fn or F.cross_entropy,
+        derived_generator("criterion", criterion, seed), frozenset(whole),
+    )  # fmt: skip
+    scores = _checked(criterion, score(context), parameters)
+    return select(scores, density, scope=scope, within=within, quaternions=whole)
+
+
+def _parameters(model: nn.Module, exclude: str | Iterable[str]) -> dict[str, nn.Parameter]:
+    rule = "must be a module with weights of Linear, Conv or quaternion layers"
+    require(isinstance(model, nn.Module), "prune", "model", rule, type(model).__name__)
+    parameters = prunable_parameters(model, exclude)
+    none = f"{type(model).__name__} without prunable weights"
+    require(len(parameters) > 0, "prune", "model", rule, none)
+    return parameters
+
+
+def _checked(criterion: str, scores: Scores, parameters: Mapping[str, Tensor]) -> Scores:
+    """The scores in the parameters' order; ValueError where a criterion breaks its contract."""
+    for name, weight in parameters.items():
+        shape = tuple(weight.shape)
+        got = tuple(scores[name].shape) if name in scores else None
+        require(got == shape, criterion, f"scores of {name!r}", f"must have shape {shape}", got)
+    return {name: scores[name] for name in parameters}

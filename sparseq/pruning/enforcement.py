@@ -1,0 +1,194 @@
+"""`MaskHandle`: holds masked weights, gradients and optimizer state at exactly zero."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.optimizer import (
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
+
+from sparseq.errors import require
+
+_BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def _nothing(*_args: object, **_kwargs: object) -> None:
+    """What a hook becomes in a deep copy or pickle of its model."""
+
+
+class _Hook:
+    """Calls the handle's `clean`; copies of it do nothing, so that a copied model is free."""
+
+    def __init__(self, handle: MaskHandle) -> None:
+        self.handle = handle
+
+    def __call__(self, *_args: object) -> None:
+        self.handle.clean()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return _nothing
+
+    def __reduce__(self) -> str:
+        return "_nothing"
+
+
+class MaskedParameter:
+    """One parameter of a model, looked up by module so that a replaced one is followed."""
+
+    def __init__(self, model: nn.Module, name: str, keep: Tensor) -> None:
+        prefix, _, self.attribute = name.rpartition(".")
+        self.module = model.get_submodule(prefix)
+        self.keep = keep
+        self._words: dict[tuple[torch.device, torch.dtype], Tensor] = {}
+        self._hooked: Tensor | None = None
+        self._gradient_hook: Any = None
+
+    @property
+    def parameter(self) -> Tensor:
+        """The parameter as it is now."""
+        return getattr(self.module, self.attribute)
+
+    def follow(self) -> None:
+        """Hook the gradient of the present parameter, once."""
+        parameter = self.parameter
+        if parameter is self._hooked or not parameter.requires_grad:
+            return
+        self.release()
+        self._gradient_hook = parameter.register_post_accumulate_grad_hook(self._clean_gradient)
+        self._hooked = parameter
+
+    def release(self) -> None:
+        """Take the gradient hook off."""
+        if self._gradient_hook is not None:
+            self._gradient_hook.remove()
+        self._gradient_hook = self._hooked = None
+
+    def clean(self, states: Iterable[Mapping[Any, Any]]) -> None:
+        """Zero the dropped entries of the weight, its gradient and its optimizer state."""
+        parameter = self.parameter
+        self._zero(parameter)
+        self._clean_gradient(parameter)
+        for state in states:
+            for value in state.get(parameter, {}).values():
+                if isinstance(value, Tensor) and value.shape == parameter.shape:
+                    self._zero(value)
+
+    def _clean_gradient(self, parameter: Tensor) -> None:
+        gradient = parameter.grad
+        if gradient is None:
+            return
+        if gradient.layout == torch.strided:
+            self._zero(gradient)
+        else:
+            drop = ~self.keep.to(gradient.device)[tuple(gradient._indices())]
+            gradient._values().masked_fill_(drop, 0)
+
+    def _zero(self, tensor: Tensor) -> None:
+        # .data: the weight may be saved for a backward, whose version check must not trip
+        word = _BITS[tensor.element_size()]
+        tensor.data.view(word).bitwise_and_(self._word(tensor.device, word))
+
+    def _word(self, device: torch.device, dtype: torch.dtype) -> Tensor:
+        """All ones where kept, 0 where dropped: a bitwise AND zeroes NaN and is a plain stream."""
+        key = (device, dtype)
+        if key not in self._words:
+            self._words[key] = self.keep.to(device=device, dtype=dtype).neg_()
+        return self._words[key]
+
+
+class MaskHandle:
+    """An enforced mask; see `Mask.enforce`. Use `remove()` or a `with` block to end it.
+
+    Zeroing happens after each gradient accumulation, before and after each optimizer step,
+    before each forward of the model and after each load_state_dict of model or optimizer.
+    """
+
+    def __init__(
+        self, keep: Mapping[str, Tensor], model: nn.Module, optimizer: Optimizer | None
+    ) -> None:
+        self.optimizer = optimizer
+        self._masked = [MaskedParameter(model, name, value) for name, value in keep.items()]
+        if optimizer is not None:
+            self._check(optimizer)
+        hook = _Hook(self)
+        self._hooks: list[Any] = [
+            model.register_forward_pre_hook(hook),
+            model.register_load_state_dict_post_hook(hook),
+        ]
+        self._hooks += (
+            _any_optimizer(self) if optimizer is None else _one_optimizer(self, optimizer)
+        )
+        self.clean()
+
+    def clean(self, optimizer: Optimizer | None = None) -> None:
+        """Zero the dropped entries now, in the given or the enforced optimizer too."""
+        optimizer = optimizer or self.optimizer
+        states = [] if optimizer is None else [optimizer.state]
+        for masked in self._masked:
+            masked.follow()
+            masked.clean(states)
+
+    def concerns(self, optimizer: Optimizer) -> bool:
+        """Whether the optimizer holds any of the masked parameters."""
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        return any(id(masked.parameter) in held for masked in self._masked)
+
+    def remove(self) -> None:
+        """End the enforcement; what is zero stays zero until it is trained. Idempotent."""
+        for hook in self._hooks:
+            hook.remove()
+        for masked in self._masked:
+            masked.release()
+        self._hooks = []
+
+    def __enter__(self) -> MaskHandle:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.remove()
+
+    def _check(self, optimizer: Optimizer) -> None:
+        rule = "must be a torch.optim.Optimizer"
+        kind = type(optimizer).__name__
+        require(isinstance(optimizer, Optimizer), "Mask.enforce", "optimizer", rule, kind)
+        known = not self._masked or self.concerns(optimizer)
+        rule = "must hold at least one masked parameter of this model"
+        require(known, "Mask.enforce", "optimizer", rule, f"{kind} of other parameters")
+
+
+def _one_optimizer(handle: MaskHandle, optimizer: Optimizer) -> list[Any]:
+    """Hooks on the given optimizer."""
+
+    def clean(*_args: object) -> None:
+        handle.clean()
+
+    return [
+        optimizer.register_step_pre_hook(clean),
+        optimizer.register_step_post_hook(clean),
+        optimizer.register_load_state_dict_post_hook(clean),
+    ]
+
+
+def _any_optimizer(handle: MaskHandle) -> list[Any]:
+    """Hooks on every optimizer; they act on those that hold masked parameters."""
+    alive = weakref.ref(handle)  # the model owns the handle, not the list of all optimizers' hooks
+    hooks: list[Any] = []
+
+    def clean(optimizer: Optimizer, *_args: object) -> None:
+        found = alive()
+        if found is None:
+            for hook in hooks:
+                hook.remove()
+        elif found.concerns(optimizer):
+            found.clean(optimizer)
+
+    hooks.append(register_optimizer_step_pre_hook(clean))
+    hooks.append(register_optimizer_step_post_hook(clean))
+    return hooks

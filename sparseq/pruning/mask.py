@@ -1,0 +1,163 @@
+"""`Mask`: which weights are kept, as data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from os import PathLike
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from sparseq.errors import argument_error, require, unknown_name
+from sparseq.pruning.enforcement import MaskHandle
+from sparseq.pruning.mask_file import read_mask, write_mask
+from sparseq.pruning.prunable import prunable_parameters
+
+
+class Mask(Mapping[str, Tensor]):
+    """Parameter name -> bool tensor of the parameter's shape, True = keep. A value, not a wrapper.
+
+    The model's state_dict keys stay those of the dense model. Masking selects, it does not
+    multiply: a NaN under the mask never leaks.
+
+    Args:
+        keep: bool tensors by parameter name; copied.
+
+    Raises:
+        ValueError: an entry that is no bool tensor; the message names the parameter.
+    """
+
+    def __init__(self, keep: Mapping[str, Tensor]) -> None:
+        self._keep: dict[str, Tensor] = {}
+        for name, tensor in keep.items():
+            got = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
+            require(got == torch.bool, "Mask", f"{name!r}", "must be a bool tensor", got)
+            self._keep[name] = tensor.detach().clone(memory_format=torch.contiguous_format)
+
+    @classmethod
+    def ones(cls, model: nn.Module, exclude: str | Iterable[str] = ()) -> Mask:
+        """Every prunable weight kept; `exclude` as in `prunable_parameters`."""
+        parameters = prunable_parameters(model, exclude)
+        return cls({n: torch.ones_like(p, dtype=torch.bool) for n, p in parameters.items()})
+
+    @classmethod
+    def from_zeros(cls, model: nn.Module) -> Mask:
+        """The exact zeros of the model's prunable weights are dropped, all else kept."""
+        return cls({name: weight != 0 for name, weight in prunable_parameters(model).items()})
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> Mask:
+        """Read a file written by `save`; ValueError if it is corrupt or no mask file."""
+        return cls(read_mask(path))
+
+    def save(self, path: str | PathLike[str], overwrite: bool = False) -> None:
+        """Write one bit per weight, with a checksum, as a safetensors file.
+
+        Raises:
+            FileExistsError: the file is there and `overwrite` is False.
+        """
+        write_mask(self._keep, path, overwrite)
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._keep:
+            raise KeyError(f"the mask has no parameter {name!r}; it has {', '.join(self._keep)}")
+        return self._keep[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._keep
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._keep)
+
+    def __len__(self) -> int:
+        return len(self._keep)
+
+    def __eq__(self, other: object) -> bool:
+        """Same names and same entries; the device and the order of names do not count."""
+        if not isinstance(other, Mask):
+            return NotImplemented
+        same = self._keep.keys() == other._keep.keys()
+        return same and all(torch.equal(a.cpu(), other[n].cpu()) for n, a in self._keep.items())
+
+    __hash__ = None  # type: ignore[assignment]  # equal by content, which may be changed in place
+
+    def __and__(self, other: Mask) -> Mask:
+        """Intersection; a parameter that only one of the two names keeps that one's entries."""
+        if not isinstance(other, Mask):
+            return NotImplemented
+        joined = {**other._keep, **self._keep}
+        for name in self._keep.keys() & other._keep.keys():
+            first, second = self[name], other[name]
+            same = first.shape == second.shape
+            rule = f"must have the same shape in both masks, {tuple(first.shape)}"
+            require(same, "Mask.__and__", f"{name!r}", rule, tuple(second.shape))
+            joined[name] = first & second.to(first.device)
+        return Mask(joined)
+
+    def __repr__(self) -> str:
+        counts = f"{self.kept} of {self.total} kept, density {self.density:.4g}"
+        return f"Mask({len(self)} parameters, {counts})"
+
+    @property
+    def kept(self) -> int:
+        """Number of weights kept."""
+        return sum(int(keep.sum()) for keep in self._keep.values())
+
+    @property
+    def total(self) -> int:
+        """Number of weights the mask speaks of."""
+        return sum(keep.numel() for keep in self._keep.values())
+
+    @property
+    def density(self) -> float:
+        """kept / total of the prunable weights; 1 when there are none."""
+        return self.kept / self.total if self.total else 1.0
+
+    def layer_densities(self) -> dict[str, float]:
+        """Parameter name -> its own kept / total."""
+        return {name: Mask({name: keep}).density for name, keep in self._keep.items()}
+
+    def to(self, device: torch.device | str) -> Mask:
+        """The same mask on another device."""
+        return Mask({name: keep.to(device) for name, keep in self._keep.items()})
+
+    def check(self, model: nn.Module) -> None:
+        """ValueError, naming the parameter, unless every name and shape is one of the model's."""
+        parameters = dict(model.named_parameters(remove_duplicate=False))
+        for name, keep in self._keep.items():
+            if name not in parameters:
+                raise unknown_name("parameter in mask", name, list(parameters))
+            shape = tuple(parameters[name].shape)
+            if tuple(keep.shape) != shape:
+                got = tuple(keep.shape)
+                raise argument_error(
+                    "Mask", f"{name!r}", f"must have the weight's shape {shape}", got
+                )
+
+    @torch.no_grad()
+    def apply_(self, model: nn.Module) -> nn.Module:
+        """Set the dropped weights to zero once, in place (NaN too); returns the model."""
+        self.check(model)
+        parameters = dict(model.named_parameters(remove_duplicate=False))
+        for name, keep in self._keep.items():
+            parameters[name].masked_fill_(~keep.to(parameters[name].device), 0)
+        return model
+
+    def enforce(self, model: nn.Module, optimizer: Optimizer | None = None) -> MaskHandle:
+        """Keep dropped weights, their gradients and optimizer state exactly 0 from now on.
+
+        Args:
+            model: the model to hold; zeroed at once.
+            optimizer: the one that trains it. None: whichever optimizer steps these parameters.
+
+        Returns:
+            A handle; `remove()` or leaving its `with` block ends the enforcement. A deep copy
+            or pickle of the model is free of it.
+
+        Raises:
+            ValueError: a name or shape that is not the model's, or an optimizer that holds none
+                of the masked parameters.
+        """
+        self.check(model)
+        return MaskHandle(self._keep, model, optimizer)

@@ -1,0 +1,192 @@
+"""`select`: scores and a density in, a mask out.
+
+A set of layers that share one threshold is a group: all of them (scope "global"), each alone
+("layerwise"), or each alone with a density of its own (a map). Of a group's n weights exactly
+round(density n), and at least one, are kept: those of the largest scores. Among equal scores the
+earlier position wins (parameters in their order, entries in row-major order).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sparseq.errors import argument_error, require, unknown_name
+from sparseq.pruning.mask import Mask
+
+SCOPES = ["global", "layerwise"]
+
+Scores = Mapping[str, Tensor]
+
+
+def select(
+    scores: Scores,
+    density: float,
+    *,
+    scope: str | Mapping[str, float] = "global",
+    within: Mapping[str, Tensor] | None = None,
+    quaternions: Collection[str] = (),
+) -> Mask:
+    """Keep the weights of the largest scores. Linear in the number of weights.
+
+    Args:
+        scores: parameter name -> real scores of the weight's shape, larger = keep.
+        density: fraction of all scored weights to keep, in (0, 1].
+        scope: "global" (one threshold), "layerwise" (`density` of each layer), or parameter
+            name -> density of that layer in [0, 1]; layers it does not name get `density`.
+        within: parameter name -> bool; what it drops stays dropped, what it does not name is free.
+            `density` still counts all weights.
+        quaternions: names of weights (4, ...) whose four components are kept or dropped together,
+            by the root mean square of their scores (which compares with a single weight's).
+            A group of such weights only is exact to one quaternion: round(density n / 4) of them.
+
+    Returns:
+        The mask, on the device of the scores.
+
+    Raises:
+        ValueError: no scores, a density outside its range, an unknown scope or layer, NaN scores
+            (what `within` drops may be NaN), a `within` that keeps fewer than asked for.
+    """
+    require(len(scores) > 0, "select", "scores", "must name at least one parameter", "none")
+    check_density(density, scope)
+    allowed = {name: _allowed(name, score, within) for name, score in scores.items()}
+    keep: dict[str, Tensor] = {}
+    for names, fraction in _groups(scores, density, scope):
+        group = [_units(name, scores[name], allowed[name], quaternions) for name in names]
+        keep |= dict(zip(names, _select_group(names, group, fraction), strict=True))
+    return Mask({name: keep[name] for name in scores})
+
+
+def check_density(density: float, scope: str | Mapping[str, float] = "global") -> None:
+    """ValueError unless the density, and each of a map, is in range."""
+    require(0 < density <= 1, "prune", "density", "must lie in (0, 1]", density)
+    for name, value in scope.items() if isinstance(scope, Mapping) else ():
+        require(0 <= value <= 1, "prune", f"density of {name!r}", "must lie in [0, 1]", value)
+
+
+def _groups(
+    scores: Scores, density: float, scope: str | Mapping[str, float]
+) -> list[tuple[list[str], float]]:
+    names = list(scores)
+    if isinstance(scope, Mapping):
+        for name in scope:
+            if name not in scores:
+                raise unknown_name("prunable parameter in scope", name, names)
+        return [([name], scope.get(name, density)) for name in names]
+    if scope not in SCOPES:
+        raise unknown_name("scope", scope, [*SCOPES, "or a map from parameter to density"])
+    return [(names, density)] if scope == "global" else [([name], density) for name in names]
+
+
+def _allowed(name: str, score: Tensor, within: Mapping[str, Tensor] | None) -> Tensor:
+    if within is None or name not in within:
+        return torch.ones_like(score, dtype=torch.bool)
+    keep, shape = within[name], tuple(score.shape)
+    got = tuple(keep.shape)
+    require(got == shape, "prune", f"within[{name!r}]", f"must have shape {shape}", got)
+    return keep.to(score.device)
+
+
+class _Units:
+    """What is kept or dropped together in one parameter: single weights, or whole quaternions."""
+
+    def __init__(self, scores: Tensor, allowed: Tensor, size: int) -> None:
+        self.scores, self.allowed, self.size = scores, allowed, size
+
+    def candidates(self) -> Tensor:
+        """Scores of the units that may be kept, one-dimensional."""
+        return self.scores[self.allowed]
+
+
+def _units(name: str, score: Tensor, allowed: Tensor, quaternions: Collection[str]) -> _Units:
+    # a common dtype that holds every smaller one exactly, so that ties are real ties
+    exact = score.detach().to(torch.float64 if score.dtype != torch.float32 else torch.float32)
+    size = 1
+    if name in quaternions:
+        shape = tuple(score.shape)
+        require(
+            shape[:1] == (4,), "select", f"scores of {name!r}", "must have shape (4, ...)", shape
+        )
+        exact, allowed, size = exact.square().mean(0).sqrt_(), allowed.all(0), 4
+    holes = bool(exact.isnan().logical_and_(allowed).any())
+    require(not holes, "prune", f"scores of {name!r}", "must not be NaN where kept", "NaN")
+    return _Units(exact, allowed, size)
+
+
+def _select_group(names: list[str], group: list[_Units], density: float) -> list[Tensor]:
+    """Masks of the weights' shapes, from one threshold over the group."""
+    counts = _unit_counts(names, group, density)
+    keep: dict[int, Tensor] = {}
+    for size, count in counts.items():
+        members = [index for index, units in enumerate(group) if units.size == size]
+        chosen = _keep_largest([group[index] for index in members], count)
+        keep |= dict(zip(members, chosen, strict=True))
+    return [_widen(keep[index], units.size) for index, units in enumerate(group)]
+
+
+def _widen(keep: Tensor, size: int) -> Tensor:
+    return keep if size == 1 else keep.expand(size, *keep.shape)
+
+
+def _unit_counts(names: list[str], group: list[_Units], density: float) -> dict[int, int]:
+    """How many units of each size (1 or 4 weights) the group keeps."""
+    sizes = {units.size for units in group}
+    step = 4 if sizes == {4} else 1
+    total = sum(units.scores.numel() * units.size for units in group) // step
+    wanted = max(round(density * total), min(total, 1)) if density > 0 else 0
+    available = sum(int(units.allowed.sum()) * units.size for units in group) // step
+    where = names[0] if len(names) == 1 else f"all {len(names)} layers"
+    rule = f"must be at most what `within` keeps, {available} of {total} in {where}"
+    require(wanted <= available, "prune", "density", rule, f"{density} ({wanted})")
+    return {step: wanted} if len(sizes) == 1 else _split_budget(group, wanted)
+
+
+def _split_budget(group: list[_Units], wanted: int) -> dict[int, int]:
+    """Share `wanted` weights between quaternions and single weights by their common threshold."""
+    quads = _flat([units.candidates() for units in group if units.size == 4])
+    singles = _flat([units.candidates() for units in group if units.size == 1])
+    if wanted == 0:
+        return {1: 0, 4: 0}
+    threshold = kth_largest(torch.cat([quads.repeat(4), singles]), wanted)
+    whole = int((quads > threshold).sum())
+    left = wanted - 4 * whole - int((singles > threshold).sum())
+    whole += min(int((quads == threshold).sum()), left // 4)
+    # a rest below one quaternion goes to the next best single weights, if there are any
+    short = wanted - 4 * whole - singles.numel()
+    whole += 1 if short >= 2 else 0
+    return {4: whole, 1: max(min(wanted - 4 * whole, singles.numel()), 0)}
+
+
+def _keep_largest(group: list[_Units], count: int) -> list[Tensor]:
+    """Exactly `count` units of the group: above the threshold, then ties by position."""
+    if count == 0:
+        return [torch.zeros_like(units.allowed) for units in group]
+    threshold = kth_largest(_flat([units.candidates() for units in group]), count)
+    keep = [units.allowed & (units.scores > threshold) for units in group]
+    left = count - sum(int(kept.sum()) for kept in keep)
+    for kept, units in zip(keep, group, strict=True):
+        ties = (units.allowed & (units.scores == threshold)).flatten().nonzero().flatten()[:left]
+        kept.view(-1)[ties] = True
+        left -= ties.numel()
+    return keep
+
+
+def _flat(parts: list[Tensor]) -> Tensor:
+    """One vector on the first part's device; float64 if any part is."""
+    wide = any(part.dtype == torch.float64 for part in parts)
+    dtype = torch.float64 if wide else torch.float32
+    return torch.cat([part.to(parts[0].device, dtype) for part in parts])
+
+
+def kth_largest(values: Tensor, k: int) -> float:
+    """The k-th largest entry (k = 1 is the maximum) of a vector without NaN, in linear time."""
+    place = values.numel() - k
+    if not 0 <= place < values.numel():
+        raise argument_error("kth_largest", "k", f"must lie in 1..{values.numel()}", k)
+    if values.is_cuda:
+        return float(values.kthvalue(place + 1).values)
+    # numpy's introselect stays linear on sorted input, where torch's quickselect is quadratic
+    return float(np.partition(values.numpy(), place)[place])
