@@ -23,7 +23,8 @@ from tests.source_tree import (
 # an import points to a line above, or stays within its part of the package
 LAYERS = [
     ["errors", "seeds", "_version"],
-    ["registry", "container", "encoding"],
+    ["registry", "atomic", "encoding"],
+    ["container"],
     ["ops"],
     ["formats", "graphs", "quant"],
     ["nn"],
@@ -36,7 +37,7 @@ LAYERS = [
     ["train"],
     ["viz"],
     ["recipes"],
-    ["compat"],
+    ["compat", "doctor"],
     ["cli"],
     ["__init__"],
     ["__main__"],
@@ -50,9 +51,8 @@ MANY_ARGUMENTS = {
     "sparseq/train/loop.py:fit": "a training loop's settings, keyword-only",
 }
 LONG_CPP_FUNCTIONS: dict[str, str] = {}
-# C++ and tests in an op's folder that serve all ops
-SHARED_CPP: set[str] = set()
-SHARED_TESTS = {"backend", "build"}
+# what lies among the operators and serves all of them
+SHARED = {"backend", "build", "toolchain", "host"}
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "misc", "common", "base"}
 PRODUCT = ["sparseq", "triton_kernels"]
 
@@ -139,11 +139,11 @@ def stems(folder: str, pattern: str) -> set[str]:
 
 
 def test_an_operator_has_one_name_in_every_tree():
-    ops = stems("sparseq/ops", "*.py") - SHARED_TESTS
+    ops = stems("sparseq/ops", "*.py") - SHARED
     tested = {stem.removeprefix("test_") for stem in stems("tests/ops", "test_*.py")}
-    assert stems("csrc/cpu", "*.cpp") - SHARED_CPP == ops
+    assert stems("csrc/cpu", "*.cpp") == ops
     assert stems("bench/ops", "*.py") == ops
-    assert tested - SHARED_TESTS == ops
+    assert tested - SHARED == ops
     assert stems("csrc/cuda", "*.cu") <= ops
     assert stems("triton_kernels", "*.py") <= ops
 
