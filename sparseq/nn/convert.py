@@ -30,7 +30,8 @@ def replace_modules(model: nn.Module, rule: Rule) -> nn.Module:
 
     Returns:
         The new model; it shares no tensor with the old one unless the rule makes it so. Modules
-        used in several places stay shared; a new module gets the mode of the old one.
+        used in several places stay shared; a new module gets the mode of the old one. Hooks of a
+        replaced module, and a parameter it shared with another module, do not come along.
     """
     replaced: dict[int, Any] = {}
     for name, module in model.named_modules():

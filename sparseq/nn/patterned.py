@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from sparseq.errors import require
+from sparseq.errors import argument_error, require
 from sparseq.formats import CSRPattern
 
 PATTERN = ("row_ptr", "col_idx", "row_ptr_t", "col_idx_t", "perm")
@@ -19,7 +19,8 @@ class PatternedLayer(nn.Module):
 
     The state_dict holds `values`, `row_ptr`, `col_idx` (int32) and `bias`; the transposed pattern
     is rebuilt on load. A state_dict with another pattern replaces the layer's, after all checks;
-    that of the dense twin (`weight`) loads through the pattern.
+    that of the dense twin (`weight`) loads through the pattern. The parameter `values` stays the
+    same object, but an optimizer's state for it fits only while the number of values stays.
     """
 
     __constants__: ClassVar[list[str]] = ["in_features", "out_features"]
@@ -156,8 +157,11 @@ def _same(a: list[Tensor], b: list[Tensor]) -> bool:
     return all(torch.equal(one, other) for one, other in zip(a, b, strict=True))
 
 
-def checked_mask(op: str, weight: Tensor, mask: Tensor | None) -> Tensor:
-    """The mask where the weight is, or the weight's exact non-zeros; ValueError if it misfits."""
+def checked_mask(op: str, module: Any, kind: type[nn.Module], mask: Tensor | None) -> Tensor:
+    """The mask where the module's weight is, or the weight's exact non-zeros, after all checks."""
+    if not isinstance(module, kind):
+        raise argument_error(op, "module", f"must be {kind.__name__}", type(module).__name__)
+    weight: Tensor = module.weight
     if mask is None:
         require(not weight.is_meta, op, "mask", "must be given on the meta device", None)
         return weight.detach() != 0

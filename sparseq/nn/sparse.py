@@ -82,9 +82,9 @@ class SparseLinear(PatternedLayer):
             mask: bool of the weight's shape, True = keep; by default the weights that are not 0.
 
         Raises:
-            ValueError: a mask of another shape or dtype.
+            ValueError: another kind of layer, a mask of another shape or dtype.
         """
-        keep = checked_mask("SparseLinear.from_dense", module.weight, mask)
+        keep = checked_mask("SparseLinear.from_dense", module, nn.Linear, mask)
         pattern = CSRPattern.from_mask(keep)
         values = pattern.gather(module.weight.detach())
         layer = cls(
@@ -197,10 +197,10 @@ class SparseQLinear(PatternedLayer):
                 quaternion that is not 0.
 
         Raises:
-            ValueError: a mask of another shape or dtype, or one that splits quaternions where
-                they are to be kept whole.
+            ValueError: another kind of layer, a mask of another shape or dtype, or one that
+                splits quaternions where they are to be kept whole.
         """
-        keep = checked_mask("SparseQLinear.from_dense", module.weight, mask)
+        keep = checked_mask("SparseQLinear.from_dense", module, QLinear, mask)
         if mask is None and granularity == "quaternion":
             keep = keep.any(dim=0).expand_as(keep)
         granularity = _granularity_of(keep, granularity)

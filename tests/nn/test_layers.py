@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from tests.nn.conftest import assert_same
+from tests.nn.conftest import CASES, assert_same
 
 
 def test_deepcopy_and_pickle(layer, x):
@@ -71,12 +71,41 @@ def test_functional_call(layer, x):
     torch.testing.assert_close(y, 2 * layer(x))
 
 
-def test_distributed_data_parallel(case, x, tmp_path):
-    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
-    try:
-        layer = case.layer()
-        parallel = nn.parallel.DistributedDataParallel(layer)
-        parallel(x).sum().backward()
-        assert layer.values.grad.shape == layer.values.shape
-    finally:
-        dist.destroy_process_group()
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_is_that_of_a_linear_layer(layer, x, dtype):
+    with torch.autocast("cpu", dtype):
+        y = layer(x)
+    assert y.dtype == dtype
+    y.float().sum().backward()
+    assert {parameter.grad.dtype for parameter in layer.parameters()} == {torch.float32}
+    torch.testing.assert_close(y.float(), layer(x), rtol=5e-2, atol=5e-2)
+
+
+def test_model_wide_initialization_keeps_the_pattern(case):
+    layer = case.layer()
+    before = layer.dense_weight().detach()
+    nn.Sequential(layer).apply(lambda module: getattr(module, "reset_parameters", int)())
+    after = layer.dense_weight().detach()
+    assert not torch.equal(after, before)
+    assert torch.equal(after != 0, before != 0)
+
+
+def train_in_parallel(rank: int, store: str, model: nn.Module) -> None:
+    """One process of two: a step on its own half of the batch."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    parallel = nn.parallel.DistributedDataParallel(model)
+    x = torch.randn(4, 12, generator=torch.Generator().manual_seed(rank))
+    for _ in range(2):  # the second forward broadcasts the buffers
+        parallel(x).square().sum().backward()
+    gradients = torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+    gathered = [torch.empty_like(gradients) for _ in range(2)]
+    dist.all_gather(gathered, gradients)
+    assert torch.equal(*gathered)
+    dist.destroy_process_group()
+
+
+def test_distributed_data_parallel(tmp_path):
+    model = nn.Sequential(CASES[0].layer(), nn.Linear(8, 12), CASES[1].layer())
+    args = (str(tmp_path / "store"), model)
+    torch.multiprocessing.spawn(train_in_parallel, args, nprocs=2)

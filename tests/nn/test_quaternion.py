@@ -171,11 +171,6 @@ def test_dtype_and_meta():
     assert layer(torch.zeros(3, 8)).shape == (3, 4)
 
 
-def test_autocast_is_that_of_a_linear_layer(x):
-    with torch.autocast("cpu", torch.bfloat16):
-        assert QLinear(12, 8)(x).dtype == torch.bfloat16
-
-
 def test_repr_shows_what_is_not_default():
     assert repr(QLinear(8, 4)) == "QLinear(in_features=8, out_features=4, bias=True)"
     text = repr(QLinear(8, 4, False, init="glorot", algorithm="8"))

@@ -147,6 +147,11 @@ def test_misfit_masks_are_refused(case, kind):
         case.from_dense(case.twin(), wrong)
 
 
+def test_only_the_twin_is_converted(case):
+    with pytest.raises(ValueError, match=r"from_dense: module must be \w+, got Conv2d"):
+        case.from_dense(nn.Conv2d(4, 4, 3))
+
+
 def test_wrong_input_width(case):
     with pytest.raises(ValueError, match=r"x must have 12 features"):
         case.layer()(torch.zeros(3, 8))
