@@ -161,7 +161,7 @@ def checked_mask(op: str, module: Any, kind: type[nn.Module], mask: Tensor | Non
     """The mask where the module's weight is, or the weight's exact non-zeros, after all checks."""
     if not isinstance(module, kind):
         raise argument_error(op, "module", f"must be {kind.__name__}", type(module).__name__)
-    weight: Tensor = module.weight
+    weight: Any = module.weight
     if mask is None:
         require(not weight.is_meta, op, "mask", "must be given on the meta device", None)
         return weight.detach() != 0
