@@ -9,7 +9,7 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
     parser.addoption("--benchmark", action="store_true", help="run bench/ instead of tests/")
     parser.addoption("--results", default="bench/results", help="where --benchmark keeps its rows")
     config = pluginmanager.get_plugin("pytestconfig")
-    if "--benchmark" in config.invocation_params.args:
+    if config is not None and "--benchmark" in config.invocation_params.args:
         # pyproject.toml blocks pytest-benchmark, so that plain runs carry no trace of it
         pluginmanager.import_plugin("pytest_benchmark.plugin")
 

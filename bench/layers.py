@@ -23,16 +23,17 @@ from sparseq.nn import QLinear, SparseLinear, SparseQLinear
 from sparseq.ops.hamilton import real_weight
 
 SEEDED = 1
+Layer = QLinear | SparseLinear | SparseQLinear
 
 
-def real_matrix(layer: nn.Module) -> Tensor:
+def real_matrix(layer: Layer) -> Tensor:
     """The (out, in) matrix a layer multiplies by, in plain torch; differentiable."""
     if isinstance(layer, SparseLinear):
         return layer.dense_weight()
     return real_weight(layer.dense_weight() if isinstance(layer, SparseQLinear) else layer.weight)
 
 
-def gate(layer: nn.Module, x: Tensor, dy: Tensor) -> None:
+def gate(layer: Layer, x: Tensor, dy: Tensor) -> None:
     """Output and every gradient of the layer agree with float64."""
     exact = copy.deepcopy(layer).double()
     x64 = x.detach().double().requires_grad_()

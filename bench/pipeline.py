@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from bench.baselines import agrees
 from bench.cases import normal
 from bench.layers import call_of
-from sparseq import compress, prune, to_dense
+from sparseq.compression import compress
 from sparseq.models import build
+from sparseq.nn import to_dense
+from sparseq.pruning import prune
 
 BATCHES = [1, 64, 512]
 
