@@ -58,6 +58,8 @@ def prune(
     if granularity not in GRANULARITIES:
         raise unknown_name("granularity", granularity, GRANULARITIES)
     parameters = _parameters(model, exclude)
+    if within is not None:
+        Mask(within).check(model)
     whole = quaternion_names(model) & parameters.keys() if granularity == "quaternion" else set()
     context = ScoreContext(
         model, parameters, batches, loss_fn or F.cross_entropy,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Any
 
 import torch
@@ -19,8 +20,12 @@ from sparseq.errors import require
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-def _nothing(*_args: object, **_kwargs: object) -> None:
+def _nothing(*_args: object) -> None:
     """What a hook becomes in a deep copy or pickle of its model."""
+
+
+def _freed() -> Any:
+    return _nothing
 
 
 class _Hook:
@@ -32,11 +37,8 @@ class _Hook:
     def __call__(self, *_args: object) -> None:
         self.handle.clean()
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        return _nothing
-
-    def __reduce__(self) -> str:
-        return "_nothing"
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _freed, ()
 
 
 class MaskedParameter:
@@ -92,8 +94,11 @@ class MaskedParameter:
 
     def _zero(self, tensor: Tensor) -> None:
         # .data: the weight may be saved for a backward, whose version check must not trip
-        word = _BITS[tensor.element_size()]
-        tensor.data.view(word).bitwise_and_(self._word(tensor.device, word))
+        word = _BITS.get(tensor.element_size())
+        if word is None:
+            tensor.data.masked_fill_(~self.keep.to(tensor.device), 0)
+        else:
+            tensor.data.view(word).bitwise_and_(self._word(tensor.device, word))
 
     def _word(self, device: torch.device, dtype: torch.dtype) -> Tensor:
         """All ones where kept, 0 where dropped: a bitwise AND zeroes NaN and is a plain stream."""
@@ -122,9 +127,11 @@ class MaskHandle:
             model.register_forward_pre_hook(hook),
             model.register_load_state_dict_post_hook(hook),
         ]
-        self._hooks += (
-            _any_optimizer(self) if optimizer is None else _one_optimizer(self, optimizer)
-        )
+        if optimizer is None:
+            _watch_every_optimizer()
+            _WATCHING.add(self)
+        else:
+            self._hooks += _watch(optimizer, self)
         self.clean()
 
     def clean(self, optimizer: Optimizer | None = None) -> None:
@@ -147,6 +154,7 @@ class MaskHandle:
         for masked in self._masked:
             masked.release()
         self._hooks = []
+        _WATCHING.discard(self)
 
     def __enter__(self) -> MaskHandle:
         return self
@@ -163,7 +171,7 @@ class MaskHandle:
         require(known, "Mask.enforce", "optimizer", rule, f"{kind} of other parameters")
 
 
-def _one_optimizer(handle: MaskHandle, optimizer: Optimizer) -> list[Any]:
+def _watch(optimizer: Optimizer, handle: MaskHandle) -> list[Any]:
     """Hooks on the given optimizer."""
 
     def clean(*_args: object) -> None:
@@ -176,19 +184,18 @@ def _one_optimizer(handle: MaskHandle, optimizer: Optimizer) -> list[Any]:
     ]
 
 
-def _any_optimizer(handle: MaskHandle) -> list[Any]:
-    """Hooks on every optimizer; they act on those that hold masked parameters."""
-    alive = weakref.ref(handle)  # the model owns the handle, not the list of all optimizers' hooks
-    hooks: list[Any] = []
+# Handles without an optimizer of their own; the model keeps them alive, this set does not.
+_WATCHING: weakref.WeakSet[MaskHandle] = weakref.WeakSet()
+
+
+@cache
+def _watch_every_optimizer() -> None:
+    """Hooks on all optimizers, once; they act on those that hold masked parameters."""
 
     def clean(optimizer: Optimizer, *_args: object) -> None:
-        found = alive()
-        if found is None:
-            for hook in hooks:
-                hook.remove()
-        elif found.concerns(optimizer):
-            found.clean(optimizer)
+        for handle in list(_WATCHING):
+            if handle.concerns(optimizer):
+                handle.clean(optimizer)
 
-    hooks.append(register_optimizer_step_pre_hook(clean))
-    hooks.append(register_optimizer_step_post_hook(clean))
-    return hooks
+    register_optimizer_step_pre_hook(clean)
+    register_optimizer_step_post_hook(clean)

@@ -53,9 +53,13 @@ def select(
     require(len(scores) > 0, "select", "scores", "must name at least one parameter", "none")
     check_density(density, scope)
     allowed = {name: _allowed(name, score, within) for name, score in scores.items()}
+    # a dtype that holds every score exactly, so that ties are real ties
+    exact = not quaternions and all(score.dtype == torch.float32 for score in scores.values())
+    real = {name: score.detach().to(torch.float32 if exact else torch.float64)
+            for name, score in scores.items()}  # fmt: skip
     keep: dict[str, Tensor] = {}
     for names, fraction in _groups(scores, density, scope):
-        group = [_units(name, scores[name], allowed[name], quaternions) for name in names]
+        group = [_units(name, real[name], allowed[name], name in quaternions) for name in names]
         keep |= dict(zip(names, _select_group(names, group, fraction), strict=True))
     return Mask({name: keep[name] for name in scores})
 
@@ -101,19 +105,16 @@ class _Units:
         return self.scores[self.allowed]
 
 
-def _units(name: str, score: Tensor, allowed: Tensor, quaternions: Collection[str]) -> _Units:
-    # a common dtype that holds every smaller one exactly, so that ties are real ties
-    exact = score.detach().to(torch.float64 if score.dtype != torch.float32 else torch.float32)
-    size = 1
-    if name in quaternions:
+def _units(name: str, score: Tensor, allowed: Tensor, whole: bool) -> _Units:
+    if whole:
         shape = tuple(score.shape)
         require(
-            shape[:1] == (4,), "select", f"scores of {name!r}", "must have shape (4, ...)", shape
+            shape[:1] == (4,), "prune", f"scores of {name!r}", "must have shape (4, ...)", shape
         )
-        exact, allowed, size = exact.square().mean(0).sqrt_(), allowed.all(0), 4
-    holes = bool(exact.isnan().logical_and_(allowed).any())
+        score, allowed = torch.linalg.vector_norm(score, dim=0) / 2, allowed.all(0)
+    holes = bool(score.isnan().logical_and_(allowed).any())
     require(not holes, "prune", f"scores of {name!r}", "must not be NaN where kept", "NaN")
-    return _Units(exact, allowed, size)
+    return _Units(score, allowed, 4 if whole else 1)
 
 
 def _select_group(names: list[str], group: list[_Units], density: float) -> list[Tensor]:
@@ -154,9 +155,10 @@ def _split_budget(group: list[_Units], wanted: int) -> dict[int, int]:
     whole = int((quads > threshold).sum())
     left = wanted - 4 * whole - int((singles > threshold).sum())
     whole += min(int((quads == threshold).sum()), left // 4)
-    # a rest below one quaternion goes to the next best single weights, if there are any
+    # a rest below one quaternion goes to the next best single weights; if those run out, one more
+    # quaternion takes the place of some
     short = wanted - 4 * whole - singles.numel()
-    whole += 1 if short >= 2 else 0
+    whole += 1 if max(4 - short - singles.numel(), 0) < short else 0
     return {4: whole, 1: max(min(wanted - 4 * whole, singles.numel()), 0)}
 
 
@@ -175,10 +177,8 @@ def _keep_largest(group: list[_Units], count: int) -> list[Tensor]:
 
 
 def _flat(parts: list[Tensor]) -> Tensor:
-    """One vector on the first part's device; float64 if any part is."""
-    wide = any(part.dtype == torch.float64 for part in parts)
-    dtype = torch.float64 if wide else torch.float32
-    return torch.cat([part.to(parts[0].device, dtype) for part in parts])
+    """One vector, on the first part's device."""
+    return torch.cat([part.to(parts[0].device) for part in parts])
 
 
 def kth_largest(values: Tensor, k: int) -> float:
