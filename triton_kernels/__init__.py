@@ -1,0 +1,12 @@
+"""Triton kernels, one file per operator; installed as sparseq.triton_kernels.
+
+A kernel enters KERNELS under its operator's name and takes the operator's arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+KERNELS: dict[str, Callable[..., Tensor]] = {}
