@@ -9,8 +9,8 @@ from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
-CSRC = ["sparseq.csrc", *(f"sparseq.csrc.{name}" for name in
-                          ("common", "cpu", "cpu.simd", "cuda", "host"))]
+FOLDERS = sorted(path for path in (ROOT / "csrc").rglob("*") if path.is_dir())
+CSRC = ["sparseq.csrc", *(".".join(("sparseq", *path.relative_to(ROOT).parts)) for path in FOLDERS)]
 
 
 class BuildPy(build_py):
