@@ -1,3 +1,53 @@
-"""sparseq: small and fast pruned, expander-structured and quaternion PyTorch networks."""
+"""sparseq: small and fast pruned, expander-structured and quaternion PyTorch networks.
+
+The public names are loaded when they are first used, so that `import sparseq` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from sparseq._version import __version__
+
+if TYPE_CHECKING:
+    from sparseq.compat import PruningWrapper
+    from sparseq.compression import compress
+    from sparseq.files import load, save
+    from sparseq.nn.convert import swap, to_dense
+    from sparseq.nn.quaternion import QLinear
+    from sparseq.nn.sparse import SparseLinear, SparseQLinear
+    from sparseq.profiling import profile
+    from sparseq.pruning import Mask, prune
+
+__all__ = [
+    "QLinear", "SparseLinear", "SparseQLinear", "Mask", "prune", "compress", "to_dense", "swap",
+    "profile", "save", "load", "PruningWrapper", "__version__",
+]  # fmt: skip
+
+_HOMES = {
+    "QLinear": "nn.quaternion",
+    "SparseLinear": "nn.sparse",
+    "SparseQLinear": "nn.sparse",
+    "Mask": "pruning",
+    "prune": "pruning",
+    "compress": "compression",
+    "to_dense": "nn.convert",
+    "swap": "nn.convert",
+    "profile": "profiling",
+    "save": "files",
+    "load": "files",
+    "PruningWrapper": "compat",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'sparseq' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"sparseq.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(_HOMES))

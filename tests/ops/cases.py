@@ -1,0 +1,68 @@
+"""Awkward sizes for every op, and the comparisons all op tests share."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from sparseq.formats import CSRPattern
+from sparseq.ops._backend import activate
+
+BATCHES = (0, 1, 2, 5, 16, 17, 33, 64, 65, 130)
+SIZES = ((1, 1), (3, 5), (16, 16), (17, 33), (49, 70))  # (m, k): below, at and past a vector
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+TOLERANCES = {torch.float64: 1e-13, torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 3e-2}
+
+over_dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+over_sizes = pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+
+
+def normal(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:
+    """Seeded normal numbers."""
+    generator = torch.Generator().manual_seed(hash((seed, *shape)) % 2**31)
+    return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+
+
+def patterns(m: int, k: int) -> Iterator[CSRPattern]:
+    """Nothing kept, everything kept, one column, one row, and random with empty rows."""
+    everything = torch.ones(m, k, dtype=torch.bool)
+    column, row = torch.zeros_like(everything), torch.zeros_like(everything)
+    column[:, k // 2] = True
+    row[m // 2] = True
+    some = normal(m, k, seed=1) > 0.8
+    some[:: max(m // 3, 1)] = False
+    for mask in (~everything, everything, column, row, some):
+        yield CSRPattern.from_mask(mask)
+
+
+def assert_near(got: Tensor, exact: Tensor) -> None:
+    """Equal up to the rounding of got's dtype, relative to the largest entry."""
+    assert got.shape == exact.shape
+    assert torch.isfinite(got).all()
+    scale = float(exact.abs().max()) if exact.numel() else 0.0
+    error = float((got.double() - exact).abs().max()) if exact.numel() else 0.0
+    assert error <= TOLERANCES[got.dtype] * max(scale, 1e-3), (error, scale)
+
+
+def assert_same_bits_on_threads(op: str, run: Callable[[], Tensor]) -> None:
+    """Our kernels give the same bits on one and two threads."""
+    if activate("cpu")[op] != "compiled":
+        pytest.skip("plain torch serves, whose products may differ")
+    before, results = torch.get_num_threads(), []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        results.append(run())
+    torch.set_num_threads(before)
+    assert torch.equal(*results)
+
+
+def strided(x: Tensor) -> Tensor:
+    """The same numbers at a stride of two."""
+    return torch.stack([x, torch.full_like(x, float("nan"))], -1)[..., 0]
+
+
+all_shapes = list(itertools.product(BATCHES, SIZES))

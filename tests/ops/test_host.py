@@ -1,0 +1,40 @@
+import numpy as np
+import pytest
+
+from sparseq.ops import host
+from tests.ops.cases import SIZES, patterns
+
+over_sizes = pytest.mark.parametrize("size", SIZES, ids=str)
+
+
+@over_sizes
+def test_twins_agree(size):
+    if host.compiled() is None:
+        pytest.skip("the compiled helpers are not to be had")
+    for pattern in patterns(*size):
+        arguments = (pattern.row_ptr.numpy(), pattern.col_idx.numpy(), size[1])
+        compiled = host.compiled().transpose_csr(*arguments)
+        for one, two in zip(compiled, host.transpose_csr_numpy(*arguments), strict=True):
+            assert one.dtype == two.dtype == np.int32
+            np.testing.assert_array_equal(one, two)
+
+
+@over_sizes
+def test_transpose_is_the_matrix_transpose(size):
+    for pattern in patterns(*size):
+        row_ptr_t, col_idx_t, perm = host.transpose_csr(
+            pattern.row_ptr.numpy(), pattern.col_idx.numpy(), size[1]
+        )
+        rows_t = np.repeat(np.arange(size[1]), np.diff(row_ptr_t))
+        np.testing.assert_array_equal(pattern.rows().numpy()[perm], col_idx_t)
+        np.testing.assert_array_equal(pattern.col_idx.numpy()[perm], rows_t)
+
+
+def test_compiled_helper_checks_its_indices():
+    module = host.compiled()
+    if module is None:
+        pytest.skip("the compiled helpers are not to be had")
+    with pytest.raises(IndexError, match="col_idx"):
+        module.transpose_csr(np.array([0, 1], np.int32), np.array([5], np.int32), 3)
+    with pytest.raises(IndexError, match="row_ptr"):
+        module.transpose_csr(np.array([0, 9], np.int32), np.array([1], np.int32), 3)

@@ -1,0 +1,105 @@
+import pytest
+import torch
+
+from sparseq.formats import CSRPattern
+from sparseq.ops.hamilton import fold_real, hamilton, real_weight
+from sparseq.ops.sparse_hamilton import compact_weight, sparse_hamilton
+from tests.ops.cases import (
+    BATCHES,
+    assert_near,
+    assert_same_bits_on_threads,
+    normal,
+    over_dtypes,
+    over_sizes,
+    patterns,
+    strided,
+)
+
+dv_op = torch.ops.sparseq.sparse_hamilton_dv.default
+over_granularities = pytest.mark.parametrize("whole", [False, True], ids=["component", "whole"])
+
+
+def values_for(pattern, whole, dtype=torch.float64):
+    return normal(*((pattern.nnz, 4) if whole else (pattern.nnz,)), dtype=dtype)
+
+
+def sampled(gradient, pattern, whole):
+    """The entries of a (4, m, k) gradient that the pattern keeps."""
+    if whole:
+        return torch.stack([pattern.gather(component) for component in gradient], 1)
+    return pattern.gather(gradient.flatten(0, 1))
+
+
+@over_granularities
+@over_dtypes
+@over_sizes
+def test_agrees_with_float64(dtype, size, whole):
+    m, k = size
+    for pattern in patterns(m if whole else 4 * m, k):
+        values, bias = values_for(pattern, whole, dtype), normal(4 * m, dtype=dtype)
+        real = real_weight(compact_weight(values.double(), pattern.tensors))
+        for batch in BATCHES:
+            x, dy = normal(batch, 4 * k, dtype=dtype), normal(batch, 4 * m, dtype=dtype, seed=2)
+            got = sparse_hamilton(x, values, pattern.tensors, bias)
+            assert_near(got, x.double() @ real.t() + bias.double())
+            got = sparse_hamilton(dy, values, pattern.tensors, conjugate=True)
+            assert_near(got, dy.double() @ real)
+            exact = sampled(fold_real(dy.double().t() @ x.double()), pattern, whole)
+            assert_near(dv_op(dy, x, pattern.tensors, whole), exact)
+
+
+@over_granularities
+def test_is_hamilton_where_everything_is_kept(whole):
+    pattern = CSRPattern.from_mask(torch.ones(6 if whole else 24, 5, dtype=torch.bool))
+    values, x = values_for(pattern, whole), normal(9, 20)
+    want = hamilton(x, compact_weight(values, pattern.tensors))
+    torch.testing.assert_close(sparse_hamilton(x, values, pattern.tensors), want)
+
+
+@over_granularities
+@pytest.mark.parametrize("batch", [1, 16, 65, 200])
+def test_threads_do_not_change_a_bit(batch, whole):
+    pattern = CSRPattern.from_mask(normal(200 if whole else 800, 220) > 1.0)
+    values = values_for(pattern, whole, torch.float32)
+    x, dy = normal(batch, 880, dtype=torch.float32), normal(batch, 800, dtype=torch.float32)
+    ids = pattern.tensors
+    assert_same_bits_on_threads("sparse_hamilton", lambda: sparse_hamilton(x, values, ids))
+    assert_same_bits_on_threads(
+        "sparse_hamilton", lambda: sparse_hamilton(dy, values, ids, conjugate=True)
+    )
+    assert_same_bits_on_threads("sparse_hamilton_dv", lambda: dv_op(dy, x, ids, whole))
+
+
+@over_granularities
+def test_gradients_to_second_order(whole):
+    pattern = CSRPattern.from_mask(normal(3 if whole else 12, 2) > 0.2)
+    tensors = [normal(5, 8), values_for(pattern, whole), normal(12)]
+
+    def run(x, values, bias):
+        return sparse_hamilton(x, values, pattern.tensors, bias)
+
+    assert torch.autograd.gradcheck(run, [t.requires_grad_() for t in tensors])
+    assert torch.autograd.gradgradcheck(run, tensors)
+
+
+@over_granularities
+def test_takes_any_strides_and_leading_dimensions(whole):
+    pattern = CSRPattern.from_mask(normal(6 if whole else 24, 5) > 0)
+    x, values = normal(2, 3, 20), values_for(pattern, whole)
+    want = sparse_hamilton(x.flatten(0, 1), values, pattern.tensors).unflatten(0, (2, 3))
+    got = sparse_hamilton(strided(x), strided(values), pattern.tensors)
+    torch.testing.assert_close(got, want)
+
+
+def test_names_what_does_not_fit():
+    pattern = CSRPattern.from_mask(torch.ones(8, 3, dtype=torch.bool)).tensors
+    x, values = normal(2, 12), normal(24)
+    with pytest.raises(ValueError, match=r"sparse_hamilton: x must have 12 features, got \(2, 8\)"):
+        sparse_hamilton(normal(2, 8), values, pattern)
+    with pytest.raises(ValueError, match=r"values must have shape \(24,\) or \(24, 4\), got \(5,\)"):
+        sparse_hamilton(x, normal(5), pattern)
+    with pytest.raises(ValueError, match=r"bias must have shape \(8,\), and be None when conj"):
+        sparse_hamilton(x, values, pattern, normal(12))
+    odd = CSRPattern.from_mask(torch.ones(6, 3, dtype=torch.bool)).tensors
+    with pytest.raises(ValueError, match="pattern must have 4 m rows, got 6"):
+        sparse_hamilton(x, normal(18), odd)
