@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -29,13 +29,13 @@ def _freed() -> Any:
 
 
 class _Hook:
-    """Calls the handle's `clean`; copies of it do nothing, so that a copied model is free."""
+    """Zeroes the weights; copies of the hook do nothing, so that a copied model is free."""
 
     def __init__(self, handle: MaskHandle) -> None:
         self.handle = handle
 
     def __call__(self, *_args: object) -> None:
-        self.handle.clean()
+        self.handle.clean_weights()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _freed, ()
@@ -72,15 +72,20 @@ class MaskedParameter:
             self._gradient_hook.remove()
         self._gradient_hook = self._hooked = None
 
-    def clean(self, states: Iterable[Mapping[Any, Any]]) -> None:
-        """Zero the dropped entries of the weight, its gradient and its optimizer state."""
+    def clean_weight(self) -> None:
+        """Zero the dropped entries of the weight."""
+        self._zero(self.parameter)
+
+    def clean_gradient(self) -> None:
+        """Zero the dropped entries of the gradient, if there is one."""
+        self._clean_gradient(self.parameter)
+
+    def clean_state(self, optimizer: Optimizer) -> None:
+        """Zero the dropped entries of all that the optimizer holds in the weight's shape."""
         parameter = self.parameter
-        self._zero(parameter)
-        self._clean_gradient(parameter)
-        for state in states:
-            for value in state.get(parameter, {}).values():
-                if isinstance(value, Tensor) and value.shape == parameter.shape:
-                    self._zero(value)
+        for value in optimizer.state.get(parameter, {}).values():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                self._zero(value)
 
     def _clean_gradient(self, parameter: Tensor) -> None:
         gradient = parameter.grad
@@ -118,7 +123,6 @@ class MaskHandle:
     def __init__(
         self, keep: Mapping[str, Tensor], model: nn.Module, optimizer: Optimizer | None
     ) -> None:
-        self.optimizer = optimizer
         self._masked = [MaskedParameter(model, name, value) for name, value in keep.items()]
         if optimizer is not None:
             self._check(optimizer)
@@ -132,15 +136,26 @@ class MaskHandle:
             _WATCHING.add(self)
         else:
             self._hooks += _watch(optimizer, self)
-        self.clean()
+        self.clean(optimizer)
 
-    def clean(self, optimizer: Optimizer | None = None) -> None:
-        """Zero the dropped entries now, in the given or the enforced optimizer too."""
-        optimizer = optimizer or self.optimizer
-        states = [] if optimizer is None else [optimizer.state]
+    def clean_weights(self) -> None:
+        """Zero the dropped weights now."""
         for masked in self._masked:
             masked.follow()
-            masked.clean(states)
+            masked.clean_weight()
+
+    def clean_gradients(self) -> None:
+        """Zero the dropped weights and gradients now."""
+        self.clean_weights()
+        for masked in self._masked:
+            masked.clean_gradient()
+
+    def clean(self, optimizer: Optimizer | None) -> None:
+        """Zero the dropped weights, gradients and entries of the optimizer's state now."""
+        self.clean_gradients()
+        if optimizer is not None:
+            for masked in self._masked:
+                masked.clean_state(optimizer)
 
     def concerns(self, optimizer: Optimizer) -> bool:
         """Whether the optimizer holds any of the masked parameters."""
@@ -173,14 +188,10 @@ class MaskHandle:
 
 def _watch(optimizer: Optimizer, handle: MaskHandle) -> list[Any]:
     """Hooks on the given optimizer."""
-
-    def clean(*_args: object) -> None:
-        handle.clean()
-
     return [
-        optimizer.register_step_pre_hook(clean),
-        optimizer.register_step_post_hook(clean),
-        optimizer.register_load_state_dict_post_hook(clean),
+        optimizer.register_step_pre_hook(lambda *_: handle.clean_gradients()),
+        optimizer.register_step_post_hook(lambda *_: handle.clean(optimizer)),
+        optimizer.register_load_state_dict_post_hook(lambda *_: handle.clean(optimizer)),
     ]
 
 
@@ -192,10 +203,16 @@ _WATCHING: weakref.WeakSet[MaskHandle] = weakref.WeakSet()
 def _watch_every_optimizer() -> None:
     """Hooks on all optimizers, once; they act on those that hold masked parameters."""
 
-    def clean(optimizer: Optimizer, *_args: object) -> None:
-        for handle in list(_WATCHING):
-            if handle.concerns(optimizer):
-                handle.clean(optimizer)
+    def concerned(optimizer: Optimizer) -> list[MaskHandle]:
+        return [handle for handle in list(_WATCHING) if handle.concerns(optimizer)]
 
-    register_optimizer_step_pre_hook(clean)
-    register_optimizer_step_post_hook(clean)
+    def before(optimizer: Optimizer, *_args: object) -> None:
+        for handle in concerned(optimizer):
+            handle.clean_gradients()
+
+    def after(optimizer: Optimizer, *_args: object) -> None:
+        for handle in concerned(optimizer):
+            handle.clean(optimizer)
+
+    register_optimizer_step_pre_hook(before)
+    register_optimizer_step_post_hook(after)
