@@ -18,8 +18,8 @@ namespace {
 constexpr int kMostVectors = kVectorRegisters >= 32 ? 8 : 4;
 
 template <typename T, int NV>
-void tile_entries(const Csr& csr, const T* dy, const T* x, int64_t first, int64_t last,
-                  bool start, T* dv) {
+void tile_entries(const Csr& csr, const T* dy, const T* x, int64_t first, int64_t last, bool start,
+                  T* dv) {
   constexpr int n = kLanes<T>, lanes = NV * n;
   for (int64_t row = first; row < last; ++row) {
     Vec<T> own[NV];

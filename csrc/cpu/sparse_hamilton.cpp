@@ -271,10 +271,16 @@ Tensor sparse_hamilton(const Tensor& x, const Tensor& values, const std::optiona
     using S = typename decltype(types)::S;
     using T = typename decltype(types)::T;
     const S* stored = static_cast<const S*>(kept.const_data_ptr());
-    Problem<S, T> problem{conjugate ? both.transposed : both.forward, nullptr, nullptr,
+    Problem<S, T> problem{conjugate ? both.transposed : both.forward,
+                          nullptr,
+                          nullptr,
                           static_cast<const S*>(input.const_data_ptr()),
-                          static_cast<S*>(y.mutable_data_ptr()), outputs, conjugate ? m : k,
-                          y.numel() / (4 * outputs), whole, conjugate};
+                          static_cast<S*>(y.mutable_data_ptr()),
+                          outputs,
+                          conjugate ? m : k,
+                          y.numel() / (4 * outputs),
+                          whole,
+                          conjugate};
     if (offset.has_value()) problem.bias = static_cast<const S*>(offset->const_data_ptr());
     if constexpr (std::is_same_v<S, T>) problem.values = stored;
     if (conjugate || problem.values == nullptr) {

@@ -108,8 +108,8 @@ void multiply_tiles(const Problem<S, T>& problem) {
     const int vectors = tile_vectors<T>(count);
     static thread_local Scratch scratch;
     T* tile = scratch.get<T>(csr.columns * vectors * kLanes<T>);
-    pack_tile(problem.x + row0 * csr.columns, csr.columns, csr.columns, count,
-              vectors * kLanes<T>, tile);
+    pack_tile(problem.x + row0 * csr.columns, csr.columns, csr.columns, count, vectors * kLanes<T>,
+              tile);
     tile_rows_of(vectors, problem, tile, row0, count, balanced_row(csr, part, parts),
                  balanced_row(csr, part + 1, parts));
   });
@@ -162,8 +162,12 @@ Tensor spmm(const Tensor& x, const Tensor& values, const std::optional<Tensor>& 
     using S = typename decltype(types)::S;
     using T = typename decltype(types)::T;
     const S* stored = static_cast<const S*>(kept.const_data_ptr());
-    Problem<S, T> problem{csr, nullptr, nullptr, static_cast<const S*>(input.const_data_ptr()),
-                          static_cast<S*>(y.mutable_data_ptr()), y.numel() / csr.rows};
+    Problem<S, T> problem{csr,
+                          nullptr,
+                          nullptr,
+                          static_cast<const S*>(input.const_data_ptr()),
+                          static_cast<S*>(y.mutable_data_ptr()),
+                          y.numel() / csr.rows};
     if (offset.has_value()) problem.bias = static_cast<const S*>(offset->const_data_ptr());
     if constexpr (std::is_same_v<S, T>) problem.values = stored;
     if (transposed || problem.values == nullptr) {
