@@ -20,6 +20,7 @@ from sparseq.train.evaluation import Metrics, evaluate
 from sparseq.train.logs import RowLog
 from sparseq.train.loop import fit
 from sparseq.train.optimizers import OPTIMIZERS, make_optimizer
+from sparseq.train.rates import RATES, ChangeRate
 
 __all__ = [
     "fit",
@@ -34,6 +35,8 @@ __all__ = [
     "RowLog",
     "OPTIMIZERS",
     "make_optimizer",
+    "RATES",
+    "ChangeRate",
     "SaveCheckpoint",
     "save_checkpoint",
     "load_checkpoint",

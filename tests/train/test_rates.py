@@ -1,0 +1,89 @@
+import math
+
+import pytest
+import torch
+
+from sparseq.models import HParams
+from sparseq.train import (
+    RATES,
+    Callback,
+    ChangeRate,
+    fit,
+    load_checkpoint,
+    make_optimizer,
+    pack_training,
+    save_checkpoint,
+    unpack_training,
+)
+
+SETTINGS = {"batch_size": 60, "seed": 0}
+
+
+class Watch(Callback):
+    def __init__(self):
+        self.rates = []
+
+    def on_epoch_end(self, state):
+        self.rates.append(state.optimizer.param_groups[0]["lr"])
+
+
+def rates(split, model, optimizer, change, **settings):
+    watch = Watch()
+    fit(model, optimizer, split, callbacks=[change, watch], **SETTINGS, **settings)
+    return watch.rates
+
+
+@pytest.mark.parametrize("name", RATES.names())
+def test_every_rate_starts_at_one_and_stays_positive(name):
+    factors = [RATES.get(name)(i / 50) for i in range(50)]
+    assert factors[0] == 1
+    assert all(0 < factor <= 1 for factor in factors)
+
+
+def test_cosine(split, make_model):
+    model = make_model()
+    found = rates(split, model, torch.optim.SGD(model.parameters(), 0.5), ChangeRate(), epochs=4)
+    expected = [0.25 * (1 + math.cos(math.pi * epoch / 4)) for epoch in range(4)]
+    assert found == pytest.approx(expected)
+
+
+def test_progress_counts_from_the_first_epoch(split, make_model):
+    model = make_model()
+    optimizer = torch.optim.SGD(model.parameters(), 0.5)
+    once = rates(split, model, optimizer, ChangeRate(), epochs=3)
+    again = rates(split, model, optimizer, ChangeRate(first_epoch=3), epochs=6, start_epoch=3)
+    assert once == again
+
+
+def test_a_resumed_run_has_the_rates_of_a_whole_one(tmp_path, split, make_model, same):
+    hparams, whole, broken, resumed = HParams(lr=0.01), make_model(), make_model(), make_model()
+    expected = rates(split, whole, make_optimizer(whole, hparams), ChangeRate(), epochs=5)
+
+    class Stop(Callback):
+        def on_epoch_end(self, state):
+            state.stop = state.epoch == 2
+
+    optimizer = make_optimizer(broken, hparams)
+    fit(broken, optimizer, split, epochs=5, callbacks=[ChangeRate(), Stop()], **SETTINGS)
+    save_checkpoint(tmp_path / "c", *pack_training(broken, optimizer))
+    fresh = make_optimizer(resumed, hparams)
+    unpack_training(load_checkpoint(tmp_path / "c"), resumed, fresh)
+    assert rates(split, resumed, fresh, ChangeRate(), epochs=5, start_epoch=2) == expected[2:]
+    assert same(whole, resumed)
+
+
+def test_bad_arguments(split, make_model):
+    with pytest.raises(ValueError, match="unknown learning rate schedule 'step'"):
+        ChangeRate("step")
+    model = make_model()
+    for first in (-1, 2):
+        with pytest.raises(ValueError, match=r"first_epoch must lie in 0\.\.1"):
+            fit(
+                model,
+                make_optimizer(model, HParams()),
+                split,
+                epochs=4,
+                start_epoch=1,
+                callbacks=[ChangeRate(first_epoch=first)],
+                **SETTINGS,
+            )
