@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from sparseq.compression import compress
-from sparseq.data import DataBundle, derive_seed
+from sparseq.data import DataBundle
 from sparseq.errors import argument_error
 from sparseq.files import load
 from sparseq.nn.convert import replace_modules
@@ -24,6 +24,7 @@ from sparseq.recipes.progress import Reporter, Silent
 from sparseq.recipes.results import RESULTS
 from sparseq.recipes.train_dense import conclude, train_dense
 from sparseq.recipes.trial import Advance
+from sparseq.seeds import derive_seed
 from sparseq.train import EarlyBest, evaluate, fit
 
 

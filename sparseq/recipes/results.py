@@ -19,8 +19,8 @@ from sparseq.viz import Curve
 RESULTS, TABLE, FIGURE = "results.json", "table", "accuracy.png"
 FILES = {"figure": FIGURE, "table": f"{TABLE}.csv", "log": "log.jsonl",
          "networks": "*/trial-*/round-*.sparseq"}  # fmt: skip
-HEADINGS = ["round", "weights left", "validation %", "test %", "bytes on disk", "dense ms",
-            "sparse ms", "speed up"]  # fmt: skip
+HEADINGS = ["\nround", "weights\nleft", "validation\n%", "test\n%", "bytes\non disk", "dense\nms",
+            "sparse\nms", "speed\nup"]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def level_table(results: Results, algebra: str) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD,
                   pad_edge=False, collapse_padding=True)
     for heading in HEADINGS:
-        table.add_column(heading, justify="right", min_width=len(heading.split()[-1]))
+        table.add_column(heading, justify="right", no_wrap=True)
     for level in levels:
         table.add_row(*_cells(level))
     return table

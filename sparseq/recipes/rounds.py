@@ -28,8 +28,6 @@ from sparseq.train import RowLog
 class PruningRounds(Experiment):
     """Train, then `rounds` times: prune `rate` of what is left, and train again."""
 
-    epochs: int | None = 20
-    """Passes over the training data in every round."""
     algebras: tuple[Literal["real", "quaternion"], ...] = ("real", "quaternion")
     """Networks to compare; the first is the 100 % of the figure."""
     trials: int = 3

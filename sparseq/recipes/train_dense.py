@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from torch import nn
 
-from sparseq.data import DataBundle, derive_seed
+from sparseq.data import DataBundle
 from sparseq.files import save
 from sparseq.recipes.experiment import RECIPES, Experiment
 from sparseq.recipes.folder import RunFolder
@@ -15,6 +15,7 @@ from sparseq.recipes.outcome import MODEL_FILE, Outcome
 from sparseq.recipes.progress import Reporter, Silent
 from sparseq.recipes.results import RESULTS
 from sparseq.recipes.trial import Advance
+from sparseq.seeds import derive_seed
 from sparseq.train import EarlyBest, LogRows, RowLog, evaluate, fit
 from sparseq.train.checkpoint import SaveCheckpoint, resume_training
 

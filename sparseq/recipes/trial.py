@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sparseq.compression import compress
-from sparseq.data import DataBundle, derive_seed
+from sparseq.data import DataBundle
 from sparseq.files import save
 from sparseq.pruning import Mask, prune
 from sparseq.recipes.folder import RunFolder
 from sparseq.recipes.progress import Reporter
+from sparseq.seeds import derive_seed
 from sparseq.train import Callback, EarlyBest, RowLog, TrainState, evaluate, fit
 from sparseq.train.checkpoint import load_checkpoint, save_checkpoint
 
@@ -150,7 +152,8 @@ class Trial:
         optimizer, first = config.new_optimizer(model), config.first_epoch(number)
         tick = Advance(report, f"{self.algebra} {self.number + 1}/{config.trials}, round {number},"
                                f" {100 * mask.density:.3g} % left")
-        with mask.enforce(model, optimizer):
+        # a mask that drops nothing needs no enforcement
+        with mask.enforce(model, optimizer) if number else nullcontext():
             state = fit(model, optimizer, self.data.train, epochs=first + epochs,
                         batch_size=batch_size, seed=self._order(), start_epoch=first,
                         callbacks=[tick, best] if number else [tick, best, keep])

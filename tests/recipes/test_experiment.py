@@ -1,0 +1,97 @@
+"""Fields every recipe shares: defaults of the model, checks, identity."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from sparseq.models import std_hparams
+from sparseq.recipes import RECIPES, Iterative, Lottery, Train
+
+
+def test_hyperparameters_not_given_are_those_usual_for_the_model():
+    training = Train(model="lenet_12", data="mnist", lr=0.5).training
+    usual = std_hparams("lenet_12")
+    assert (training.lr, training.epochs, training.batch_size) == (0.5, usual.epochs, 60)
+
+
+def test_small_data_has_its_own_schedule_unless_told():
+    assert (Train().training.epochs, Train().training.lr) == (20, 4e-3)
+    assert Train(epochs=7).training.epochs == 7
+
+
+@pytest.mark.parametrize("recipe", RECIPES.names())
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"epochs": 0}, "epochs must be at least 1"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"lr": 0.0}, "lr must be above 0"),
+        ({"momentum": -1.0}, "momentum must be 0 or more"),
+        ({"weight_decay": -1.0}, "weight_decay must be 0 or more"),
+        ({"threads": 0}, "threads must be at least 1"),
+        ({"seed": -1}, "seed must be 0 or more"),
+        ({"optimizer": "adamax"}, "unknown optimizer 'adamax'; choose one of: adam"),
+        ({"data": "digit"}, "unknown data set 'digit'; choose one of: .*digits"),
+        ({"model": "lenet"}, "unknown model.* 'lenet'; choose one of: .*lenet_12"),
+    ],
+)
+def test_bad_fields_are_refused_at_once(recipe, fields, message):
+    with pytest.raises(ValueError, match=message):
+        RECIPES.get(recipe)(**fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"rounds": -1}, "rounds must be 0 or more"),
+        ({"rate": 0.0}, "rate must lie between 0 and 1"),
+        ({"rate": 1.0}, "rate must lie between 0 and 1"),
+        ({"trials": 0}, "trials must be at least 1"),
+        ({"measure_batch": 0}, "measure_batch must be at least 1"),
+        ({"stop_accuracy": 1.5}, "stop_accuracy must lie in"),
+        ({"algebras": ()}, "algebras must be different ones of: real, quaternion"),
+        ({"algebras": ("real", "real")}, "algebras must be different ones"),
+        ({"algebras": ("octonion",)}, "algebras must be different ones"),
+        ({"criterion": "luck"}, "unknown criterion 'luck'; choose one of: .*magnitude"),
+        ({"rewind": -1}, "rewind must be 0 or more"),
+        ({"rewind": 21}, "rewind must lie within the 20 epochs"),
+    ],
+)
+def test_bad_fields_of_rounds_are_refused_at_once(fields, message):
+    with pytest.raises(ValueError, match=message):
+        Lottery(epochs=20, **fields)
+
+
+def test_identity_is_everything_but_places():
+    here, there = Lottery(), Lottery(out=Path("x"), data_dir=Path("y"), download=True)
+    assert here.identity() == there.identity()
+    assert here.fingerprint() == there.fingerprint()
+    assert Lottery(seed=1).fingerprint() != here.fingerprint() != Lottery(rate=0.3).fingerprint()
+    assert Iterative().fingerprint() != here.fingerprint()
+
+
+def test_identity_names_the_hyperparameters_that_were_not_given():
+    usual = std_hparams("lenet_300_100").epochs
+    assert Train(data="mnist").identity()["epochs"] == usual
+    assert Train(data="mnist").fingerprint() == Train(data="mnist", epochs=usual).fingerprint()
+
+
+def test_folder_is_given_or_named_after_the_run():
+    assert Lottery(out=Path("a/b")).folder() == Path("a/b")
+    assert Lottery().folder() == Path("runs") / f"lottery-digits-{Lottery().fingerprint()}"
+    assert Train(data="fake:mnist").folder().name.startswith("train-fake-mnist-")
+
+
+def test_an_absent_device_is_an_error_that_names_it():
+    with pytest.raises(ValueError, match="device is not to be had .*nonsense"):
+        Train(device="nonsense").open_device()
+
+
+def test_threads_hold_inside_and_are_given_back():
+    before = torch.get_num_threads()
+    with Train(threads=before + 1).processor():
+        assert torch.get_num_threads() == before + 1
+    assert torch.get_num_threads() == before

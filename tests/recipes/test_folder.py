@@ -1,0 +1,73 @@
+"""The folder of a run: whose it is, who may use it, and that nothing in it is ever lost."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from sparseq.recipes.folder import RunFolder
+
+IDENTITY = {"recipe": "lottery", "epochs": 3}
+
+
+def contents(path):
+    return {file.name: file.read_bytes() for file in path.iterdir() if file.name != ".lock"}
+
+
+def test_a_new_folder_is_made_and_says_whose_it_is(tmp_path):
+    with RunFolder(tmp_path / "a" / "b", IDENTITY) as folder:
+        assert json.loads((folder.path / "config.json").read_text()) == IDENTITY
+
+
+def test_the_same_run_opens_its_folder_again(tmp_path):
+    for _ in range(2):
+        with RunFolder(tmp_path, IDENTITY) as folder:
+            folder.write_json("more.json", [1])
+    assert (tmp_path / "more.json").exists()
+
+
+def test_another_run_is_refused_and_nothing_is_touched(tmp_path):
+    with RunFolder(tmp_path, IDENTITY):
+        pass
+    before = contents(tmp_path)
+    with pytest.raises(FileExistsError, match="another run .epochs 3 there, 4 here.; choose"):
+        RunFolder(tmp_path, {**IDENTITY, "epochs": 4})
+    with pytest.raises(FileExistsError, match="lr None there, 1 here"):
+        RunFolder(tmp_path, {**IDENTITY, "lr": 1})
+    assert contents(tmp_path) == before
+
+
+def test_a_folder_of_other_files_is_refused(tmp_path):
+    (tmp_path / "thesis.txt").write_text("precious")
+    with pytest.raises(FileExistsError, match="files that are no run"):
+        RunFolder(tmp_path, IDENTITY)
+    assert [file.name for file in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_file_in_the_way_is_refused(tmp_path):
+    (tmp_path / "run").write_text("precious")
+    with pytest.raises(FileExistsError, match="is a file"):
+        RunFolder(tmp_path / "run", IDENTITY)
+
+
+def test_two_at_once_are_refused_and_one_after_the_other_is_not(tmp_path):
+    with (
+        RunFolder(tmp_path, IDENTITY),
+        pytest.raises(FileExistsError, match="in use by another process"),
+    ):
+        RunFolder(tmp_path, IDENTITY)
+    with RunFolder(tmp_path, IDENTITY):
+        pass
+
+
+def test_a_damaged_config_is_an_error_that_names_it(tmp_path):
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"config\.json is damaged"):
+        RunFolder(tmp_path, IDENTITY)
+
+
+def test_leftovers_of_a_killed_writer_are_no_foreign_files(tmp_path):
+    (tmp_path / ".config.json.1234.tmp").write_text("{")
+    with RunFolder(tmp_path, IDENTITY):
+        assert (tmp_path / "config.json").exists()

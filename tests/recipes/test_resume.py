@@ -1,0 +1,148 @@
+"""Runs that are stopped, killed, started twice or finished."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from sparseq.recipes import Iterative, Lottery
+from sparseq.recipes.progress import Silent
+from sparseq.train.checkpoint import load_checkpoint
+
+TIMES = {"dense_ms", "sparse_ms", "speed_up"}
+TINY = {"model": "lenet_12", "epochs": 2, "trials": 2, "rounds": 2, "measure_batch": 8,
+        "algebras": ("real",)}
+
+
+class Stop(Silent):
+    """Stops the run after so many epochs, as Ctrl-C would."""
+
+    def __init__(self, epochs):
+        self.left = epochs
+
+    def advance(self, units, note):
+        self.left -= units
+        if self.left < 0:
+            raise KeyboardInterrupt
+
+
+class Count(Silent):
+    """Counts the epochs run."""
+
+    def __init__(self):
+        self.done, self.units = None, 0
+
+    def begin(self, total, done=0):
+        self.done = done
+
+    def advance(self, units, note):
+        self.units += units
+
+
+def table(results):
+    return [{k: v for k, v in dataclasses.asdict(level).items() if k not in TIMES}
+            for level in results.levels]
+
+
+def log(folder):
+    lines = (folder / "log.csv").read_text().splitlines()
+    seconds = lines[0].split(",").index("seconds")
+    return [line.split(",")[:seconds] + line.split(",")[seconds + 1:] for line in lines]
+
+
+@pytest.fixture(scope="module", params=[Lottery, Iterative])
+def whole(request, tmp_path_factory):
+    """A recipe, and its uninterrupted run."""
+    folder = tmp_path_factory.mktemp("whole")
+    return request.param, request.param(**TINY, out=folder).run()
+
+
+def test_the_same_seed_gives_the_same_table(whole, tmp_path):
+    recipe, results = whole
+    assert table(recipe(**TINY, out=tmp_path).run()) == table(results)
+
+
+def test_another_seed_gives_another_table(whole, tmp_path):
+    recipe, results = whole
+    assert table(recipe(**TINY, seed=1, out=tmp_path).run()) != table(results)
+
+
+@pytest.mark.parametrize("epochs", [0, 1, 2, 3, 7, 11])
+def test_a_stopped_run_goes_on_to_the_same_table_and_log(whole, tmp_path, epochs):
+    recipe, results = whole
+    with pytest.raises(KeyboardInterrupt):
+        recipe(**TINY, out=tmp_path).run(Stop(epochs))
+    count = Count()
+    resumed = recipe(**TINY, out=tmp_path).run(count)
+    assert count.done == epochs // 2 * 2
+    assert count.units == 12 - count.done
+    assert table(resumed) == table(results)
+    assert log(tmp_path) == log(results.folder)
+
+
+def test_a_finished_run_is_read_and_not_run_again(whole):
+    recipe, results = whole
+    count = Count()
+    assert recipe(**TINY, out=results.folder).run(count) == results
+    assert count.done is None
+
+
+def test_another_run_in_the_folder_is_refused_and_nothing_changes(whole):
+    recipe, results = whole
+    before = {path: path.read_bytes() for path in results.folder.rglob("*") if path.is_file()}
+    with pytest.raises(FileExistsError, match=r"holds another run .*lr 0.004 there, 0.5 here"):
+        recipe(**TINY, lr=0.5, out=results.folder).run()
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_row_lost_between_checkpoint_and_log_comes_back(whole, tmp_path):
+    recipe, results = whole
+    with pytest.raises(KeyboardInterrupt):
+        recipe(**TINY, out=tmp_path).run(Stop(5))
+    lines = (tmp_path / "log.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "log.jsonl").write_text("".join(lines[:-1]))
+    recipe(**TINY, out=tmp_path).run()
+    assert log(tmp_path) == log(results.folder)
+
+
+def test_a_run_stopped_while_it_was_written_up_is_written_up_again(whole, tmp_path):
+    recipe, results = whole
+    recipe(**TINY, out=tmp_path).run()
+    (tmp_path / "results.json").unlink()
+    (tmp_path / "accuracy.png").write_bytes(b"half a figure")
+    count = Count()
+    assert table(recipe(**TINY, out=tmp_path).run(count)) == table(results)
+    assert count.units == 0
+    assert len((tmp_path / "table.csv").read_text().splitlines()) == 4
+    assert (tmp_path / "accuracy.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_damaged_checkpoint_is_an_error_that_names_it(whole, tmp_path):
+    recipe, _ = whole
+    with pytest.raises(KeyboardInterrupt):
+        recipe(**TINY, out=tmp_path).run(Stop(3))
+    path = tmp_path / "real/trial-0/checkpoint.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=r"checkpoint\.safetensors"):
+        recipe(**TINY, out=tmp_path).run()
+
+
+def test_damaged_results_are_an_error_that_names_them(whole, tmp_path):
+    recipe, _ = whole
+    recipe(**TINY, out=tmp_path).run()
+    (tmp_path / "results.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"results\.json"):
+        recipe(**TINY, out=tmp_path).run()
+
+
+def test_iterative_rounds_go_on_from_the_trained_weights_in_one_long_order(tmp_path):
+    config = Iterative(**TINY, out=tmp_path)
+    assert [config.first_epoch(number) for number in range(3)] == [0, 2, 4]
+    assert config.start({"w": 1}, {"w": 2}) == {"w": 2}
+    config.run()
+    tensors, meta = load_checkpoint(tmp_path / "real/trial-0/checkpoint.safetensors")
+    assert [row["best_epoch"] in (1, 2) for row in meta["rows"]] == [True] * 3
+    for name, keep in tensors.items():
+        if name.startswith("mask/"):
+            assert not tensors[name.replace("mask/", "final/")][~keep].any()
