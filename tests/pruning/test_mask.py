@@ -102,7 +102,7 @@ def test_intersection_needs_equal_shapes():
 
 @pytest.mark.parametrize("entry", [torch.ones(3), torch.ones(3, dtype=torch.uint8), [True, False]])
 def test_entries_must_be_bool_tensors(entry):
-    with pytest.raises(ValueError, match="'conv.weight' must be a bool tensor"):
+    with pytest.raises(ValueError, match=r"'conv.weight' must be a bool tensor"):
         Mask({"conv.weight": entry})
 
 

@@ -1,0 +1,76 @@
+"""Which parameters may be pruned, and how some are left out."""
+
+from __future__ import annotations
+
+import pytest
+from torch import nn
+
+from sparseq.nn.quaternion import QLinear
+from sparseq.pruning.prunable import prunable_parameters, quaternion_names
+
+
+class Residual(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3)
+        self.block = nn.Sequential(nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8), QLinear(8, 8))
+        self.downsample = nn.ConvTranspose2d(8, 8, 1)
+        self.embedding = nn.Embedding(10, 8)
+        self.attention = nn.MultiheadAttention(8, 2)
+        self.fc = nn.Linear(8, 10)
+
+
+ALL = ["stem.weight", "block.0.weight", "block.2.weight", "downsample.weight",
+       "attention.out_proj.weight", "fc.weight"]  # fmt: skip
+
+
+def test_weights_of_linear_conv_and_quaternion_layers_in_order():
+    model = Residual()
+    found = prunable_parameters(model)
+    assert list(found) == ALL
+    assert found["fc.weight"] is model.fc.weight
+    assert quaternion_names(model) == {"block.2.weight"}
+
+
+def test_a_single_layer_is_a_model():
+    assert list(prunable_parameters(nn.Linear(2, 3))) == ["weight"]
+    assert quaternion_names(QLinear(4, 4)) == {"weight"}
+    assert prunable_parameters(nn.ReLU()) == {}
+
+
+def test_shared_layers_and_weights_count_once():
+    layer = nn.Linear(4, 4)
+    assert list(prunable_parameters(nn.Sequential(layer, nn.ReLU(), layer))) == ["0.weight"]
+    model = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 5))
+    model[1].weight = model[0].weight
+    assert list(prunable_parameters(model)) == ["0.weight"]  # as in named_parameters()
+
+
+@pytest.mark.parametrize(
+    ("exclude", "dropped"),
+    [
+        ("fc.weight", ["fc.weight"]),
+        (["fc"], ["fc.weight"]),
+        (("block.*", "fc"), ["block.0.weight", "block.2.weight", "fc.weight"]),
+        ("@first", ["stem.weight"]),
+        (["@last", "@shortcut"], ["downsample.weight", "fc.weight"]),
+        ("*", ALL),
+        ((), []),
+    ],
+)
+def test_exclude(exclude, dropped):
+    kept = prunable_parameters(Residual(), exclude)
+    assert list(kept) == [name for name in ALL if name not in dropped]
+
+
+@pytest.mark.parametrize("exclude", ["head", ["fc", "conv*"], "bias", "embedding"])
+def test_a_pattern_that_matches_nothing_is_refused_with_the_names(exclude):
+    with pytest.raises(
+        ValueError, match=r"stem.weight.*fc.weight.*@first.*got '(head|conv|bias|e)"
+    ):
+        prunable_parameters(Residual(), exclude)
+
+
+def test_lazy_layers_are_refused():
+    with pytest.raises(ValueError, match=r"must be initialized.*'1'"):
+        prunable_parameters(nn.Sequential(nn.ReLU(), nn.LazyLinear(3)))
