@@ -9,4 +9,10 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-KERNELS: dict[str, Callable[..., Tensor]] = {}
+from sparseq.triton_kernels.hamilton import hamilton, hamilton_dw, hamilton_dx
+
+KERNELS: dict[str, Callable[..., Tensor]] = {
+    "hamilton": hamilton,
+    "hamilton_dx": hamilton_dx,
+    "hamilton_dw": hamilton_dw,
+}
