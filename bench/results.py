@@ -10,7 +10,6 @@ import csv
 import io
 import json
 import os
-import platform
 import re
 import subprocess
 from collections.abc import Iterable
@@ -22,23 +21,12 @@ from typing import Any
 import torch
 
 from sparseq.container import write_atomically
+from sparseq.ops import toolchain
 
 Row = dict[str, Any]
 ROOT = Path(__file__).resolve().parents[1]
 # what says which case a row is of; everything else in it is measured or describes the run
 CASE = ("suite", "subject", "case", "step", "batch", "density", "threads", "baseline", "seed")
-
-
-def cpu_model() -> str:
-    """The processor's name as the system gives it."""
-    info = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*:\s*(.+)", info.read_text()) if info.exists() else None
-    return found[1].strip() if found else platform.processor() or platform.machine()
-
-
-def instruction_set() -> str:
-    """The instruction set the kernels run on: what SPARSEQ_CPU_ISA forces, else the best."""
-    return os.environ.get("SPARSEQ_CPU_ISA") or torch.backends.cpu.get_cpu_capability().lower()
 
 
 def commit() -> str:
@@ -52,12 +40,12 @@ def commit() -> str:
 def machine() -> Row:
     """The columns that name machine, software and commit."""
     cores = os.cpu_count() or 1
-    cpu = cpu_model()
+    cpu = toolchain.cpu_model()
     return {
         "machine": re.sub(r"[^a-z0-9]+", "-", f"{cpu} {cores} cores".lower()).strip("-"),
         "cpu": cpu,
         "cores": cores,
-        "isa": instruction_set(),
+        "isa": toolchain.cpu_isa(),
         "torch": torch.__version__,
         "commit": commit(),
         "date": datetime.now(UTC).date().isoformat(),
