@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from torch import Tensor
@@ -12,10 +14,19 @@ SIZES = [(784, 300), (1024, 1024), (2048, 2048)]  # inputs k, outputs m
 BATCHES = [1, 16, 64, 512]
 DENSITIES = [0.2, 0.1, 0.05, 0.02]
 
-over_sizes = pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
-over_batches = pytest.mark.parametrize("batch", BATCHES, ids=lambda batch: f"batch-{batch}")
-over_densities = pytest.mark.parametrize("density", DENSITIES, ids=lambda d: f"density-{d}")
+
+def _over(name: str, values: Sequence[object], label: str) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize(name, values, ids=[label.format(value) for value in values])
+
+
+over_sizes = _over("size", SIZES, "{0[0]}x{0[1]}")
+over_batches = _over("batch", BATCHES, "batch-{}")
+over_densities = _over("density", DENSITIES, "density-{}")
 over_steps = pytest.mark.parametrize("step", ["forward", "training"])
+# the operators alone: the layers, which are what is called, cover the whole grid
+over_large_sizes = _over("size", SIZES[1:], "{0[0]}x{0[1]}")
+over_few_batches = _over("batch", [16, 512], "batch-{}")
+over_few_densities = _over("density", [0.1, 0.02], "density-{}")
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:

@@ -77,7 +77,7 @@ def race_rows(contest: Race) -> Iterator[Row]:
         }
 
 
-@pytest.fixture(params=[1, 2], ids=lambda count: f"threads-{count}")
+@pytest.fixture(params=[1, 2], ids="threads-{}".format)
 def thread_count(request: pytest.FixtureRequest) -> Iterator[int]:
     """1 and 2 threads, the latter only where two cores are."""
     available = max(torch.get_num_threads(), 1)

@@ -15,6 +15,7 @@ from bench.cases import (
     normal,
     over_batches,
     over_densities,
+    over_few_densities,
     over_sizes,
     over_steps,
     random_mask,
@@ -112,7 +113,7 @@ def test_sparse_linear(race, size, batch, density, step):
 
 @over_sizes
 @over_batches
-@over_densities
+@over_few_densities
 @over_steps
 @pytest.mark.parametrize("granularity", ["component", "quaternion"])
 def test_sparse_qlinear(race, size, batch, density, step, granularity):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.baselines import agrees
-from bench.cases import normal
+from bench.cases import normal, over_densities, over_steps
 from bench.layers import call_of
 from sparseq.compression import compress
 from sparseq.models import build
@@ -55,9 +55,9 @@ def gate(small: nn.Module, dense: nn.Module, x: Tensor) -> None:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("batch", BATCHES, ids=lambda batch: f"batch-{batch}")
-@pytest.mark.parametrize("density", [0.2, 0.1, 0.05, 0.02], ids=lambda d: f"density-{d}")
-@pytest.mark.parametrize("step", ["forward", "training"])
+@pytest.mark.parametrize("batch", BATCHES, ids="batch-{}".format)
+@over_densities
+@over_steps
 def test_compressed(race, name, batch, density, step):
     make, shape = NETWORKS[name]
     model = make()

@@ -81,7 +81,7 @@ def test_rows_replace_their_predecessors_alone(tmp_path):
 
 def test_benchmark_flag_runs_bench_alone(tmp_path):
     """One small case through `pytest --benchmark`: ratios are printed and kept."""
-    case = "test_spmm and forward and 784x300 and batch-1- and density-0.02 and threads-1"
+    case = "test_spmm and forward and 1024x1024 and batch-16 and density-0.02 and threads-1"
     command = [sys.executable, "-m", "pytest", "--benchmark", f"--results={tmp_path}", "-k", case]
     command += ["--benchmark-max-time=0.001", "--benchmark-min-rounds=1"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from bench.baselines import agrees, cat_then_linear, linear_bf16
-from bench.cases import name_of, normal, over_batches, over_sizes
+from bench.cases import name_of, normal, over_few_batches, over_large_sizes
 from sparseq.ops.hamilton import fold_real, hamilton, real_weight
 
 OP = torch.ops.sparseq
@@ -18,8 +18,8 @@ def operands(size, batch):
     return normal(batch, k), normal(4, m // 4, k // 4, seed=1), normal(batch, m, seed=2)
 
 
-@over_sizes
-@over_batches
+@over_large_sizes
+@over_few_batches
 def test_forward(race, size, batch):
     x, weight, _ = operands(size, batch)
     real, parts = real_weight(weight), list(weight)
@@ -33,8 +33,8 @@ def test_forward(race, size, batch):
     race(sides, "hamilton", suite="hamilton", subject="hamilton", case=name_of(size), batch=batch)
 
 
-@over_sizes
-@over_batches
+@over_large_sizes
+@over_few_batches
 def test_dx(race, size, batch):
     _, weight, dy = operands(size, batch)
     real = real_weight(weight)
@@ -53,8 +53,8 @@ def test_dx(race, size, batch):
     )
 
 
-@over_sizes
-@over_batches
+@over_large_sizes
+@over_few_batches
 def test_dw(race, size, batch):
     x, _, dy = operands(size, batch)
     exact = fold_real(dy.double().t() @ x.double())

@@ -6,17 +6,17 @@ from bench.baselines import agrees
 from bench.cases import (
     name_of,
     normal,
-    over_batches,
-    over_densities,
-    over_sizes,
+    over_few_batches,
+    over_few_densities,
+    over_large_sizes,
     random_pattern,
 )
 from sparseq.ops.sddmm import sddmm
 
 
-@over_sizes
-@over_batches
-@over_densities
+@over_large_sizes
+@over_few_batches
+@over_few_densities
 def test_sddmm(race, size, batch, density):
     k, m = size
     pattern = random_pattern(m, k, density)

@@ -7,7 +7,14 @@ import torch
 import torch.nn.functional as F
 
 from bench.baselines import agrees, linear_bf16, torch_csr
-from bench.cases import name_of, normal, over_batches, over_densities, over_sizes, random_pattern
+from bench.cases import (
+    name_of,
+    normal,
+    over_few_batches,
+    over_few_densities,
+    over_large_sizes,
+    random_pattern,
+)
 from sparseq.ops.hamilton import real_weight
 from sparseq.ops.sparse_hamilton import (
     compact_weight,
@@ -27,9 +34,9 @@ def operands(size, density, granularity):
     return values, pattern.tensors
 
 
-@over_sizes
-@over_batches
-@over_densities
+@over_large_sizes
+@over_few_batches
+@over_few_densities
 @over_granularities
 def test_forward(race, size, batch, density, granularity):
     values, pattern = operands(size, density, granularity)
@@ -46,9 +53,9 @@ def test_forward(race, size, batch, density, granularity):
          case=name_of(size), batch=batch, density=density)  # fmt: skip
 
 
-@over_sizes
-@over_batches
-@over_densities
+@over_large_sizes
+@over_few_batches
+@over_few_densities
 @over_granularities
 def test_dv(race, size, batch, density, granularity):
     values, pattern = operands(size, density, granularity)

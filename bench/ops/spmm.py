@@ -9,17 +9,17 @@ from bench.baselines import agrees, linear_bf16, torch_csr
 from bench.cases import (
     name_of,
     normal,
-    over_batches,
-    over_densities,
-    over_sizes,
+    over_few_batches,
+    over_few_densities,
+    over_large_sizes,
     random_pattern,
 )
 from sparseq.ops.spmm import dense_matrix, spmm
 
 
-@over_sizes
-@over_batches
-@over_densities
+@over_large_sizes
+@over_few_batches
+@over_few_densities
 @pytest.mark.parametrize("transposed", [False, True], ids=["forward", "transposed"])
 def test_spmm(race, size, batch, density, transposed):
     k, m = size
