@@ -1,8 +1,7 @@
 """The command line: `sparseq COMMAND`, one line and exit status 2 for every mistake of the user.
 
-A command is a recipe (a dataclass of `sparseq.recipes`, its fields are the flags) or a function
-below (its arguments are the flags). torch is imported by the command that needs it, so the list
-of commands comes at once.
+A command is a dataclass whose fields are the flags: a recipe of `sparseq.recipes`, or one below.
+torch is imported by the command that needs it, so the list of commands comes at once.
 """
 
 from __future__ import annotations
@@ -10,13 +9,14 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from sparseq._version import __version__
+from sparseq.errors import require
 
-USER_ERROR, INTERRUPTED = 2, 130
+FAILED, USER_ERROR, INTERRUPTED = 1, 2, 130
 DEBUG = "SPARSEQ_TRACEBACK"
 
 
@@ -25,11 +25,12 @@ class Command:
     """What the list of commands says, and what to run with the remaining arguments."""
 
     summary: str
-    run: Callable[[str, list[str]], None]
+    run: Callable[[str, list[str]], object]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status: 0, 2 for a user's mistake, 130 for Ctrl-C.
+    """Run a command; returns the exit status: 0, 1 for a failed self test, 2 for a mistake
+    of the user, 130 for Ctrl-C.
 
     Args:
         arguments: without the program's name; by default those of the process.
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def guarded(name: str, arguments: list[str]) -> int:
     """Run one command; mistakes become one line on stderr."""
     try:
-        COMMANDS[name].run(name, arguments)
+        passed = COMMANDS[name].run(name, arguments)
     except KeyboardInterrupt:
         print(f"\nsparseq {name}: interrupted; started again, the same command goes on from the "
               "last finished round", file=sys.stderr)
@@ -58,10 +59,12 @@ def guarded(name: str, arguments: list[str]) -> int:
     except BrokenPipeError:
         # the reader has gone; keep Python from flushing into the closed pipe at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, OSError, TypeError, RuntimeError) as error:
         if os.environ.get(DEBUG):
             raise
         return complain(name, describe(error))
+    else:
+        return FAILED if passed is False else 0
     return 0
 
 
@@ -72,8 +75,10 @@ def complain(name: str, text: str) -> int:
 
 
 def describe(error: Exception) -> str:
-    """An exception's message on one line; its type where it has none."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """An exception's message on one line; for those that may be no user's mistake, the remedy."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    expected = isinstance(error, ValueError | OSError)
+    return text if expected else f"{text} ({DEBUG}=1 shows where)"
 
 
 def overview() -> str:
@@ -87,12 +92,16 @@ def overview() -> str:
     ])  # fmt: skip
 
 
-def parse(target: Callable[..., Any], name: str, arguments: list[str]) -> Any:
-    """Call a function, or fill a dataclass, from the flags; tyro exits with 2 on wrong ones."""
+def parse(command: type, name: str, arguments: list[str]) -> Any:
+    """An instance of a dataclass, its fields from the flags; exits with 2 on wrong flags."""
     import tyro
 
-    return tyro.cli(target, prog=f"sparseq {name}", args=arguments,
-                    config=(tyro.conf.PositionalRequiredArgs, tyro.conf.FlagCreatePairsOff))
+    # tyro would draw a box around what the dataclass says to its values
+    unchecked = {"__post_init__": lambda self: None, "__doc__": command.__doc__}
+    flags = tyro.cli(type(command.__name__, (command,), unchecked), prog=f"sparseq {name}",
+                     args=arguments, config=(tyro.conf.PositionalRequiredArgs,
+                                             tyro.conf.FlagCreatePairsOff))
+    return command(**{field.name: getattr(flags, field.name) for field in fields(command)})
 
 
 def run_recipe(name: str, arguments: list[str]) -> None:
@@ -102,7 +111,7 @@ def run_recipe(name: str, arguments: list[str]) -> None:
     from sparseq.recipes import RECIPES
     from sparseq.recipes.progress import Bar
 
-    recipe: Any = parse(RECIPES.get(name), name, arguments)
+    recipe = parse(RECIPES.get(name), name, arguments)
     console = Console()
     console.print(f"run folder: {recipe.folder()}", highlight=False, soft_wrap=True)
     with Bar(console) as bar:
@@ -110,98 +119,122 @@ def run_recipe(name: str, arguments: list[str]) -> None:
     results.show(console)
 
 
-def function(target: Callable[..., None]) -> Callable[[str, list[str]], None]:
-    """A command that calls a function with the flags."""
-    return lambda name, arguments: parse(target, name, arguments)
+def runs(command: type) -> Callable[[str, list[str]], object]:
+    """What runs a dataclass below."""
+    return lambda name, arguments: parse(command, name, arguments).run()
 
 
-def compress_file(source: Path, target: Path, policy: str = "auto",
-                  overwrite: bool = False) -> None:
-    """Turn a network's exact zeros into sparse layers: file to file.
+@dataclass(frozen=True)
+class Compress:
+    """Turn a network's exact zeros into sparse layers: file to file."""
 
-    Args:
-        source: a file that sparseq saved.
-        target: the file to write.
-        policy: auto (leave layers dense where that is faster) or sparse.
-        overwrite: replace an existing target.
-    """
-    from sparseq.compression import compress
-    from sparseq.files import load, save
+    source: Path
+    """A file that sparseq saved."""
+    target: Path
+    """The file to write."""
+    policy: str = "auto"
+    """auto (leave layers dense where that is faster) or sparse."""
+    overwrite: bool = False
+    """Replace an existing target."""
 
-    save(compress(load(source), policy=policy), target, overwrite=overwrite)
-    before, after = source.stat().st_size, target.stat().st_size
-    print(f"{target}: {after:,} bytes, from {before:,} ({before / after:.2f}x smaller)")
+    def run(self) -> None:
+        """Write the file and say what was gained."""
+        from sparseq.compression import compress
+        from sparseq.files import load, save
 
-
-def show_info(file: Path) -> None:
-    """Show where every byte of a file goes.
-
-    Args:
-        file: a file that sparseq saved.
-    """
-    from rich.console import Console
-    from rich.table import Table
-
-    from sparseq.contents import describe_file
-
-    rows = describe_file(file)
-    total = sum(row.bytes for row in rows)
-    table = Table(title=f"{file}: {total:,} bytes", title_justify="left")
-    for heading in ("part", "bytes", "share", "encoding", "type", "shape"):
-        table.add_column(heading, justify="right" if heading in ("bytes", "share") else "left")
-    for row in rows:
-        table.add_row(row.name, f"{row.bytes:,}", f"{row.bytes / total:.1%}", row.encoding,
-                      row.dtype, " x ".join(map(str, row.shape)))
-    Console().print(table)
+        small = compress(load(self.source), policy=self.policy)
+        before = self.source.stat().st_size
+        save(small, self.target, overwrite=self.overwrite)
+        after = self.target.stat().st_size
+        print(f"{self.target}: {after:,} bytes, from {before:,} ({before / after:.2f}x smaller)")
 
 
-def show_profile(model: str, data: str = "digits", algebra: str = "real", batch: int = 256,
-                 repeats: int = 20, threads: int = 1, device: str = "cpu") -> None:
-    """Measure a network layer by layer, dense against sparse.
+@dataclass(frozen=True)
+class Info:
+    """Show where every byte of a file goes."""
 
-    Args:
-        model: a saved file, a registered model, or path/to/file.py:function.
-        data: the data set whose shapes a model that is no file is built for.
-        algebra: real or quaternion, for a model that is no file.
-        batch: examples per forward pass.
-        repeats: samples behind each median.
-        threads: CPU threads.
-        device: where to run.
-    """
-    import torch
-    from rich.console import Console
+    file: Path
+    """A file that sparseq saved."""
 
-    from sparseq.data import find_dataset
-    from sparseq.profiling import profile
+    def run(self) -> None:
+        """Print the table."""
+        from rich.console import Console
+        from rich.table import Table
 
-    torch.set_num_threads(threads)
-    network, shape = open_model(model, data, algebra), find_dataset(data).in_shape
-    x = torch.randn(batch, *shape, generator=torch.Generator().manual_seed(0))
-    Console().print(profile(network.to(device), x.to(device), repeats=repeats))
+        from sparseq.contents import describe_file
 
-
-def open_model(name: str, data: str, algebra: str) -> Any:
-    """A network from a file, or freshly built for the shapes of a data set."""
-    from sparseq.data import find_dataset
-    from sparseq.files import load
-    from sparseq.models import build
-
-    if name.endswith(".sparseq") or Path(name).is_file():
-        return load(name)
-    shapes = find_dataset(data)
-    return build(name, algebra, shapes.in_shape, shapes.num_classes)
+        rows = describe_file(self.file)
+        total = sum(row.bytes for row in rows)
+        table = Table(title=f"{self.file}: {total:,} bytes", title_justify="left")
+        for heading in ("part", "bytes", "share", "encoding", "type", "shape"):
+            table.add_column(heading, justify="right" if heading in ("bytes", "share") else "left")
+        for row in rows:
+            table.add_row(row.name, f"{row.bytes:,}", f"{row.bytes / total:.1%}", row.encoding,
+                          row.dtype, " x ".join(map(str, row.shape)))
+        Console().print(table)
 
 
-def run_doctor(name: str, arguments: list[str]) -> None:
-    """Call the self test; it takes no flags."""
+@dataclass(frozen=True)
+class Profile:
+    """Measure a network layer by layer, dense against sparse."""
 
-    def doctor() -> None:
-        """Versions, compilers, CPU features, cache, which kernel serves which op, self test."""
+    model: str
+    """A saved file, a registered model, or path/to/file.py:function."""
+    data: str = "digits"
+    """The data set whose shapes the examples have."""
+    algebra: str = "real"
+    """real or quaternion, for a model that is no file."""
+    batch: int = 256
+    """Examples per forward pass."""
+    repeats: int = 20
+    """Samples behind each median."""
+    threads: int = 1
+    """CPU threads."""
+    device: str = "cpu"
+    """Where to run."""
+    seed: int = 0
+    """Of the random examples, and of the weights of a model that is no file."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch", "threads"):
+            require(getattr(self, name) >= 1, "profile", name, "must be at least 1",
+                    getattr(self, name))
+
+    def run(self) -> None:
+        """Print the table."""
+        import torch
+        from rich.console import Console
+
+        from sparseq.data import find_dataset
+        from sparseq.profiling import profile
+
+        torch.set_num_threads(self.threads)
+        generator = torch.Generator().manual_seed(self.seed)
+        x = torch.randn(self.batch, *find_dataset(self.data).in_shape, generator=generator)
+        network = self.open_model().to(self.device)
+        Console().print(profile(network, x.to(self.device), repeats=self.repeats))
+
+    def open_model(self) -> Any:
+        """The network from the file, or freshly built for the shapes of the data set."""
+        from sparseq.data import find_dataset
+        from sparseq.files import load
+        from sparseq.models import build
+
+        if self.model.endswith(".sparseq") or Path(self.model).is_file():
+            return load(self.model)
+        shapes = find_dataset(self.data)
+        return build(self.model, self.algebra, shapes.in_shape, shapes.num_classes, self.seed)
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """Show versions, compilers, CPU features, cache and kernels, and test them."""
+
+    def run(self) -> bool:
+        """Print the report; False if a result was wrong."""
         from sparseq.doctor import print_report
 
-        print_report()
-
-    parse(doctor, name, arguments)
+        return print_report()
 
 
 def run_build(name: str, arguments: list[str]) -> None:
@@ -217,10 +250,11 @@ COMMANDS = {
     "prune": Command("prune one network once, and fine-tune it", run_recipe),
     "train": Command("train one network", run_recipe),
     "compress": Command("turn a network's zeros into sparse layers: file to file",
-                        function(compress_file)),
-    "info": Command("show where every byte of a file goes", function(show_info)),
+                        runs(Compress)),
+    "info": Command("show where every byte of a file goes", runs(Info)),
     "profile": Command("measure a network layer by layer, dense against sparse",
-                       function(show_profile)),
-    "doctor": Command("what this machine has, which kernel serves which op, self test", run_doctor),
+                       runs(Profile)),
+    "doctor": Command("what this machine has, which kernel serves which op, self test",
+                      runs(Doctor)),
     "build": Command("compile the kernels now instead of at first use", run_build),
 }  # fmt: skip

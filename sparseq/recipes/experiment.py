@@ -17,7 +17,7 @@ from sparseq.data import DataBundle, find_dataset, load_data
 from sparseq.errors import argument_error, require
 from sparseq.models import HParams, build, std_hparams
 from sparseq.registry import Registry
-from sparseq.train import OPTIMIZERS, make_optimizer
+from sparseq.train import OPTIMIZERS, RATES, make_optimizer
 
 RECIPES: Registry[type[Experiment]] = Registry("recipe")
 TRAINING = [field.name for field in fields(HParams)]
@@ -45,6 +45,8 @@ class Experiment:
     """adam or sgd."""
     lr: float | None = None
     """Learning rate."""
+    lr_schedule: str = "constant"
+    """constant, or cosine: falling towards 0 within every training."""
     momentum: float | None = None
     """Momentum of sgd."""
     weight_decay: float | None = None
@@ -71,6 +73,7 @@ class Experiment:
         self.check(self.threads >= 1, "threads", "must be at least 1")
         self.check(self.seed >= 0, "seed", "must be 0 or more")
         OPTIMIZERS.get(self.training.optimizer)
+        RATES.get(self.lr_schedule)
         find_dataset(self.data)
 
     @property
@@ -87,7 +90,8 @@ class Experiment:
     def identity(self) -> dict[str, Any]:
         """All that decides the result, ready for JSON."""
         fields = {k: v for k, v in asdict(self).items() if k not in LOCATION}
-        return json.loads(json.dumps({"recipe": self.recipe, **fields, **asdict(self.training)}))
+        everything = {"recipe": self.recipe, **fields, **asdict(self.training)}
+        return json.loads(json.dumps(everything, default=str))
 
     def fingerprint(self) -> str:
         """Eight hexadecimal digits of the identity's SHA-256."""

@@ -5,7 +5,6 @@ Only here is the test split looked at, when every decision has been made.
 
 from __future__ import annotations
 
-import platform
 import statistics
 from collections.abc import Sequence
 from functools import partial
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from sparseq._version import __version__
 from sparseq.files import load
+from sparseq.ops.toolchain import cpu_model
 from sparseq.profiling import median_ms
 from sparseq.recipes.folder import RunFolder
 from sparseq.recipes.results import FIGURE, Level, Results
@@ -98,9 +98,5 @@ def _timing(config: PruningRounds) -> dict[str, Any]:
 
 def processor_name(device: str) -> str:
     """What the times were measured on."""
-    if torch.device(device).type == "cuda":
-        return torch.cuda.get_device_name(device)
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    cuda = torch.device(device).type == "cuda"
+    return torch.cuda.get_device_name(device) if cuda else cpu_model()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +25,7 @@ from sparseq.recipes.results import RESULTS
 from sparseq.recipes.train_dense import conclude, train_dense
 from sparseq.recipes.trial import Advance
 from sparseq.seeds import derive_seed
-from sparseq.train import EarlyBest, evaluate, fit
+from sparseq.train import ChangeRate, EarlyBest, evaluate, fit
 
 
 @RECIPES.register("prune")
@@ -63,10 +63,6 @@ class OneShot(Experiment):
         self.check(0 < self.density <= 1, "density", "must lie in (0, 1]")
         self.check(self.finetune >= 0, "finetune", "must be 0 or more")
         CRITERIA.get(self.criterion)
-
-    def identity(self) -> dict[str, Any]:
-        """See Experiment."""
-        return {**super().identity(), "file": None if self.file is None else str(self.file)}
 
     def run(self, reporter: Reporter | None = None) -> Outcome:
         """Run, or go on after the last finished epoch of the first training.
@@ -119,7 +115,7 @@ class OneShot(Experiment):
         with mask.enforce(model, optimizer):
             fit(model, optimizer, data.train, epochs=self.finetune,
                 batch_size=self.training.batch_size, seed=derive_seed("order", self.seed, 1),
-                callbacks=[Advance(report, "fine-tuning"), best])
+                callbacks=[ChangeRate(self.lr_schedule), Advance(report, "fine-tuning"), best])
         best.restore(model)
 
 

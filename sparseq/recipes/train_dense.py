@@ -16,8 +16,16 @@ from sparseq.recipes.progress import Reporter, Silent
 from sparseq.recipes.results import RESULTS
 from sparseq.recipes.trial import Advance
 from sparseq.seeds import derive_seed
-from sparseq.train import EarlyBest, LogRows, RowLog, evaluate, fit
-from sparseq.train.checkpoint import SaveCheckpoint, resume_training
+from sparseq.train import (
+    ChangeRate,
+    EarlyBest,
+    LogRows,
+    RowLog,
+    SaveCheckpoint,
+    evaluate,
+    fit,
+    resume_training,
+)
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -59,8 +67,8 @@ def train_dense(config: Experiment, data: DataBundle, folder: RunFolder, report:
     report.advance(done, "resumed")
     fit(model, optimizer, data.train, epochs=hparams.epochs, batch_size=hparams.batch_size,
         seed=derive_seed("order", config.seed, 0), start_epoch=done,
-        callbacks=[Advance(report, f"{algebra} network"), best, LogRows(RowLog(folder.path)),
-                   SaveCheckpoint(checkpoint, best)])
+        callbacks=[ChangeRate(config.lr_schedule), Advance(report, f"{algebra} network"), best,
+                   LogRows(RowLog(folder.path)), SaveCheckpoint(checkpoint, best)])
     best.restore(model)
     return model
 

@@ -24,8 +24,17 @@ from sparseq.pruning import Mask, prune
 from sparseq.recipes.folder import RunFolder
 from sparseq.recipes.progress import Reporter
 from sparseq.seeds import derive_seed
-from sparseq.train import Callback, EarlyBest, RowLog, TrainState, evaluate, fit
-from sparseq.train.checkpoint import load_checkpoint, save_checkpoint
+from sparseq.train import (
+    Callback,
+    ChangeRate,
+    EarlyBest,
+    RowLog,
+    TrainState,
+    evaluate,
+    fit,
+    load_checkpoint,
+    save_checkpoint,
+)
 
 if TYPE_CHECKING:
     from sparseq.recipes.rounds import PruningRounds
@@ -150,13 +159,14 @@ class Trial:
         best = EarlyBest(self.data.validation)
         keep = KeepStep(config.rewind_step(self.data.train.steps(batch_size)))
         optimizer, first = config.new_optimizer(model), config.first_epoch(number)
+        rate = ChangeRate(config.lr_schedule, first)
         tick = Advance(report, f"{self.algebra} {self.number + 1}/{config.trials}, round {number},"
                                f" {100 * mask.density:.3g} % left")
         # a mask that drops nothing needs no enforcement
         with mask.enforce(model, optimizer) if number else nullcontext():
             state = fit(model, optimizer, self.data.train, epochs=first + epochs,
                         batch_size=batch_size, seed=self._order(), start_epoch=first,
-                        callbacks=[tick, best] if number else [tick, best, keep])
+                        callbacks=[rate, tick, best, *([] if number else [keep])])
         self.rewound = self.rewound or keep.kept
         best.epoch -= first
         return state.metrics["loss"], best

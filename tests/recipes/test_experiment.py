@@ -34,6 +34,7 @@ def test_small_data_has_its_own_schedule_unless_told():
         ({"threads": 0}, "threads must be at least 1"),
         ({"seed": -1}, "seed must be 0 or more"),
         ({"optimizer": "adamax"}, "unknown optimizer 'adamax'; choose one of: adam"),
+        ({"lr_schedule": "steep"}, "unknown learning rate schedule 'steep'; choose one of"),
         ({"data": "digit"}, "unknown data set 'digit'; choose one of: .*digits"),
         ({"model": "lenet"}, "unknown model.* 'lenet'; choose one of: .*lenet_12"),
     ],
@@ -86,7 +87,7 @@ def test_folder_is_given_or_named_after_the_run():
 
 
 def test_an_absent_device_is_an_error_that_names_it():
-    with pytest.raises(ValueError, match="device is not to be had .*nonsense"):
+    with pytest.raises(ValueError, match=r"device is not to be had .*nonsense"):
         Train(device="nonsense").open_device()
 
 

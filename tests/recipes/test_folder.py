@@ -31,7 +31,7 @@ def test_another_run_is_refused_and_nothing_is_touched(tmp_path):
     with RunFolder(tmp_path, IDENTITY):
         pass
     before = contents(tmp_path)
-    with pytest.raises(FileExistsError, match="another run .epochs 3 there, 4 here.; choose"):
+    with pytest.raises(FileExistsError, match=r"another run \(epochs 3 there, 4 here\); choose"):
         RunFolder(tmp_path, {**IDENTITY, "epochs": 4})
     with pytest.raises(FileExistsError, match="lr None there, 1 here"):
         RunFolder(tmp_path, {**IDENTITY, "lr": 1})

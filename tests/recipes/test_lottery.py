@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -53,7 +54,7 @@ def test_each_round_keeps_what_the_schedule_says_within_the_round_before(tmp_pat
     assert [row["kept"] for row in trial.rows] == [round(total * 0.5**n) for n in range(4)]
     assert [row["density"] for row in trial.rows] == pytest.approx([1, 0.5, 0.25, 0.125], rel=1e-2)
     masks = [mask for _, mask in starts]
-    assert all(before & after == after for before, after in zip(masks, masks[1:], strict=False))
+    assert all(before & after == after for before, after in pairwise(masks))
 
 
 def test_each_round_starts_from_the_first_initialization(tmp_path):
@@ -121,7 +122,7 @@ def test_random_masks_stay_within_each_other(tmp_path):
     starts = []
     run_rounds(tmp_path, small(mask="random"), starts)
     masks = [mask for _, mask in starts]
-    assert all(before & after == after for before, after in zip(masks, masks[1:], strict=False))
+    assert all(before & after == after for before, after in pairwise(masks))
 
 
 def test_two_rounds_in_a_row_below_the_accuracy_end_a_trial(tmp_path):
