@@ -9,6 +9,7 @@
 #include "../common/check.h"
 #include "../common/csr.h"
 #include "../common/parallel.h"
+#include "simd/vec.h"
 
 namespace sparseq {
 
@@ -43,7 +44,11 @@ void gather_values(const S* values, const int32_t* perm, int64_t nnz, int width,
     const int64_t end = std::min(nnz, (item + 1) * per_item);
     for (int64_t p = item * per_item; p < end; ++p) {
       const int64_t from = perm == nullptr ? p : perm[p];
-      for (int i = 0; i < width; ++i) out[p * width + i] = values[from * width + i];
+      for (int i = 0; i < width; ++i) {
+        T value = static_cast<T>(values[from * width + i]);
+        keep_scalar(value);
+        out[p * width + i] = value;
+      }
     }
   });
 }

@@ -17,22 +17,28 @@
 namespace sparseq {
 namespace {
 
-constexpr int kGroup = 16;  // output rows computed into one buffer before they are stored
+constexpr int kGroup = 16;         // output rows computed into one buffer before they are stored
+constexpr int kGatherBatch = 128;  // from here on, putting the values in order first pays
 
 template <typename S, typename T>
 struct Problem {
   Csr csr;
   const T* values;
-  const S* bias;  // or null
+  const int32_t* order;  // value of entry p is values[order[p]]; null: values[p]
+  const S* bias;         // or null
   const S* x;
   S* y;
   int64_t batch;
 };
 
 // Row sums of entries begin .. end - 1 over one tile, into `out` (NV vectors), starting at `start`.
-template <typename T, int NV>
-SPARSEQ_INLINE void sum_row(const Csr& csr, const T* values, int64_t begin, int64_t end,
-                            const T* tile, T start, T* out) {
+template <typename S, typename T, int NV, bool Ordered>
+SPARSEQ_INLINE void sum_row(const Problem<S, T>& problem, int64_t begin, int64_t end, const T* tile,
+                            T start, T* out) {
+  const int32_t* ids = problem.csr.col_idx;
+  const auto value_of = [&](int64_t p) {
+    return broadcast(problem.values[Ordered ? problem.order[p] : p]);
+  };
   constexpr int lanes = NV * kLanes<T>;
   constexpr int chains = NV >= 4 ? 2 : 8 / NV;  // independent sums hide the FMA's latency
   Vec<T> sums[chains][NV];
@@ -42,16 +48,16 @@ SPARSEQ_INLINE void sum_row(const Csr& csr, const T* values, int64_t begin, int6
   int64_t p = begin;
   for (; p + chains <= end; p += chains) {
     for (int c = 0; c < chains; ++c) {
-      const Vec<T> value = broadcast(values[p + c]);
-      const T* column = tile + static_cast<int64_t>(csr.col_idx[p + c]) * lanes;
+      const Vec<T> value = value_of(p + c);
+      const T* column = tile + static_cast<int64_t>(ids[p + c]) * lanes;
       for (int i = 0; i < NV; ++i) {
         sums[c][i] = fmadd(value, load(column + i * kLanes<T>), sums[c][i]);
       }
     }
   }
   for (; p < end; ++p) {
-    const Vec<T> value = broadcast(values[p]);
-    const T* column = tile + static_cast<int64_t>(csr.col_idx[p]) * lanes;
+    const Vec<T> value = value_of(p);
+    const T* column = tile + static_cast<int64_t>(ids[p]) * lanes;
     for (int i = 0; i < NV; ++i) {
       sums[0][i] = fmadd(value, load(column + i * kLanes<T>), sums[0][i]);
     }
@@ -63,7 +69,7 @@ SPARSEQ_INLINE void sum_row(const Csr& csr, const T* values, int64_t begin, int6
 }
 
 // Output rows first .. last - 1 for the `count` batch rows from `row0` that the tile holds.
-template <typename S, typename T, int NV>
+template <typename S, typename T, int NV, bool Ordered>
 void tile_rows(const Problem<S, T>& problem, const T* tile, int64_t row0, int64_t count,
                int64_t first, int64_t last) {
   constexpr int lanes = NV * kLanes<T>;
@@ -74,23 +80,23 @@ void tile_rows(const Problem<S, T>& problem, const T* tile, int64_t row0, int64_
     for (int64_t r = 0; r < rows; ++r) {
       const int64_t row = group + r;
       const T start = problem.bias == nullptr ? T(0) : static_cast<T>(problem.bias[row]);
-      sum_row<T, NV>(csr, problem.values, csr.row_ptr[row], csr.row_ptr[row + 1], tile, start,
-                     buffer + r * lanes);
+      sum_row<S, T, NV, Ordered>(problem, csr.row_ptr[row], csr.row_ptr[row + 1], tile, start,
+                                 buffer + r * lanes);
     }
     unpack_tile(buffer, lanes, rows, count, problem.y + row0 * csr.rows + group, csr.rows);
   }
 }
 
-template <typename S, typename T>
+template <typename S, typename T, bool Ordered>
 void tile_rows_of(int vectors, const Problem<S, T>& problem, const T* tile, int64_t row0,
                   int64_t count, int64_t first, int64_t last) {
   switch (vectors) {
     case 1:
-      return tile_rows<S, T, 1>(problem, tile, row0, count, first, last);
+      return tile_rows<S, T, 1, Ordered>(problem, tile, row0, count, first, last);
     case 2:
-      return tile_rows<S, T, 2>(problem, tile, row0, count, first, last);
+      return tile_rows<S, T, 2, Ordered>(problem, tile, row0, count, first, last);
     default:
-      return tile_rows<S, T, 4>(problem, tile, row0, count, first, last);
+      return tile_rows<S, T, 4, Ordered>(problem, tile, row0, count, first, last);
   }
 }
 
@@ -110,16 +116,25 @@ void multiply_tiles(const Problem<S, T>& problem) {
     T* tile = scratch.get<T>(csr.columns * vectors * kLanes<T>);
     pack_tile(problem.x + row0 * csr.columns, csr.columns, csr.columns, count, vectors * kLanes<T>,
               tile);
-    tile_rows_of(vectors, problem, tile, row0, count, balanced_row(csr, part, parts),
-                 balanced_row(csr, part + 1, parts));
+    const int64_t first = balanced_row(csr, part, parts), last = balanced_row(csr, part + 1, parts);
+    if (problem.order != nullptr) {
+      tile_rows_of<S, T, true>(vectors, problem, tile, row0, count, first, last);
+    } else {
+      tile_rows_of<S, T, false>(vectors, problem, tile, row0, count, first, last);
+    }
   });
 }
 
 // One batch row: no lanes to fill, so plain sums with eight chains.
-template <typename S, typename T>
+template <typename S, typename T, bool Ordered>
 void multiply_vector(const Problem<S, T>& problem) {
   const Csr& csr = problem.csr;
   const int64_t threads = useful_threads(csr.nnz() + csr.rows);
+  const auto product = [&](int64_t p) {
+    T x = static_cast<T>(problem.x[csr.col_idx[p]]);
+    keep_scalar(x);
+    return problem.values[Ordered ? problem.order[p] : p] * x;
+  };
   parallel_items(threads, threads, [&](int64_t part) {
     const int64_t last = balanced_row(csr, part + 1, threads);
     for (int64_t row = balanced_row(csr, part, threads); row < last; ++row) {
@@ -127,13 +142,9 @@ void multiply_vector(const Problem<S, T>& problem) {
       int64_t p = csr.row_ptr[row];
       const int64_t end = csr.row_ptr[row + 1];
       for (; p + 8 <= end; p += 8) {
-        for (int c = 0; c < 8; ++c) {
-          sums[c] += problem.values[p + c] * static_cast<T>(problem.x[csr.col_idx[p + c]]);
-        }
+        for (int c = 0; c < 8; ++c) sums[c] += product(p + c);
       }
-      for (; p < end; ++p) {
-        sums[0] += problem.values[p] * static_cast<T>(problem.x[csr.col_idx[p]]);
-      }
+      for (; p < end; ++p) sums[0] += product(p);
       problem.y[row] = static_cast<S>(((sums[0] + sums[1]) + (sums[2] + sums[3])) +
                                       ((sums[4] + sums[5]) + (sums[6] + sums[7])));
     }
@@ -164,19 +175,23 @@ Tensor spmm(const Tensor& x, const Tensor& values, const std::optional<Tensor>& 
     const S* stored = static_cast<const S*>(kept.const_data_ptr());
     Problem<S, T> problem{csr,
                           nullptr,
+                          transposed ? both.perm : nullptr,
                           nullptr,
                           static_cast<const S*>(input.const_data_ptr()),
                           static_cast<S*>(y.mutable_data_ptr()),
                           y.numel() / csr.rows};
     if (offset.has_value()) problem.bias = static_cast<const S*>(offset->const_data_ptr());
     if constexpr (std::is_same_v<S, T>) problem.values = stored;
-    if (transposed || problem.values == nullptr) {
+    if (problem.values == nullptr || (transposed && problem.batch >= kGatherBatch)) {
       static thread_local Scratch scratch;
       T* gathered = scratch.get<T>(csr.nnz());
-      gather_values(stored, transposed ? both.perm : nullptr, csr.nnz(), 1, gathered);
+      gather_values(stored, problem.order, csr.nnz(), 1, gathered);
       problem.values = gathered;
+      problem.order = nullptr;
     }
-    problem.batch == 1 ? multiply_vector(problem) : multiply_tiles(problem);
+    if (problem.batch > 1) return multiply_tiles(problem);
+    if (problem.order != nullptr) return multiply_vector<S, T, true>(problem);
+    multiply_vector<S, T, false>(problem);
   });
   return y;
 }

@@ -169,7 +169,7 @@ def _compile(folder: Path, isa: str) -> None:
     run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if run.returncode:
         lines = (run.stderr + run.stdout).splitlines()
-        errors = [line for line in lines if "error" in line.lower()] or lines[-5:]
+        errors = [line for line in lines if " error: " in line] or lines[-5:]
         raise BuildError("the kernels do not compile:\n  " + "\n  ".join(errors[:5]) +
                          "\n`sparseq build --verbose` shows everything")
     _say(f"compiled in {time.monotonic() - started:.0f} s, kept in {folder.parent}")

@@ -54,6 +54,14 @@ SPARSEQ_INLINE V fmadd(V a, V b, V c) {
   return a * b + c;
 }
 
+// Keeps a loop over x scalar where the compiler would gather: on several CPUs that is slower.
+template <typename T>
+SPARSEQ_INLINE void keep_scalar(T& x) {
+#if defined(__x86_64__)
+  __asm__("" : "+x"(x));
+#endif
+}
+
 namespace detail {
 
 // Lane j of the first (second) result of one butterfly step over two vectors a, b.
