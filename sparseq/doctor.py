@@ -50,7 +50,8 @@ def versions() -> Iterator[tuple[str, str]]:
 def machine() -> Iterator[tuple[str, str]]:
     """CPU, instruction sets, threads, GPU, compilers and the cache."""
     yield "CPU", toolchain.cpu_model()
-    yield "instruction sets", f"{', '.join(toolchain.supported_isas())}; used: {toolchain.cpu_isa()}"
+    isas = ", ".join(toolchain.supported_isas())
+    yield "instruction sets", f"{isas}; used: {toolchain.cpu_isa()}"
     yield "threads", str(torch.get_num_threads())
     has_gpu = torch.cuda.is_available()
     yield "GPU", torch.cuda.get_device_name() if has_gpu else "none visible"
@@ -67,11 +68,14 @@ def kernels() -> list[tuple[str, str]]:
 def self_test() -> Iterator[tuple[str, bool, str]]:
     """(op, passed, error and speed-up over the dense product) on 1024 x 1024 at batch 64."""
     generator = torch.Generator().manual_seed(0)
-    draw = {"generator": generator, "dtype": torch.float64}
-    x, dense = torch.randn(64, 1024, **draw), torch.randn(1024, 1024, **draw)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    x, dense = draw(64, 1024), draw(1024, 1024)
     pattern = CSRPattern.from_mask(torch.rand(1024, 1024, generator=generator) < 0.05).tensors
-    values = torch.randn(len(pattern[1]), **draw)
-    weight = torch.randn(4, 256, 256, **draw)
+    values = draw(len(pattern[1]))
+    weight = draw(4, 256, 256)
     xs, ds, vs, ws = x.float(), dense.float(), values.float(), weight.float()
     baseline = _milliseconds(lambda: torch.nn.functional.linear(xs, ds))
     cases = [

@@ -94,18 +94,18 @@ def check_csr(row_ptr: Tensor, col_idx: Tensor, columns: int) -> None:
     op = "CSRPattern"
     for name, tensor in (("row_ptr", row_ptr), ("col_idx", col_idx)):
         integral = tensor.dim() == 1 and not tensor.is_floating_point()
-        require(integral and tensor.dtype != torch.bool, op, name, "must be one-dimensional integer",
+        require(integral and tensor.dtype != torch.bool, op, name, "must be integers in a row",
                 f"{tensor.dtype} {tuple(tensor.shape)}")
     require(row_ptr.numel() > 0, op, "row_ptr", "must have one entry more than rows", "none")
     require(max(col_idx.numel(), columns) <= INT32_MAX, op, "col_idx", "must fit 32-bit indices",
             f"{col_idx.numel()} entries, {columns} columns")
     if row_ptr.is_meta:
         return
-    ends = (int(row_ptr[0]), int(row_ptr[-1]))
-    require(ends == (0, col_idx.numel()), op, "row_ptr", f"must go from 0 to {col_idx.numel()}", ends)
+    ends, nnz = (int(row_ptr[0]), int(row_ptr[-1])), col_idx.numel()
+    require(ends == (0, nnz), op, "row_ptr", f"must go from 0 to {nnz}", ends)
     require(bool((row_ptr.diff() >= 0).all()), op, "row_ptr", "must not fall",
             "an entry below the one before")
-    if col_idx.numel() == 0:
+    if nnz == 0:
         return
     limits = (int(col_idx.min()), int(col_idx.max()))
     require(limits[0] >= 0 and limits[1] < columns, op, "col_idx", f"must lie in 0..{columns - 1}",

@@ -12,13 +12,16 @@ from __future__ import annotations
 import os
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from sparseq.errors import unknown_name
+
+# op name -> kernel, or None where loading the library has registered it already
+Kernels = Mapping[str, Callable[..., torch.Tensor] | None]
 
 CHOICES = ["auto", "compiled", "reference", "triton"]
 LIBRARY = torch.library.Library("sparseq", "DEF")
@@ -128,7 +131,7 @@ def _requested() -> dict[str, str]:
 
 
 def _load(device: str, wanted: dict[str, str]) -> dict[str, str]:
-    kernels = {
+    kernels: dict[str, Kernels] = {
         "compiled": _compiled(device, set(wanted.values())),
         "triton": _triton(device, set(wanted.values())),
         "reference": {name: operator.reference for name, operator in OPERATORS.items()},
@@ -137,7 +140,7 @@ def _load(device: str, wanted: dict[str, str]) -> dict[str, str]:
 
 
 def _install(
-    name: str, choice: str, device: str, kernels: dict[str, dict[str, Callable[..., Any] | None]]
+    name: str, choice: str, device: str, kernels: dict[str, Kernels]
 ) -> str:
     """Make one kernel serve an op; kernels are in order of preference. Returns its backend."""
     have = [backend for backend, ops in kernels.items() if name in ops]
@@ -152,7 +155,7 @@ def _install(
     return chosen
 
 
-def _compiled(device: str, choices: set[str]) -> dict[str, None]:
+def _compiled(device: str, choices: set[str]) -> Kernels:
     """Ops the compiled library has for the device; loading it registers them."""
     from sparseq.ops import build
 
@@ -170,7 +173,7 @@ def _compiled(device: str, choices: set[str]) -> dict[str, None]:
     return {name: None for name in OPERATORS if has(f"sparseq::{name}", key)}
 
 
-def _triton(device: str, choices: set[str]) -> dict[str, Callable[..., torch.Tensor]]:
+def _triton(device: str, choices: set[str]) -> Kernels:
     """Ops Triton serves: on GPUs, and on CPU tensors where its interpreter is asked for."""
     interpreted = "triton" in choices and os.environ.get("TRITON_INTERPRET") == "1"
     if not choices & {"auto", "triton"} or not (device == "cuda" or interpreted):

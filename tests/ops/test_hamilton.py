@@ -132,7 +132,7 @@ def test_names_what_does_not_fit(x, weight, bias, message):
 
 
 def test_names_the_algorithms():
-    with pytest.raises(ValueError, match="unknown hamilton algorithm '9'.*auto, 8, 16"):
+    with pytest.raises(ValueError, match=r"unknown hamilton algorithm '9'.*auto, 8, 16"):
         hamilton(normal(1, 4), normal(4, 1, 1), None, "9")
 
 
