@@ -48,6 +48,15 @@ def library(name: str) -> Path:
     return _ahead_of_time(name) or _cached(name)
 
 
+def existing(name: str) -> Path | None:
+    """Path of a compiled library if it is there already; nothing is built for it."""
+    try:
+        path = _ahead_of_time(name) or cache_root() / cache_key(toolchain.cpu_isa()) / f"{name}.so"
+    except BuildError:
+        return None
+    return path if path.exists() else None
+
+
 def source_root() -> Path:
     """The csrc folder: inside an installed package, beside it in a checkout."""
     for root in (PACKAGE / "csrc", PACKAGE.parent / "csrc"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from functools import cache
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -15,18 +15,27 @@ from sparseq.ops import build
 Ids = NDArray[np.int32]
 
 
-@cache
+_modules: list[ModuleType] = []  # the compiled helpers, once they are loaded
+
+
 def compiled() -> ModuleType | None:
-    """The compiled helpers, or None where they cannot be built or are not wanted."""
+    """The compiled helpers, or None where they are not built (yet) or not wanted.
+
+    Unlike an op, a helper never waits for a build: its NumPy twin does as well.
+    """
     if os.environ.get("SPARSEQ_BACKEND") == "reference":
         return None
-    try:
-        path = build.library("host")
-    except build.BuildError:  # the first op call says so
-        return None
+    if not _modules:
+        path = build.existing("host")
+        if path is not None:
+            _modules.append(_load(path))
+    return _modules[0] if _modules else None
+
+
+def _load(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location("sparseq_host", path)
-    if spec is None or spec.loader is None:
-        return None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
