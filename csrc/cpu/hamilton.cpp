@@ -19,8 +19,8 @@
 #include <optional>
 #include <string>
 
+#include "../common/tensors.h"
 #include "dtypes.h"
-#include "pattern.h"
 #include "quaternion_product.h"
 
 namespace sparseq {
@@ -91,20 +91,17 @@ Tensor hamilton(const Tensor& x, const Tensor& weight, const std::optional<Tenso
   const int64_t m = weight.size(1), k = weight.size(2);
   check_quaternion("hamilton", "x", x, 4 * k);
   check_same_type("hamilton", "weight", x, weight);
-  const Tensor input = torch::stable::contiguous(x), matrix = torch::stable::contiguous(weight);
-  std::optional<Tensor> offset;
-  if (bias.has_value()) {
-    check_same_type("hamilton", "bias", x, *bias);
-    offset = torch::stable::contiguous(*bias);
-  }
-  Tensor y = torch::stable::new_empty(x, with_last(x, 4 * m));
+  const Tensor input = as_contiguous(x), matrix = as_contiguous(weight);
+  if (bias.has_value()) check_same_type("hamilton", "bias", x, *bias);
+  const std::optional<Tensor> offset = as_contiguous(bias);
+  Tensor y = new_output(x, with_last(x, 4 * m));
   if (y.numel() == 0) return y;
   with_types("hamilton", x, [&](auto types) {
     using S = typename decltype(types)::S;
     using T = typename decltype(types)::T;
     const S* in = static_cast<const S*>(input.const_data_ptr());
     const S* w = static_cast<const S*>(matrix.const_data_ptr());
-    const S* b = offset.has_value() ? static_cast<const S*>(offset->const_data_ptr()) : nullptr;
+    const S* b = data_or_null<S>(offset);
     S* out = static_cast<S*>(y.mutable_data_ptr());
     const int64_t batch = y.numel() / (4 * m);
     if (batch <= kDirectBatch && algorithm != "8") {
@@ -128,8 +125,8 @@ Tensor hamilton_dx(const Tensor& dy, const Tensor& weight, std::string algorithm
   const int64_t m = weight.size(1), k = weight.size(2);
   check_quaternion("hamilton_dx", "dy", dy, 4 * m);
   check_same_type("hamilton_dx", "weight", dy, weight);
-  const Tensor input = torch::stable::contiguous(dy), matrix = torch::stable::contiguous(weight);
-  Tensor dx = torch::stable::new_empty(dy, with_last(dy, 4 * k));
+  const Tensor input = as_contiguous(dy), matrix = as_contiguous(weight);
+  Tensor dx = new_output(dy, with_last(dy, 4 * k));
   if (dx.numel() == 0) return dx;
   with_types("hamilton_dx", dy, [&](auto types) {
     using S = typename decltype(types)::S;
@@ -156,9 +153,9 @@ Tensor hamilton_dw(const Tensor& dy, const Tensor& x, std::string algorithm) {
   SPARSEQ_CHECK(m == 0 || x.numel() == batch * 4 * k, "hamilton_dw", "x", "must have dy's batch",
                 x.numel());
   check_same_type("hamilton_dw", "x", dy, x);
-  const Tensor left = torch::stable::contiguous(dy), right = torch::stable::contiguous(x);
+  const Tensor left = as_contiguous(dy), right = as_contiguous(x);
   if (batch == 0) return torch::stable::new_zeros(dy, {4, m, k});
-  Tensor dw = torch::stable::new_empty(dy, {4, m, k});
+  Tensor dw = new_output(dy, {4, m, k});
   if (dw.numel() == 0) return dw;
   with_types("hamilton_dw", dy, [&](auto types) {
     using S = typename decltype(types)::S;

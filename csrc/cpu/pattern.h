@@ -1,19 +1,15 @@
 // The five pattern tensors of an op call, as the kernels use them.
 #pragma once
 
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-
 #include <vector>
 
 #include "../common/check.h"
 #include "../common/csr.h"
 #include "../common/parallel.h"
+#include "../common/tensors.h"
 #include "simd/vec.h"
 
 namespace sparseq {
-
-using torch::stable::Tensor;
 
 // row_ptr, col_idx, row_ptr_t, col_idx_t, perm: int32, contiguous, contents checked when the
 // pattern was made (sparseq.formats.CSRPattern).
@@ -51,13 +47,6 @@ void gather_values(const S* values, const int32_t* perm, int64_t nnz, int width,
       }
     }
   });
-}
-
-// The sizes of x with its last one replaced.
-inline std::vector<int64_t> with_last(const Tensor& x, int64_t last) {
-  std::vector<int64_t> sizes(x.sizes().begin(), x.sizes().end());
-  sizes.back() = last;
-  return sizes;
 }
 
 }  // namespace sparseq

@@ -94,9 +94,9 @@ Tensor sddmm(const Tensor& dy, const Tensor& x, const std::vector<Tensor>& patte
   SPARSEQ_CHECK(x.dim() > 0 && x.size(-1) == csr.columns && x.numel() == batch * csr.columns,
                 "sddmm", "x", "must have dy's batch and the pattern's columns", x.numel());
   check_same_type("sddmm", "x", dy, x);
-  const Tensor rows = torch::stable::contiguous(dy), columns = torch::stable::contiguous(x);
+  const Tensor rows = as_contiguous(dy), columns = as_contiguous(x);
   if (batch == 0) return torch::stable::new_zeros(dy, {csr.nnz()});
-  Tensor dv = torch::stable::new_empty(dy, {csr.nnz()});
+  Tensor dv = new_output(dy, {csr.nnz()});
   if (csr.nnz() == 0) return dv;
   with_types("sddmm", dy, [&](auto types) {
     using S = typename decltype(types)::S;

@@ -258,14 +258,11 @@ Tensor sparse_hamilton(const Tensor& x, const Tensor& values, const std::optiona
   SPARSEQ_CHECK(x.dim() > 0 && x.size(-1) == 4 * (conjugate ? m : k), op, "x",
                 "must have four features for each quaternion of the weight", x.numel());
   check_same_type(op, "values", x, values);
-  const Tensor input = torch::stable::contiguous(x), kept = torch::stable::contiguous(values);
-  std::optional<Tensor> offset;
-  if (bias.has_value()) {
-    check_same_type(op, "bias", x, *bias);
-    offset = torch::stable::contiguous(*bias);
-  }
+  const Tensor input = as_contiguous(x), kept = as_contiguous(values);
+  if (bias.has_value()) check_same_type(op, "bias", x, *bias);
+  const std::optional<Tensor> offset = as_contiguous(bias);
   const int64_t outputs = conjugate ? k : m;
-  Tensor y = torch::stable::new_empty(x, with_last(x, 4 * outputs));
+  Tensor y = new_output(x, with_last(x, 4 * outputs));
   if (y.numel() == 0) return y;
   with_types(op, x, [&](auto types) {
     using S = typename decltype(types)::S;
@@ -281,7 +278,7 @@ Tensor sparse_hamilton(const Tensor& x, const Tensor& values, const std::optiona
                           y.numel() / (4 * outputs),
                           whole,
                           conjugate};
-    if (offset.has_value()) problem.bias = static_cast<const S*>(offset->const_data_ptr());
+    problem.bias = data_or_null<S>(offset);
     if constexpr (std::is_same_v<S, T>) problem.values = stored;
     if (conjugate || problem.values == nullptr) {
       static thread_local Scratch scratch;
@@ -306,10 +303,10 @@ Tensor sparse_hamilton_dv(const Tensor& dy, const Tensor& x, const std::vector<T
   SPARSEQ_CHECK(x.dim() > 0 && x.size(-1) == 4 * k && x.numel() == batch * 4 * k, op, "x",
                 "must have dy's batch and the weight's inputs", x.numel());
   check_same_type(op, "x", dy, x);
-  const Tensor left = torch::stable::contiguous(dy), right = torch::stable::contiguous(x);
+  const Tensor left = as_contiguous(dy), right = as_contiguous(x);
   const std::vector<int64_t> sizes = whole ? std::vector<int64_t>{nnz, 4} : std::vector{nnz};
   if (batch == 0) return torch::stable::new_zeros(dy, sizes);
-  Tensor dv = torch::stable::new_empty(dy, sizes);
+  Tensor dv = new_output(dy, sizes);
   if (nnz == 0) return dv;
   with_types(op, dy, [&](auto types) {
     using S = typename decltype(types)::S;

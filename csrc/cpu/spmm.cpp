@@ -160,14 +160,11 @@ Tensor spmm(const Tensor& x, const Tensor& values, const std::optional<Tensor>& 
   SPARSEQ_CHECK(values.numel() == csr.nnz(), "spmm", "values", "must fit the pattern",
                 values.numel());
   check_same_type("spmm", "values", x, values);
-  const Tensor input = torch::stable::contiguous(x);
-  const Tensor kept = torch::stable::contiguous(values);
-  std::optional<Tensor> offset;
-  if (bias.has_value()) {
-    check_same_type("spmm", "bias", x, *bias);
-    offset = torch::stable::contiguous(*bias);
-  }
-  Tensor y = torch::stable::new_empty(x, with_last(x, csr.rows));
+  const Tensor input = as_contiguous(x);
+  const Tensor kept = as_contiguous(values);
+  if (bias.has_value()) check_same_type("spmm", "bias", x, *bias);
+  const std::optional<Tensor> offset = as_contiguous(bias);
+  Tensor y = new_output(x, with_last(x, csr.rows));
   if (y.numel() == 0) return y;
   with_types("spmm", x, [&](auto types) {
     using S = typename decltype(types)::S;
@@ -180,7 +177,7 @@ Tensor spmm(const Tensor& x, const Tensor& values, const std::optional<Tensor>& 
                           static_cast<const S*>(input.const_data_ptr()),
                           static_cast<S*>(y.mutable_data_ptr()),
                           y.numel() / csr.rows};
-    if (offset.has_value()) problem.bias = static_cast<const S*>(offset->const_data_ptr());
+    problem.bias = data_or_null<S>(offset);
     if constexpr (std::is_same_v<S, T>) problem.values = stored;
     if (problem.values == nullptr || (transposed && problem.batch >= kGatherBatch)) {
       static thread_local Scratch scratch;

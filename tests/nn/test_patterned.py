@@ -125,7 +125,7 @@ def corruptions(state: dict[str, torch.Tensor]) -> dict[str, tuple[dict, str]]:
         "values missing": ({"values": values[1:]}, "values must be floating point of shape"),
         "values of integers": ({"values": values.int()}, "values must be floating point"),
         "values of another rank": ({"values": values[..., None]}, "values must be"),
-        "float columns": ({"col_idx": col_idx.float()}, "col_idx must be one-dimensional integer"),
+        "float columns": ({"col_idx": col_idx.float()}, "col_idx must be integers in a row"),
         "columns in two dimensions": (
             {"col_idx": col_idx[None], "values": values[None]}, "col_idx must be one-dimensional"),
         "meta rows": ({"row_ptr": row_ptr.to("meta")}, "must hold data"),
