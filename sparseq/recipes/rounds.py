@@ -32,7 +32,7 @@ class PruningRounds(Experiment):
     """Networks to compare; the first is the 100 % of the figure."""
     trials: int = 3
     """Seeds per network; the table shows mean and standard deviation."""
-    rounds: int = 15
+    rounds: int = 18
     """Rounds of pruning after the first training."""
     rate: float = 0.2
     """Fraction of the remaining weights that a round removes."""

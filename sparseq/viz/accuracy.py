@@ -10,9 +10,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from sparseq.errors import require
-from sparseq.viz.figure import COLORS, INK, new_figure
+from sparseq.viz.figure import COLORS, INK, QUIET, new_figure
 
 MARKERS = ["o", "s", "^", "D", "v", "P", "X"]
+DOTTED, BARS = "dotted: unpruned", " \u00b7 bars: one standard deviation over the trials"
 TICKS = [100, 50, 20, 10, 5, 2, 1, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01]
 
 
@@ -61,10 +62,13 @@ def accuracy_figure(
         _draw(axes, curve, curves[0].weights, index)
     _scale_x(axes, curves)
     _scale_y(axes, curves)
-    axes.set_xlabel(f"weights left (% of the {curves[0].name} network's {curves[0].weights:,})")
+    axes.set_xlabel(f"weights left (% of the {curves[0].name} network's)")
     axes.set_ylabel(ylabel)
     axes.set_title(title, loc="left", fontsize=11, color=INK)
     axes.legend(frameon=False, loc="lower left")
+    bars = BARS if any(any(curve.deviation) for curve in curves) else ""
+    axes.text(0.995, 1.015, DOTTED + bars, transform=axes.transAxes, ha="right", fontsize=8,
+              color=QUIET)
     return figure
 
 
@@ -84,8 +88,9 @@ def _draw(axes: Axes, curve: Curve, reference: int, index: int) -> None:
     color = COLORS[index % len(COLORS)]
     x, y = _percent(curve, reference), [100 * value for value in curve.accuracy]
     axes.axhline(y[0], color=color, linewidth=0.9, linestyle=(0, (2, 3)), alpha=0.8, zorder=1)
+    bars = [100 * value for value in curve.deviation] if any(curve.deviation) else None
     axes.errorbar(
-        x, y, yerr=[100 * value for value in curve.deviation], label=curve.name, color=color,
+        x, y, yerr=bars, label=f"{curve.name}, {curve.weights:,} weights", color=color,
         marker=MARKERS[index % len(MARKERS)], markersize=5, markeredgecolor="white",
         markeredgewidth=0.6, linewidth=1.6, elinewidth=1, capsize=2.5, zorder=3 + index,
     )  # fmt: skip

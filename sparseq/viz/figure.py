@@ -13,7 +13,7 @@ from sparseq.files import write_atomically
 
 # Okabe and Ito (2008): told apart by color-blind readers, and in grey by their lightness
 COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
-INK, FAINT = "#222222", "#DDDDDD"
+INK, QUIET, FAINT = "#222222", "#777777", "#DDDDDD"
 
 
 def new_figure(width: float = 7.2, height: float = 4.5) -> tuple[Figure, Axes]:

@@ -14,7 +14,9 @@ QUATERNION = Curve("quaternion", [1, 0.5, 0.1], [0.97, 0.96, 0.8], [0, 0, 0], 25
 def lines(figure):
     """Data lines by name; error bars carry the legend's entry."""
     containers = figure.axes[0].containers
-    return {box.get_label(): box.lines[0].get_xydata().tolist() for box in containers}
+    return {
+        box.get_label().split(",")[0]: box.lines[0].get_xydata().tolist() for box in containers
+    }
 
 
 def test_x_is_log_and_reversed_and_holds_every_point():

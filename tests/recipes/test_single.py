@@ -1,0 +1,137 @@
+"""Recipes for a single network: train, and prune once."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from sparseq.data import load_data
+from sparseq.files import load, save
+from sparseq.models import build
+from sparseq.pruning import Mask
+from sparseq.recipes import OneShot, Train
+from sparseq.recipes.outcome import Outcome
+from sparseq.train import evaluate
+from tests.recipes.test_resume import Count, Stop
+
+TINY = {"model": "lenet_12", "epochs": 3}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A trained network's outcome; its file lies in the folder."""
+    return Train(**TINY, out=tmp_path_factory.mktemp("trained")).run()
+
+
+def state(folder):
+    return load(folder / "model.sparseq").state_dict()
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_training_saves_the_network_it_measured(trained):
+    data = load_data("digits")
+    model = load(trained.folder / "model.sparseq")
+    assert evaluate(model, data.validation).accuracy == trained.figures["validation_accuracy"]
+    assert evaluate(model, data.test).accuracy == trained.figures["test_accuracy"]
+    assert (trained.folder / "model.sparseq").stat().st_size == trained.figures["bytes_on_disk"]
+    assert len((trained.folder / "log.jsonl").read_text().splitlines()) == 3
+
+
+def test_the_saved_network_is_the_best_of_all_epochs(trained):
+    lines = (trained.folder / "log.csv").read_text().splitlines()
+    column = lines[0].split(",").index("validation_accuracy")
+    best = max(float(line.split(",")[column]) for line in lines[1:])
+    assert trained.figures["validation_accuracy"] == best
+
+
+@pytest.mark.parametrize("epochs", [0, 1, 2])
+def test_a_stopped_training_goes_on_to_the_same_network(trained, tmp_path, epochs):
+    with pytest.raises(KeyboardInterrupt):
+        Train(**TINY, out=tmp_path).run(Stop(epochs))
+    assert Train(**TINY, out=tmp_path).run().figures == trained.figures
+    assert same(state(tmp_path), state(trained.folder))
+
+
+def test_a_finished_training_is_read(trained):
+    count = Count()
+    assert Train(**TINY, out=trained.folder).run(count) == trained
+    assert count.done is None
+
+
+def test_a_falling_rate_trains_another_network(trained, tmp_path):
+    Train(**TINY, lr_schedule="cosine", out=tmp_path).run()
+    assert not same(state(tmp_path), state(trained.folder))
+
+
+def test_pruning_a_file_keeps_the_largest_weights(trained, tmp_path):
+    file = trained.folder / "model.sparseq"
+    outcome = OneShot(file=file, density=0.2, finetune=0, policy="sparse", out=tmp_path).run()
+    dense, pruned = load(file), load(tmp_path / "model.sparseq")
+    assert outcome.figures["weights_kept"] == round(0.2 * 888)
+    assert outcome.figures["density"] == pytest.approx(0.2, rel=1e-2)
+    assert outcome.figures["unpruned_validation_accuracy"] \
+        == trained.figures["validation_accuracy"]
+    for name in ("fc1", "out"):
+        kept = pruned.get_submodule(name).to_dense().weight
+        weight = dense.get_submodule(name).weight
+        assert torch.equal(kept[kept != 0], weight[kept != 0])
+
+
+def test_fine_tuning_keeps_the_mask_and_helps(trained, tmp_path):
+    file = trained.folder / "model.sparseq"
+    before = OneShot(file=file, density=0.1, finetune=0, out=tmp_path / "a").run().figures
+    after = OneShot(file=file, density=0.1, finetune=3, out=tmp_path / "b").run().figures
+    assert after["weights_kept"] == before["weights_kept"] == round(0.1 * 888)
+    assert after["pruned_validation_accuracy"] == before["pruned_validation_accuracy"]
+    assert after["validation_accuracy"] > before["validation_accuracy"]
+
+
+@pytest.mark.parametrize("granularity", ["component", "quaternion"])
+def test_pruning_without_a_file_trains_first(tmp_path, granularity):
+    config = OneShot(**TINY, algebra="quaternion", density=0.25, granularity=granularity,
+                     policy="sparse", out=tmp_path)
+    count = Count()
+    outcome = config.run(count)
+    assert count.units == 3 + 5
+    layer = load(tmp_path / "model.sparseq").fc1
+    assert layer.granularity == granularity
+    assert outcome.figures["validation_accuracy"] > 0.3
+    assert Outcome.read(tmp_path) == outcome
+
+
+def test_a_pruned_file_is_pruned_further(trained, tmp_path):
+    file = trained.folder / "model.sparseq"
+    for density, place in ((0.2, "a"), (0.1, "b")):
+        OneShot(file=file, density=density, finetune=0, policy="sparse", out=tmp_path / place).run()
+        file = tmp_path / place / "model.sparseq"
+    first, second = (load(tmp_path / place / "model.sparseq") for place in "ab")
+    masks = [Mask({name: model.get_submodule(name).pattern.mask() for name in ("fc1", "out")})
+             for model in (first, second)]
+    assert masks[0] & masks[1] == masks[1]
+
+
+def test_a_network_of_another_shape_is_refused(tmp_path):
+    save(build("lenet_12", in_shape=(1, 28, 28)), tmp_path / "mnist.sparseq")
+    with pytest.raises(ValueError, match="file must take the examples of digits"):
+        OneShot(file=tmp_path / "mnist.sparseq", out=tmp_path / "out").run()
+
+
+def test_a_network_without_prunable_weights_is_refused(tmp_path):
+    save(nn.Sequential(nn.Flatten(), nn.Identity()), tmp_path / "flat.sparseq")
+    with pytest.raises(ValueError, match="without prunable weights"):
+        OneShot(file=tmp_path / "flat.sparseq", out=tmp_path / "out").run()
+
+
+@pytest.mark.parametrize(("fields", "message"), [
+    ({"density": 0.0}, "density must lie in"),
+    ({"density": 1.1}, "density must lie in"),
+    ({"finetune": -1}, "finetune must be 0 or more"),
+    ({"criterion": "luck"}, "unknown criterion"),
+])
+def test_bad_fields_are_refused_at_once(fields, message):
+    with pytest.raises(ValueError, match=message):
+        OneShot(**fields)
