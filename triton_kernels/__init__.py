@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from torch import Tensor
-
 from sparseq.triton_kernels.hamilton import hamilton, hamilton_dw, hamilton_dx
+from torch import Tensor
 
 KERNELS: dict[str, Callable[..., Tensor]] = {
     "hamilton": hamilton,

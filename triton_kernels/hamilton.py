@@ -21,8 +21,11 @@ Registers bound the tile. The eight products are summed over the depth apart and
 the last step: adding each to the four outputs it belongs to at every step would need half the
 accumulators but twenty tile additions outside the tensor cores. Eight float32 accumulators of
 64 x 64 over eight warps are 128 of a thread's 255 registers; the rest holds addresses and the
-operands' sums. A larger tile would spill, a smaller one reads the operands more often. "16" has
-half the accumulators and takes the tile with half the warps.
+operands' sums. Where sizes are no multiples of 16 each entry has an address of its own, and half
+the lanes are left to a tile. Below 64 rows tensor cores fall back to an instruction whose operands
+all lie in registers, so their tiles keep 64. "16" has half the accumulators and takes 64 x 64 at
+any alignment, but its sixteen products share all eight operand tiles: multiplied as float32,
+outside the tensor cores, a thread holds its part of all of them, and 32 x 16 is what fits.
 
 Sums run over the depth in one order: the same bits at every call. There are no atomics. float32
 is multiplied as float32, or as tf32 where torch.backends.cuda.matmul says so; float16 and
@@ -44,6 +47,7 @@ from sparseq.ops.hamilton import hamilton_dw_reference, hamilton_dx_reference, h
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 FEW = 16  # quaternions; from here down the operands' bytes bound the product, not its arithmetic
+STAGES = 3  # steps over the depth in flight
 INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
 
 
@@ -73,10 +77,11 @@ class Plan:
 
     eight: bool
     conjugate: str  # "a", "b" or ""
-    precision: str
+    precision: str  # of float32 products
     rows: int
     lanes: int
     depth: int
+    warps: int
 
 
 @triton.jit
@@ -107,12 +112,8 @@ def _h(x0, x1, x2, x3):
 def _half_h(x0, x1, x2, x3, CONJUGATE: tl.constexpr):
     """1/2 H of four tiles or of their conjugate, rounded to their dtype."""
     sign: tl.constexpr = -0.5 if CONJUGATE else 0.5
-    y0, y1, y2, y3 = _h(
-        0.5 * x0.to(tl.float32),
-        sign * x1.to(tl.float32),
-        sign * x2.to(tl.float32),
-        sign * x3.to(tl.float32),
-    )
+    z1, z2, z3 = sign * x1.to(tl.float32), sign * x2.to(tl.float32), sign * x3.to(tl.float32)
+    y0, y1, y2, y3 = _h(0.5 * x0.to(tl.float32), z1, z2, z3)
     return y0.to(x0.dtype), y1.to(x0.dtype), y2.to(x0.dtype), y3.to(x0.dtype)
 
 
@@ -210,19 +211,24 @@ def plan_for(sizes: Sizes, dtype: torch.dtype, algorithm: str, conjugate: str = 
     """Form and tile by size; "auto" takes "8" unless few rows or lanes share what is read."""
     eight = algorithm == "8" or (algorithm != "16" and min(sizes) > FEW)
     tf32 = torch.backends.cuda.matmul.fp32_precision == "tf32"
-    depth = 32
-    return Plan(
-        eight,
-        conjugate,
-        "tf32" if tf32 and dtype == torch.float32 else "ieee",
-        _tile(sizes.rows),
-        _tile(sizes.lanes),
-        depth,
-    )
+    exact = dtype == torch.float32 and not tf32
+    rows, lanes = _tile(sizes, exact, eight)
+    warps = 8 if rows * lanes > 256 else 4
+    depth = 64 // dtype.itemsize
+    return Plan(eight, conjugate, "ieee" if exact else "tf32", rows, lanes, depth, warps)
 
 
-def _tile(size: int) -> int:
-    return min(64, max(16, triton.next_power_of_2(size)))
+def _tile(sizes: Sizes, exact: bool, eight: bool) -> tuple[int, int]:
+    """(rows, lanes) that fit the sizes and the registers; see the top of this file."""
+    if exact and not eight:
+        return _fit(sizes.rows, 32), _fit(sizes.lanes, 16)
+    aligned = all(size % 16 == 0 for size in sizes)
+    rows = _fit(sizes.rows, 64) if exact else 64
+    return rows, _fit(sizes.lanes, 64 if aligned or not eight else 32)
+
+
+def _fit(size: int, most: int) -> int:
+    return min(most, max(16, triton.next_power_of_2(size)))
 
 
 def _multiply(
@@ -231,17 +237,15 @@ def _multiply(
     if sizes.rows == 0 or sizes.lanes == 0:
         return
     grid = (triton.cdiv(sizes.rows, plan.rows) * triton.cdiv(sizes.lanes, plan.lanes),)
-    warps = 8 if plan.eight and plan.rows * plan.lanes > 2048 else 4
     with torch.cuda.device_of(c.data):
-        _product[grid](
-            a, b, c, bias, sizes, plan, num_warps=warps, num_stages=2, enable_fp_fusion=True
-        )
+        options = {"num_warps": plan.warps, "num_stages": STAGES, "enable_fp_fusion": True}
+        _product[grid](a, b, c, bias, sizes, plan, **options)
 
 
-def _served(*tensors: Tensor | None) -> bool:
+def _served(fits: bool, *tensors: Tensor | None) -> bool:
     """Whether the kernels take these; the reference takes the rest, or says what is wrong."""
     kinds = {(t.dtype, t.device) for t in tensors if t is not None}
-    return len(kinds) == 1 and next(iter(kinds))[0] in DTYPES
+    return fits and len(kinds) == 1 and next(iter(kinds))[0] in DTYPES
 
 
 def _weight(weight: Tensor) -> Operand:
@@ -258,9 +262,10 @@ def _features(x: Tensor) -> Operand:
 
 def hamilton(x: Tensor, weight: Tensor, bias: Tensor | None, algorithm: str) -> Tensor:
     """y = W (x) x + b; x (..., 4 k), weight (4, m, k), bias (4 m) or None -> (..., 4 m)."""
-    if not _served(x, weight, bias):
-        return hamilton_reference(x, weight, bias, algorithm)
     _, m, k = weight.shape
+    fits = x.shape[-1] == 4 * k and (bias is None or bias.numel() == 4 * m)
+    if not _served(fits and weight.shape[0] == 4, x, weight, bias):
+        return hamilton_reference(x, weight, bias, algorithm)
     y = x.new_empty((*x.shape[:-1], 4 * m))
     sizes = Sizes(m, prod(x.shape[:-1]), k)
     plan = plan_for(sizes, x.dtype, algorithm)
@@ -271,9 +276,9 @@ def hamilton(x: Tensor, weight: Tensor, bias: Tensor | None, algorithm: str) -> 
 
 def hamilton_dx(dy: Tensor, weight: Tensor, algorithm: str) -> Tensor:
     """dx = W* (x) dy; dy (..., 4 m), weight (4, m, k) -> (..., 4 k)."""
-    if not _served(dy, weight):
-        return hamilton_dx_reference(dy, weight, algorithm)
     _, m, k = weight.shape
+    if not _served(dy.shape[-1] == 4 * m and weight.shape[0] == 4, dy, weight):
+        return hamilton_dx_reference(dy, weight, algorithm)
     dx = dy.new_empty((*dy.shape[:-1], 4 * k))
     sizes = Sizes(k, prod(dy.shape[:-1]), m)
     plan = plan_for(sizes, dy.dtype, algorithm, conjugate="a")
@@ -283,9 +288,10 @@ def hamilton_dx(dy: Tensor, weight: Tensor, algorithm: str) -> Tensor:
 
 def hamilton_dw(dy: Tensor, x: Tensor, algorithm: str) -> Tensor:
     """dW = sum over rows of dy (x) x*; (..., 4 m), (..., 4 k) -> (4, m, k)."""
-    if not _served(dy, x):
-        return hamilton_dw_reference(dy, x, algorithm)
     m, k = dy.shape[-1] // 4, x.shape[-1] // 4
+    fits = prod(dy.shape[:-1]) == prod(x.shape[:-1]) and dy.shape[-1] % 4 == x.shape[-1] % 4 == 0
+    if not _served(fits, dy, x):
+        return hamilton_dw_reference(dy, x, algorithm)
     dw = dy.new_empty((4, m, k))
     sizes = Sizes(m, k, prod(dy.shape[:-1]))
     plan = plan_for(sizes, dy.dtype, algorithm, conjugate="b")
