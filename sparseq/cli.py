@@ -98,9 +98,10 @@ def parse(command: type, name: str, arguments: list[str]) -> Any:
 
     # tyro would draw a box around what the dataclass says to its values
     unchecked = {"__post_init__": lambda self: None, "__doc__": command.__doc__}
-    flags = tyro.cli(type(command.__name__, (command,), unchecked), prog=f"sparseq {name}",
-                     args=arguments, config=(tyro.conf.PositionalRequiredArgs,
-                                             tyro.conf.FlagCreatePairsOff))
+    twin: Any = type(command.__name__, (command,), unchecked)
+    style = (tyro.conf.PositionalRequiredArgs, tyro.conf.FlagCreatePairsOff,
+             tyro.conf.DisallowNone)
+    flags = tyro.cli(twin, prog=f"sparseq {name}", args=arguments, config=style)
     return command(**{field.name: getattr(flags, field.name) for field in fields(command)})
 
 

@@ -1,4 +1,4 @@
-"""How a long run tells how far it is: one bar with the time left, or one line per network."""
+"""How a long run tells how far it is."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Silent:
 
 
 class Bar:
-    """A rich progress bar on a terminal; elsewhere the milestones alone, a line each."""
+    """A rich progress bar with the time left; not on a terminal, a line for every tenth."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -46,14 +46,21 @@ class Bar:
             disable=not console.is_terminal,
         )  # fmt: skip
         self._task = self._progress.add_task("starting", total=None)
+        self._total, self._done = 1, 0
 
     def begin(self, total: int, done: int = 0) -> None:
         """Set the scale."""
+        self._total, self._done = max(total, 1), done
         self._progress.update(self._task, total=total, completed=done)
 
     def advance(self, units: int, note: str) -> None:
         """Move the bar."""
+        tenth = 10 * self._done // self._total
+        self._done += units
         self._progress.update(self._task, advance=units, description=note)
+        if not self._console.is_terminal and 10 * self._done // self._total > tenth:
+            self._console.print(f"{100 * self._done / self._total:.0f} % done: {note}",
+                                highlight=False)
 
     def note(self, text: str) -> None:
         """Change the text."""

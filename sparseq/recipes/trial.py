@@ -8,17 +8,19 @@ it ends where it would have ended anyway.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sparseq.compression import compress
 from sparseq.data import DataBundle
+from sparseq.errors import argument_error
 from sparseq.files import save
 from sparseq.pruning import Mask, prune
 from sparseq.recipes.folder import RunFolder
@@ -138,14 +140,14 @@ class Trial:
 
     def _select(self, model: nn.Module, within: Mask, number: int) -> Mask:
         config, density = self.config, self.densities[number]
-        common = {"exclude": config.exclude, "granularity": config.granularity, "within": within,
-                  "seed": derive_seed("mask", config.seed, self.number, number)}
+        cut = partial(prune, model, density=density, exclude=config.exclude, within=within,
+                      granularity=config.granularity,
+                      seed=derive_seed("mask", config.seed, self.number, number))
         batches = self.data.train.batches(config.training.batch_size, seed=self._order())
-        scored = prune(model, config.criterion, density=density, scope=config.scope,
-                       batches=batches, loss_fn=F.cross_entropy, **common)
+        scored = cut(config.criterion, scope=config.scope, batches=batches)
         if config.mask == "scored":
             return scored
-        return prune(model, "random", density=density, scope=scored.layer_densities(), **common)
+        return cut("random", scope=scored.layer_densities())
 
     def _rewind(self, model: nn.Module, number: int) -> None:
         state = self.config.start(self.rewound, self.final) if number else None
@@ -167,9 +169,13 @@ class Trial:
             state = fit(model, optimizer, self.data.train, epochs=first + epochs,
                         batch_size=batch_size, seed=self._order(), start_epoch=first,
                         callbacks=[rate, tick, best, *([] if number else [keep])])
+        loss = state.metrics["loss"]
+        if not math.isfinite(loss):
+            raise argument_error(config.recipe, "lr", f"must be lower (the loss was {loss} in "
+                                 f"{self.place}, round {number})", config.training.lr)
         self.rewound = self.rewound or keep.kept
         best.epoch -= first
-        return state.metrics["loss"], best
+        return loss, best
 
     def _order(self) -> int:
         return derive_seed("order", self.config.seed, self.number)

@@ -198,3 +198,9 @@ def test_sgd_and_weight_decay_train_too(tmp_path):
     trial = run_rounds(tmp_path, small(rounds=1, optimizer="sgd", lr=0.05, momentum=0.9,
                                        weight_decay=1e-4))
     assert trial.rows[0]["validation_accuracy"] > 0.5
+
+
+def test_a_training_that_diverges_is_an_error_that_says_where(tmp_path):
+    config = small(optimizer="sgd", lr=1e30)
+    with pytest.raises(ValueError, match=r"lr must be lower .*real/trial-0, round 0.*1e\+30"):
+        open_trial(tmp_path, config).run(Silent())
