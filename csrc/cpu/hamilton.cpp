@@ -21,59 +21,11 @@
 
 #include "../common/tensors.h"
 #include "dtypes.h"
+#include "quaternion_direct.h"
 #include "quaternion_product.h"
 
 namespace sparseq {
 namespace {
-
-constexpr int kDirectBatch = 4;  // up to here the weights' bytes bound the product
-
-// A few batch rows: each weight row is read once and meets every x row, in the 16-form.
-template <typename S, typename T>
-void multiply_direct(const S* x, const S* weight, const S* bias, S* y, int64_t batch, int64_t m,
-                     int64_t k) {
-  constexpr int n = kLanes<T>;
-  const int64_t rows_per_item = 16, items = (m + rows_per_item - 1) / rows_per_item;
-  const int64_t threads = useful_threads(16 * batch * m * (k / n + 1));
-  parallel_items(items, threads, [&](int64_t item) {
-    const int64_t last = std::min(m, (item + 1) * rows_per_item);
-    for (int64_t r = item * rows_per_item; r < last; ++r) {
-      for (int64_t row = 0; row < batch; ++row) {
-        T total[4] = {};
-        int64_t at = 0;
-        if constexpr (std::is_same_v<S, T>) {
-          Vec<T> sums[4] = {};
-          for (; at + n <= k; at += n) {
-            Vec<T> w[4];
-            for (int c = 0; c < 4; ++c) w[c] = load(weight + (c * m + r) * k + at);
-            for (int b = 0; b < 4; ++b) {
-              const Vec<T> value = load(x + (row * 4 + b) * k + at);
-              for (int a = 0; a < 4; ++a) {
-                sums[a] = kSign[a][b] > 0 ? sums[a] + w[kBlock[a][b]] * value
-                                          : sums[a] - w[kBlock[a][b]] * value;
-              }
-            }
-          }
-          for (int a = 0; a < 4; ++a) {
-            for (int j = 0; j < n; ++j) total[a] += sums[a][j];
-          }
-        }
-        for (; at < k; ++at) {
-          for (int a = 0; a < 4; ++a) {
-            for (int b = 0; b < 4; ++b) {
-              total[a] += kSign[a][b] * static_cast<T>(weight[(kBlock[a][b] * m + r) * k + at]) *
-                          static_cast<T>(x[(row * 4 + b) * k + at]);
-            }
-          }
-        }
-        for (int a = 0; a < 4; ++a) {
-          const T start = bias == nullptr ? T(0) : static_cast<T>(bias[a * m + r]);
-          y[(row * 4 + a) * m + r] = static_cast<S>(start + total[a]);
-        }
-      }
-    }
-  });
-}
 
 bool use_eight(const std::string& algorithm, int64_t depth) {
   return algorithm == "8" || (algorithm != "16" && depth >= 16);
@@ -104,8 +56,8 @@ Tensor hamilton(const Tensor& x, const Tensor& weight, const std::optional<Tenso
     const S* b = data_or_null<S>(offset);
     S* out = static_cast<S*>(y.mutable_data_ptr());
     const int64_t batch = y.numel() / (4 * m);
-    if (batch <= kDirectBatch && algorithm != "8") {
-      return multiply_direct<S, T>(in, w, b, out, batch, m, k);
+    if constexpr (std::is_same_v<S, T>) {
+      if (direct_serves(batch, algorithm)) return direct_y(in, w, b, out, batch, m, k);
     }
     multiply<S, T>({{w, m * k, k, 1, false},
                     {in, k, 1, 4 * k, false},
@@ -131,13 +83,20 @@ Tensor hamilton_dx(const Tensor& dy, const Tensor& weight, std::string algorithm
   with_types("hamilton_dx", dy, [&](auto types) {
     using S = typename decltype(types)::S;
     using T = typename decltype(types)::T;
-    multiply<S, T>({{static_cast<const S*>(matrix.const_data_ptr()), m * k, 1, k, true},
-                    {static_cast<const S*>(input.const_data_ptr()), m, 1, 4 * m, false},
-                    {static_cast<S*>(dx.mutable_data_ptr()), k, 1, 4 * k, false},
+    const S* in = static_cast<const S*>(input.const_data_ptr());
+    const S* w = static_cast<const S*>(matrix.const_data_ptr());
+    S* out = static_cast<S*>(dx.mutable_data_ptr());
+    const int64_t batch = dx.numel() / (4 * k);
+    if constexpr (std::is_same_v<S, T>) {
+      if (direct_serves(batch, algorithm)) return direct_dx(in, w, out, batch, m, k);
+    }
+    multiply<S, T>({{w, m * k, 1, k, true},
+                    {in, m, 1, 4 * m, false},
+                    {out, k, 1, 4 * k, false},
                     nullptr,
                     k,
                     m,
-                    dx.numel() / (4 * k),
+                    batch,
                     use_eight(algorithm, m)});
   });
   return dx;
@@ -160,9 +119,15 @@ Tensor hamilton_dw(const Tensor& dy, const Tensor& x, std::string algorithm) {
   with_types("hamilton_dw", dy, [&](auto types) {
     using S = typename decltype(types)::S;
     using T = typename decltype(types)::T;
-    multiply<S, T>({{static_cast<const S*>(left.const_data_ptr()), m, 1, 4 * m, false},
-                    {static_cast<const S*>(right.const_data_ptr()), k, 4 * k, 1, true},
-                    {static_cast<S*>(dw.mutable_data_ptr()), m * k, k, 1, false},
+    const S* a = static_cast<const S*>(left.const_data_ptr());
+    const S* b = static_cast<const S*>(right.const_data_ptr());
+    S* out = static_cast<S*>(dw.mutable_data_ptr());
+    if constexpr (std::is_same_v<S, T>) {
+      if (direct_serves(batch, algorithm)) return direct_dw(a, b, out, batch, m, k);
+    }
+    multiply<S, T>({{a, m, 1, 4 * m, false},
+                    {b, k, 4 * k, 1, true},
+                    {out, m * k, k, 1, false},
                     nullptr,
                     m,
                     batch,

@@ -4,6 +4,7 @@
 #include <array>
 
 #include "../common/parallel.h"
+#include "quaternion.h"
 #include "tiles.h"
 
 namespace sparseq {
@@ -12,10 +13,6 @@ constexpr int kDepthBlock = 512;  // a tile's block of this depth stays in L2
 constexpr int kRowBlock = 48;     // rows of C per task; a multiple of both kernel heights
 
 constexpr int kH[4][4] = {{1, 1, 1, 1}, {1, -1, 1, -1}, {1, 1, -1, -1}, {1, -1, -1, 1}};
-// kBlock[a][b], kSign[a][b]: C_a += sign * A_block * B_b
-constexpr int kBlock[4][4] = {{0, 1, 2, 3}, {1, 0, 3, 2}, {2, 3, 0, 1}, {3, 2, 1, 0}};
-constexpr int kSign[4][4] = {{1, -1, -1, -1}, {1, 1, -1, 1}, {1, 1, 1, -1}, {1, -1, 1, 1}};
-
 // One block product and what it adds to each component of C.
 struct Product {
   int a, b;
@@ -72,20 +69,27 @@ std::array<Product, 16> products_of(const Task<S>& task) {
   return list;
 }
 
-// blocks[4 + r] = scale * sum_i H[r, i] sign_i blocks[i], over `count` entries `stride` apart.
+// to[r] = scale * sum_i H[r, i] sign_i from[i], over `count` contiguous entries of each.
 template <typename T, typename S>
 void transform(const T* const (&from)[4], T* const (&to)[4], const Operand<const S>& operand,
                T scale, int64_t count) {
   T s[4];
   for (int i = 0; i < 4; ++i) s[i] = scale * operand.sign(i);
-  for (int64_t i = 0; i < count; ++i) {
-    const T w0 = s[0] * from[0][i], w1 = s[1] * from[1][i];
-    const T w2 = s[2] * from[2][i], w3 = s[3] * from[3][i];
-    const T even = w0 + w2, even_minus = w0 - w2, odd = w1 + w3, odd_minus = w1 - w3;
-    to[0][i] = even + odd;
-    to[1][i] = even - odd;
-    to[2][i] = even_minus + odd_minus;
-    to[3][i] = even_minus - odd_minus;
+  const auto combine = [&](int64_t at, auto read, auto write) {
+    const auto w0 = s[0] * read(from[0] + at), w1 = s[1] * read(from[1] + at);
+    const auto w2 = s[2] * read(from[2] + at), w3 = s[3] * read(from[3] + at);
+    const auto even = w0 + w2, even_minus = w0 - w2, odd = w1 + w3, odd_minus = w1 - w3;
+    write(to[0] + at, even + odd);
+    write(to[1] + at, even - odd);
+    write(to[2] + at, even_minus + odd_minus);
+    write(to[3] + at, even_minus - odd_minus);
+  };
+  int64_t i = 0;
+  for (; i + kLanes<T> <= count; i += kLanes<T>) {
+    combine(i, [](const T* p) { return load(p); }, [](T* p, Vec<T> v) { store(p, v); });
+  }
+  for (; i < count; ++i) {
+    combine(i, [](const T* p) { return *p; }, [](T* p, T v) { *p = v; });
   }
 }
 

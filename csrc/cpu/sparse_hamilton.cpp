@@ -14,6 +14,7 @@
 
 #include "dtypes.h"
 #include "pattern.h"
+#include "quaternion.h"
 #include "tiles.h"
 
 namespace sparseq {
@@ -23,12 +24,10 @@ namespace {
 constexpr int kMostVectors = kVectorRegisters >= 32 ? 4 : 2;
 constexpr int kGroup = 8;  // output quaternions computed into one buffer before they are stored
 
-// W_c meets x_b in component kTarget[c][b] of y, with kSign[c][b].
-constexpr int kTarget[4][4] = {{0, 1, 2, 3}, {1, 0, 3, 2}, {2, 3, 0, 1}, {3, 2, 1, 0}};
-constexpr int kSign[4][4] = {{1, 1, 1, 1}, {1, -1, 1, -1}, {1, -1, -1, 1}, {1, 1, -1, -1}};
-
+// W_c meets x_b in component target_of(c, b) of y (kBlock is its own inverse) with this sign.
+constexpr int target_of(int c, int b) { return kBlock[c][b]; }
 constexpr int sign_of(int c, int b, bool conjugate) {
-  return conjugate && c > 0 ? -kSign[c][b] : kSign[c][b];
+  return (conjugate && c > 0 ? -1 : 1) * kSign[target_of(c, b)][b];
 }
 
 template <typename S, typename T>
@@ -50,7 +49,7 @@ SPARSEQ_INLINE void add_component(T value, const T* column, int64_t block, Vec<T
   for (int b = 0; b < 4; ++b) {
     const Vec<T> factor = broadcast(sign_of(C, b, Conjugate) > 0 ? value : -value);
     for (int i = 0; i < NV; ++i) {
-      Vec<T>& sum = sums[kTarget[C][b]][i];
+      Vec<T>& sum = sums[target_of(C, b)][i];
       sum = fmadd(factor, load(column + b * block + i * kLanes<T>), sum);
     }
   }
@@ -65,7 +64,7 @@ SPARSEQ_INLINE void add_quaternion(const T* values, const T* column, int64_t blo
     for (int c = 0; c < 4; ++c) {
       const Vec<T> factor = broadcast(values[c]);
       for (int i = 0; i < NV; ++i) {
-        Vec<T>& sum = sums[kTarget[c][b]][i];
+        Vec<T>& sum = sums[target_of(c, b)][i];
         sum = sign_of(c, b, Conjugate) > 0 ? sum + factor * x[i] : sum - factor * x[i];
       }
     }
@@ -188,11 +187,11 @@ void tile_entries(const Csr& csr, const T* dy, const T* x, int64_t m, int64_t k,
     const T* column = x + static_cast<int64_t>(csr.col_idx[p]) * lanes;
     Vec<T> sum{};
     for (int b = 0; b < 4; ++b) {
-      const T* own = dy + (kTarget[component][b] * m + row) * lanes;
+      const T* own = dy + (target_of(component, b) * m + row) * lanes;
       const T* other = column + b * k * lanes;
       Vec<T> part{};
       for (int i = 0; i < NV; ++i) part = fmadd(load(own + i * n), load(other + i * n), part);
-      sum = kSign[component][b] > 0 ? sum + part : sum - part;
+      sum = sign_of(component, b, false) > 0 ? sum + part : sum - part;
     }
     T total = 0;
     for (int j = 0; j < n; ++j) total += sum[j];
