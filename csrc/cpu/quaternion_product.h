@@ -168,16 +168,10 @@ SPARSEQ_INLINE void micro_kernel(const T* a, int64_t a_stride, const T* b, int64
   }
 }
 
-// Height of the register block: as many sums as the registers hold beside a tile row.
-template <int NV>
-constexpr int kHeight =
-    NV == 4 ? (kVectorRegisters >= 32 ? 6 : 2)
-            : (NV == 2 ? (kVectorRegisters >= 32 ? 12 : 4) : (kVectorRegisters >= 32 ? 12 : 8));
-
 template <typename T, int NV>
 void block_product(const T* a, int64_t a_stride, const T* b, int64_t depth, const float (&to)[4],
                    T* c, int64_t c_component, int64_t rows) {
-  constexpr int width = NV * kLanes<T>, height = kHeight<NV>;
+  constexpr int width = NV * kLanes<T>, height = kTileHeight<NV>;
   int64_t r = 0;
   for (; r + height <= rows; r += height) {
     micro_kernel<T, height, NV>(a + r * a_stride, a_stride, b, depth, to, c + r * width,

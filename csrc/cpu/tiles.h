@@ -19,6 +19,12 @@ inline int tile_vectors(int64_t rows_left, int most = 4) {
   return vectors;
 }
 
+// Rows of a register block NV vectors wide: as many sums as registers hold beside a tile row.
+template <int NV>
+constexpr int kTileHeight =
+    NV == 4 ? (kVectorRegisters >= 32 ? 6 : 2)
+            : (NV == 2 ? (kVectorRegisters >= 32 ? 12 : 4) : (kVectorRegisters >= 32 ? 12 : 8));
+
 namespace detail {
 
 // dst[i * ld + j] = src[j * sj + i], both extents one vector; src and dst of the same type.

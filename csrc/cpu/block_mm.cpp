@@ -1,0 +1,294 @@
+// block_mm: y = A x + b for a sparse grid of dense blocks of r rows and c columns, y = A^T x
+// (transposed), and the gradient of the kept blocks.
+//
+//   y[n, I r + i] = b[I r + i] + sum over blocks p of grid row I, j < c: values[p, i, j] x[n, J c +
+//   j]
+//
+// x and y are batch-major and contiguous; values (blocks, r, c) in the grid's CSR order. One task
+// is a tile of batch rows times a range of grid rows; a register block of output rows meets every
+// block of its grid row as a dense micro-tile. The transpose reads the same values with the roles
+// of i and j exchanged. Sums run in the grid's order: same bits on any threads.
+
+#include <torch/csrc/stable/library.h>
+
+#include <optional>
+
+#include "dtypes.h"
+#include "pattern.h"
+#include "tiles.h"
+
+namespace sparseq {
+namespace {
+
+constexpr int kGroup = 16;  // output rows gathered before they are stored
+// Most vectors of the batch a gradient tile is wide: the sum over lanes is paid once a tile.
+constexpr int kMostVectors = kVectorRegisters >= 32 ? 8 : 4;
+
+// The multiplied direction: `out` rows and `in` columns per block, entry (o, i) of block p at
+// values[p * out * in + o * out_stride + i * in_stride].
+template <typename S, typename T>
+struct Problem {
+  Csr grid;
+  const T* values;
+  const int32_t* order;  // block p of the grid is values block order[p]; null: p
+  const S* bias;         // or null
+  const S* x;
+  S* y;
+  int64_t batch;
+  int64_t out, in, out_stride, in_stride;
+};
+
+// MR output rows of one grid row, from row `first` of its blocks, over one tile.
+template <typename S, typename T, int MR, int NV>
+SPARSEQ_INLINE void micro_rows(const Problem<S, T>& problem, int64_t grid_row, int64_t first,
+                               const T* tile, T* out) {
+  constexpr int n = kLanes<T>, lanes = NV * n;
+  const Csr& grid = problem.grid;
+  Vec<T> sums[MR][NV];
+  for (int r = 0; r < MR; ++r) {
+    const S* bias = problem.bias;
+    const T start =
+        bias == nullptr ? T(0) : static_cast<T>(bias[grid_row * problem.out + first + r]);
+    for (int i = 0; i < NV; ++i) sums[r][i] = broadcast(start);
+  }
+  for (int64_t p = grid.row_ptr[grid_row]; p < grid.row_ptr[grid_row + 1]; ++p) {
+    const int64_t block = problem.order == nullptr ? p : problem.order[p];
+    const T* values =
+        problem.values + block * problem.out * problem.in + first * problem.out_stride;
+    const T* column = tile + grid.col_idx[p] * problem.in * lanes;
+    for (int64_t j = 0; j < problem.in; ++j) {
+      Vec<T> x[NV];
+      for (int i = 0; i < NV; ++i) x[i] = load(column + j * lanes + i * n);
+      for (int r = 0; r < MR; ++r) {
+        const Vec<T> value = broadcast(values[r * problem.out_stride + j * problem.in_stride]);
+        for (int i = 0; i < NV; ++i) sums[r][i] = fmadd(value, x[i], sums[r][i]);
+      }
+    }
+  }
+  for (int r = 0; r < MR; ++r) {
+    for (int i = 0; i < NV; ++i) store(out + r * lanes + i * n, sums[r][i]);
+  }
+}
+
+// Output rows are stored in groups, so that the layout change moves whole vectors.
+template <typename S, typename T, int NV>
+void tile_rows(const Problem<S, T>& problem, const T* tile, int64_t row0, int64_t count,
+               int64_t first, int64_t last) {
+  constexpr int lanes = NV * kLanes<T>, height = kTileHeight<NV>;
+  alignas(64) T buffer[(kGroup + height) * lanes];
+  const int64_t rows = problem.grid.rows * problem.out;
+  int64_t stored = first * problem.out, filled = 0;
+  for (int64_t row = first; row < last; ++row) {
+    for (int64_t r = 0; r < problem.out;) {
+      const int64_t left = problem.out - r, done = left >= height ? height : left >= 4 ? 4 : 1;
+      T* out = buffer + filled * lanes;
+      if (done == height) {
+        micro_rows<S, T, height, NV>(problem, row, r, tile, out);
+      } else if (done == 4) {
+        micro_rows<S, T, 4, NV>(problem, row, r, tile, out);
+      } else {
+        micro_rows<S, T, 1, NV>(problem, row, r, tile, out);
+      }
+      r += done;
+      filled += done;
+      if (filled < kGroup && !(row + 1 == last && r == problem.out)) continue;
+      unpack_tile(buffer, lanes, filled, count, problem.y + row0 * rows + stored, rows);
+      stored += filled;
+      filled = 0;
+    }
+  }
+}
+
+template <typename S, typename T>
+void multiply(const Problem<S, T>& problem) {
+  const Csr& grid = problem.grid;
+  const int64_t width = tile_vectors<T>(problem.batch) * kLanes<T>;
+  const int64_t tiles = (problem.batch + width - 1) / width, columns = grid.columns * problem.in;
+  const int64_t work = grid.nnz() * problem.out * problem.in + grid.rows * problem.out;
+  const int64_t threads = useful_threads(work * tiles * width / kLanes<T>);
+  const int64_t parts = tiles % threads == 0 ? 1 : threads;
+  parallel_items(tiles * parts, threads, [&](int64_t item) {
+    const int64_t row0 = item / parts * width, part = item % parts;
+    const int64_t count = std::min(width, problem.batch - row0);
+    const int vectors = tile_vectors<T>(count);
+    static thread_local Scratch scratch;
+    T* tile = scratch.get<T>(columns * vectors * kLanes<T>);
+    pack_tile(problem.x + row0 * columns, columns, columns, count, vectors * kLanes<T>, tile);
+    const int64_t first = balanced_row(grid, part, parts);
+    const int64_t last = balanced_row(grid, part + 1, parts);
+    if (vectors == 1) return tile_rows<S, T, 1>(problem, tile, row0, count, first, last);
+    if (vectors == 2) return tile_rows<S, T, 2>(problem, tile, row0, count, first, last);
+    tile_rows<S, T, 4>(problem, tile, row0, count, first, last);
+  });
+}
+
+struct Corner {
+  int64_t rows, columns;  // of a block
+  int64_t i, j;           // where the corner begins; rows and columns past the end repeat the last
+};
+
+// Gradient of a corner of a block, R rows times kLanes / R columns: one vector of partial sums
+// each, so that one butterfly sums them all.
+template <typename T, int R>
+SPARSEQ_INLINE void corner_sums(const T* dy, const T* x, int vectors, const Corner& at, bool start,
+                                T* dv) {
+  constexpr int n = kLanes<T>, columns = n / R;
+  const int64_t lanes = vectors * n;
+  Vec<T> sums[n] = {};
+  const T *left[R], *right[columns];
+  for (int r = 0; r < R; ++r) left[r] = dy + std::min(at.i + r, at.rows - 1) * lanes;
+  for (int c = 0; c < columns; ++c) right[c] = x + std::min(at.j + c, at.columns - 1) * lanes;
+  for (int64_t v = 0; v < lanes; v += n) {
+    Vec<T> other[columns];
+    for (int c = 0; c < columns; ++c) other[c] = load(right[c] + v);
+    for (int r = 0; r < R; ++r) {
+      const Vec<T> own = load(left[r] + v);
+      for (int c = 0; c < columns; ++c) {
+        sums[r * columns + c] = fmadd(own, other[c], sums[r * columns + c]);
+      }
+    }
+  }
+  alignas(64) T total[n];
+  store(total, sum_each<T>(sums));
+  for (int r = 0; r < R && at.i + r < at.rows; ++r) {
+    T* out = dv + (at.i + r) * at.columns + at.j;
+    for (int c = 0; c < columns && at.j + c < at.columns; ++c) {
+      out[c] = start ? total[r * columns + c] : out[c] + total[r * columns + c];
+    }
+  }
+}
+
+// All corners of the blocks of grid rows first .. last - 1.
+template <typename T, int R>
+void tile_blocks(const Csr& grid, const T* dy, const T* x, int vectors, int64_t rows,
+                 int64_t columns, int64_t first, int64_t last, bool start, T* dv) {
+  const int64_t lanes = vectors * kLanes<T>;
+  for (int64_t row = first; row < last; ++row) {
+    for (int64_t p = grid.row_ptr[row]; p < grid.row_ptr[row + 1]; ++p) {
+      const T* own = dy + row * rows * lanes;
+      const T* other = x + grid.col_idx[p] * columns * lanes;
+      for (int64_t i = 0; i < rows; i += R) {
+        for (int64_t j = 0; j < columns; j += kLanes<T> / R) {
+          corner_sums<T, R>(own, other, vectors, {rows, columns, i, j}, start,
+                            dv + p * rows * columns);
+        }
+      }
+    }
+  }
+}
+
+template <typename S, typename T>
+void sample(const Csr& grid, const S* dy, const S* x, int64_t batch, int64_t rows, int64_t columns,
+            T* dv) {
+  const int64_t m = grid.rows * rows, k = grid.columns * columns, features = m + k;
+  const int64_t width = tile_vectors<T>(batch, kMostVectors) * kLanes<T>;
+  const int64_t tiles = (batch + width - 1) / width;
+  const int64_t work = grid.nnz() * rows * columns + features;
+  const int64_t threads = useful_threads(work * tiles * width / kLanes<T>);
+  static thread_local Scratch scratch;
+  T* packed = scratch.get<T>(tiles * width * features);  // per tile: dy, then x
+  parallel_items(tiles, threads, [&](int64_t tile) {
+    const int64_t row0 = tile * width, count = std::min(width, batch - row0);
+    const int lanes = tile_vectors<T>(count, kMostVectors) * kLanes<T>;
+    T* to = packed + tile * width * features;
+    pack_tile(dy + row0 * m, m, m, count, lanes, to);
+    pack_tile(x + row0 * k, k, k, count, lanes, to + m * lanes);
+  });
+  parallel_items(threads, threads, [&](int64_t part) {
+    const int64_t first = balanced_row(grid, part, threads);
+    const int64_t last = balanced_row(grid, part + 1, threads);
+    for (int64_t tile = 0; tile < tiles; ++tile) {
+      const int64_t count = std::min(width, batch - tile * width);
+      const int vectors = tile_vectors<T>(count, kMostVectors);
+      const T* own = packed + tile * width * features;
+      const T* other = own + m * vectors * kLanes<T>;
+      const auto run = [&](auto blocks) {
+        blocks(grid, own, other, vectors, rows, columns, first, last, tile == 0, dv);
+      };
+      constexpr int n = kLanes<T>;
+      columns == 1 ? run(tile_blocks<T, n>) : run(tile_blocks < T, n >= 8 ? 4 : 2 >);
+    }
+  });
+}
+
+Tensor block_mm(const Tensor& x, const Tensor& values, const std::optional<Tensor>& bias,
+                const std::vector<Tensor>& pattern, bool transposed) {
+  const Pattern both = view_pattern("block_mm", pattern);
+  SPARSEQ_CHECK(values.dim() == 3 && values.size(0) == both.forward.nnz(), "block_mm", "values",
+                "must hold one block for each of the pattern's", values.numel());
+  const int64_t r = values.size(1), c = values.size(2);
+  const Csr& grid = transposed ? both.transposed : both.forward;
+  const int64_t out = transposed ? c : r, in = transposed ? r : c;
+  SPARSEQ_CHECK(x.dim() > 0 && x.size(-1) == grid.columns * in, "block_mm", "x",
+                "must have as many features as the matrix has columns", x.numel());
+  check_same_type("block_mm", "values", x, values);
+  if (bias.has_value()) check_same_type("block_mm", "bias", x, *bias);
+  const Tensor input = as_contiguous(x), kept = as_contiguous(values);
+  const std::optional<Tensor> offset = as_contiguous(bias);
+  const int64_t rows = grid.rows * out;
+  Tensor y = new_output(x, with_last(x, rows));
+  if (y.numel() == 0) return y;
+  with_types("block_mm", x, [&](auto types) {
+    using S = typename decltype(types)::S;
+    using T = typename decltype(types)::T;
+    const S* stored = static_cast<const S*>(kept.const_data_ptr());
+    Problem<S, T> problem{grid,
+                          nullptr,
+                          transposed ? both.perm : nullptr,
+                          data_or_null<S>(offset),
+                          static_cast<const S*>(input.const_data_ptr()),
+                          static_cast<S*>(y.mutable_data_ptr()),
+                          y.numel() / rows,
+                          out,
+                          in,
+                          transposed ? 1 : c,
+                          transposed ? c : 1};
+    if constexpr (std::is_same_v<S, T>) {
+      problem.values = stored;
+    } else {
+      static thread_local Scratch scratch;
+      T* converted = scratch.get<T>(values.numel());
+      gather_values(stored, nullptr, values.numel(), 1, converted);
+      problem.values = converted;
+    }
+    multiply(problem);
+  });
+  return y;
+}
+
+Tensor block_mm_dv(const Tensor& dy, const Tensor& x, const std::vector<Tensor>& pattern,
+                   int64_t rows, int64_t columns) {
+  const char* op = "block_mm_dv";
+  const Csr grid = view_pattern(op, pattern).forward;
+  const int64_t m = grid.rows * rows, k = grid.columns * columns;
+  SPARSEQ_CHECK(dy.dim() > 0 && dy.size(-1) == m, op, "dy", "must have one feature for each row",
+                dy.numel());
+  const int64_t batch = m == 0 ? 0 : dy.numel() / m;
+  SPARSEQ_CHECK(x.dim() > 0 && x.size(-1) == k && x.numel() == batch * k, op, "x",
+                "must have dy's batch and one feature for each column", x.numel());
+  check_same_type(op, "x", dy, x);
+  const Tensor left = as_contiguous(dy), right = as_contiguous(x);
+  if (batch == 0) return torch::stable::new_zeros(dy, {grid.nnz(), rows, columns});
+  Tensor dv = new_output(dy, {grid.nnz(), rows, columns});
+  if (dv.numel() == 0) return dv;
+  with_types(op, dy, [&](auto types) {
+    using S = typename decltype(types)::S;
+    using T = typename decltype(types)::T;
+    static thread_local Scratch scratch;
+    S* out = static_cast<S*>(dv.mutable_data_ptr());
+    T* sums = std::is_same_v<S, T> ? reinterpret_cast<T*>(out) : scratch.get<T>(dv.numel());
+    sample<S, T>(grid, static_cast<const S*>(left.const_data_ptr()),
+                 static_cast<const S*>(right.const_data_ptr()), batch, rows, columns, sums);
+    if constexpr (!std::is_same_v<S, T>) std::copy(sums, sums + dv.numel(), out);
+  });
+  return dv;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(sparseq, CPU, m) {
+  m.impl("block_mm", TORCH_BOX(&block_mm));
+  m.impl("block_mm_dv", TORCH_BOX(&block_mm_dv));
+}
+
+}  // namespace sparseq
