@@ -78,9 +78,24 @@ def sparse_hamilton_dv(draw: Draw) -> Iterator[Arguments]:
     yield draw(3, 12), draw(3, 20), pattern(3, 5).tensors, True
 
 
+def block_mm(draw: Draw) -> Iterator[Arguments]:
+    grid = pattern(5, 4)
+    yield draw(3, 12), draw(grid.nnz, 2, 3), draw(10), grid.tensors, False
+    yield draw(2, 2, 10), draw(grid.nnz, 2, 3), draw(12), grid.tensors, True
+    yield draw(3, 4), draw(grid.nnz, 8, 1), None, grid.tensors, False
+
+
+def block_mm_dv(draw: Draw) -> Iterator[Arguments]:
+    grid = pattern(5, 4)
+    yield draw(3, 10), draw(3, 12), grid.tensors, 2, 3
+    yield draw(2, 2, 40), draw(2, 2, 4), grid.tensors, 8, 1
+
+
 SAMPLES: dict[str, Callable[[Draw], Iterator[Arguments]]] = {
     maker.__name__: maker
     for maker in (
+        block_mm,
+        block_mm_dv,
         hamilton,
         hamilton_dx,
         hamilton_dw,

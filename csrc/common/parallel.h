@@ -10,8 +10,8 @@
 
 namespace sparseq {
 
-// Below this many vector operations (about 20 us) waking a second thread costs more than it saves.
-constexpr int64_t kForkOperations = 1 << 16;
+// Below this many vector operations (about 10 us) waking a second thread costs more than it saves.
+constexpr int64_t kForkOperations = 1 << 15;
 
 // Threads worth using for `operations` vector operations.
 inline int64_t useful_threads(int64_t operations) {

@@ -1,0 +1,153 @@
+"""`block_mm`: a linear map whose weight is a sparse grid of dense blocks, and its gradients.
+
+    y[n, I r + i] = b[I r + i] + sum over blocks p of grid row I, j < c:
+                    values[p, i, j] * x[n, J(p) c + j]          blocks of r rows, c columns
+
+The pattern is that of the (m / r, k / c) grid. Square blocks run as dense micro-tiles; blocks of
+one column are groups of outputs that share their inputs. `transposed` multiplies by the
+transpose, which is the gradient of x; that of the values is `block_mm_dv`, for the kept blocks
+only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sparseq.errors import require
+from sparseq.ops._backend import below_autograd, declare
+from sparseq.ops.spmm import row_indices
+
+
+def block_mm(
+    x: Tensor,
+    values: Tensor,
+    pattern: Sequence[Tensor],
+    bias: Tensor | None = None,
+    transposed: bool = False,
+) -> Tensor:
+    """Block-sparse linear map of the last dimension.
+
+    Args:
+        x: (..., k), floating point; (..., m) when transposed.
+        values: (blocks, r, c), in the order of the grid's pattern, of x's dtype.
+        pattern: row_ptr, col_idx, row_ptr_t, col_idx_t, perm (int32) of the (m / r, k / c) grid,
+            already checked.
+        bias: (m) or None; (k) when transposed.
+        transposed: multiply by the transpose.
+
+    Returns:
+        (..., m), or (..., k) when transposed, x's dtype.
+
+    Raises:
+        ValueError: shapes that do not fit.
+    """
+    if values.dim() != 3 or values.shape[0] != pattern[1].shape[0]:
+        rule = f"must have shape ({pattern[1].shape[0]}, r, c)"
+        require(False, "block_mm", "values", rule, tuple(values.shape))
+    m, k = _sizes(values, pattern)
+    rows, columns = (k, m) if transposed else (m, k)
+    if x.dim() == 0 or x.shape[-1] != columns:
+        require(False, "block_mm", "x", f"must have {columns} features", tuple(x.shape))
+    if bias is not None and bias.shape != (rows,):
+        require(False, "block_mm", "bias", f"must have shape ({rows},)", tuple(bias.shape))
+    return _BLOCK_MM(x, values, bias, list(pattern), transposed)
+
+
+def _sizes(values: Tensor, pattern: Sequence[Tensor]) -> tuple[int, int]:
+    """(m, k) of the whole matrix."""
+    grid = (pattern[0].shape[0] - 1, pattern[2].shape[0] - 1)
+    return grid[0] * values.shape[1], grid[1] * values.shape[2]
+
+
+def matrix_of_blocks(values: Tensor, pattern: Sequence[Tensor]) -> Tensor:
+    """The (m, k) matrix; differentiable in the values."""
+    row_ptr, col_idx, row_ptr_t = pattern[:3]
+    r, c = values.shape[1:]
+    grid = values.new_zeros(row_ptr.shape[0] - 1, row_ptr_t.shape[0] - 1, r, c)
+    grid = grid.index_put((row_indices(row_ptr, col_idx), col_idx.long()), values)
+    return grid.transpose(1, 2).reshape(_sizes(values, pattern))
+
+
+def block_mm_reference(
+    x: Tensor, values: Tensor, bias: Tensor | None, pattern: list[Tensor], transposed: bool
+) -> Tensor:
+    """Plain torch: the dense matrix, then one dense product."""
+    matrix = matrix_of_blocks(values, pattern)
+    return F.linear(x, matrix.t() if transposed else matrix, bias)
+
+
+def block_mm_dv_reference(
+    dy: Tensor, x: Tensor, pattern: list[Tensor], rows: int, columns: int
+) -> Tensor:
+    """Plain torch: the dense product, then its kept blocks; -> (blocks, rows, columns)."""
+    full = dy.reshape(-1, dy.shape[-1]).t() @ x.reshape(-1, x.shape[-1])
+    grid = full.unflatten(0, (-1, rows)).unflatten(2, (-1, columns)).transpose(1, 2)
+    return grid[row_indices(pattern[0], pattern[1]), pattern[1].long()]
+
+
+def _fake(
+    x: Tensor, values: Tensor, bias: Tensor | None, pattern: list[Tensor], transposed: bool
+) -> Tensor:
+    return x.new_empty((*x.shape[:-1], _sizes(values, pattern)[1 if transposed else 0]))
+
+
+def _fake_dv(dy: Tensor, x: Tensor, pattern: list[Tensor], rows: int, columns: int) -> Tensor:
+    return dy.new_empty((pattern[1].shape[0], rows, columns))
+
+
+class _BlockMm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, values: Tensor, bias: Tensor | None, pattern, transposed):
+        ctx.save_for_backward(x, values)
+        ctx.pattern, ctx.transposed = pattern, transposed
+        with below_autograd():
+            return _BLOCK_MM(x, values, bias, pattern, transposed)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor):  # type: ignore[override]
+        x, values = ctx.saved_tensors
+        dx, dv, db = ctx.needs_input_grad[:3]
+        outer = (x, dy) if ctx.transposed else (dy, x)
+        return (
+            _BLOCK_MM(dy, values, None, ctx.pattern, not ctx.transposed) if dx else None,
+            _BLOCK_MM_DV(*outer, ctx.pattern, *values.shape[1:]) if dv else None,
+            dy.reshape(-1, dy.shape[-1]).sum(0) if db else None,
+            None,
+            None,
+        )
+
+
+class _BlockMmDv(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, dy: Tensor, x: Tensor, pattern: list[Tensor], rows: int, columns: int):
+        ctx.save_for_backward(dy, x)
+        ctx.pattern = pattern
+        with below_autograd():
+            return _BLOCK_MM_DV(dy, x, pattern, rows, columns)
+
+    @staticmethod
+    def backward(ctx: Any, ddv: Tensor):  # type: ignore[override]
+        dy, x = ctx.saved_tensors
+        need_dy, need_x = ctx.needs_input_grad[:2]
+        return (
+            _BLOCK_MM(x, ddv, None, ctx.pattern, False) if need_dy else None,
+            _BLOCK_MM(dy, ddv, None, ctx.pattern, True) if need_x else None,
+            None,
+            None,
+            None,
+        )
+
+
+_BLOCK_MM = declare(
+    "block_mm(Tensor x, Tensor values, Tensor? bias, Tensor[] pattern, bool transposed) -> Tensor",
+    block_mm_reference, _fake, _BlockMm,
+)
+_BLOCK_MM_DV = declare(
+    "block_mm_dv(Tensor dy, Tensor x, Tensor[] pattern, int rows, int columns) -> Tensor",
+    block_mm_dv_reference, _fake_dv, _BlockMmDv,
+)
