@@ -15,20 +15,24 @@ if TYPE_CHECKING:
     from sparseq.compression import compress
     from sparseq.files import load, save
     from sparseq.nn.convert import swap, to_dense
+    from sparseq.nn.expander import ExpanderLinear, ExpanderQLinear
     from sparseq.nn.quaternion import QLinear
     from sparseq.nn.sparse import SparseLinear, SparseQLinear
     from sparseq.profiling import profile
     from sparseq.pruning import Mask, prune
 
 __all__ = [
-    "QLinear", "SparseLinear", "SparseQLinear", "Mask", "prune", "compress", "to_dense", "swap",
-    "profile", "save", "load", "PruningWrapper", "__version__",
+    "QLinear", "SparseLinear", "SparseQLinear", "ExpanderLinear", "ExpanderQLinear", "Mask",
+    "prune", "compress", "to_dense", "swap", "profile", "save", "load", "PruningWrapper",
+    "__version__",
 ]  # fmt: skip
 
 _HOMES = {
     "QLinear": "nn.quaternion",
     "SparseLinear": "nn.sparse",
     "SparseQLinear": "nn.sparse",
+    "ExpanderLinear": "nn.expander",
+    "ExpanderQLinear": "nn.expander",
     "Mask": "pruning",
     "prune": "pruning",
     "compress": "compression",

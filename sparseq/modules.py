@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from sparseq.errors import argument_error, require
 from sparseq.formats import CSRPattern
+from sparseq.nn.expander import ExpanderLinear, ExpanderQLinear
 from sparseq.nn.quaternion import QLinear
 from sparseq.nn.sparse import SparseLinear, SparseQLinear
 from sparseq.registry import Registry
@@ -186,7 +187,7 @@ def _empty_pattern(rows: int, columns: int) -> CSRPattern:
 
 for _container in CONTAINERS:
     register_module(_container, lambda container: {})
-for _layer in (*PLAIN_LAYERS, QLinear):
+for _layer in (*PLAIN_LAYERS, QLinear, ExpanderLinear, ExpanderQLinear):
     register_module(_layer)
 register_module(SparseLinear, _sparse_arguments, _build_sparse)
 register_module(SparseQLinear, _sparse_q_arguments, _build_sparse_q)

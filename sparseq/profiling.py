@@ -18,12 +18,14 @@ from torch import Tensor, nn
 from sparseq.compression import CONVERTERS, convert, density_of
 from sparseq.errors import require
 from sparseq.nn.convert import replace_modules
+from sparseq.nn.graphed import ExpanderLayer
 from sparseq.nn.patterned import PatternedLayer
 from sparseq.nn.quaternion import QLinear
 from sparseq.nn.sparse import SparseLinear, SparseQLinear
 from sparseq.ops._backend import activate
 
-# layer type -> the op of ours that computes it; other layers are torch's
+# layer type -> the op of ours that computes it; expander layers choose theirs by their graph,
+# other layers are torch's
 OPS: dict[type[nn.Module], str] = {
     SparseLinear: "spmm",
     SparseQLinear: "sparse_hamilton",
@@ -228,7 +230,7 @@ def _bytes(module: nn.Module) -> int:
 
 
 def _kernel(module: nn.Module, device: torch.device) -> str:
-    op = OPS.get(type(module))
+    op = module.op if isinstance(module, ExpanderLayer) else OPS.get(type(module))
     return f"{op} {activate(device.type).get(op, 'reference')}" if op else "torch"
 
 

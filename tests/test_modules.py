@@ -54,6 +54,8 @@ ARGUMENTS = {
     "ZeroPad2d": [(1, 2, 3, 4)],
     "Upsample": [None, 2.0, "bilinear", True],
     "QLinear": [8, 4, False],
+    "ExpanderLinear": [8, 12, 4, "block(4, xnet)"],
+    "ExpanderQLinear": [16, 12, 2, "circulant"],
 }
 for _number in (1, 2, 3):
     ARGUMENTS[f"Conv{_number}d"] = [4, 6, 3, 2, 1, 2, 2, False, "circular"]

@@ -46,6 +46,8 @@ RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 LONG_FUNCTIONS: dict[str, str] = {}
 DEEP_FUNCTIONS: dict[str, str] = {}
 MANY_ARGUMENTS = {
+    "sparseq/nn/graphed.py:ExpanderLayer.__init__": "the public signature; all but four are "
+    "keyword-only",
     "sparseq/pruning/api.py:prune": "the public signature; all but two are keyword-only",
     "sparseq/train/loop.py:fit": "a training loop's settings, keyword-only",
 }

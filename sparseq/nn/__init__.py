@@ -2,11 +2,14 @@
 
 from sparseq.nn.checkpoints import convert_htorch
 from sparseq.nn.convert import replace_modules, swap, to_dense
+from sparseq.nn.expander import ExpanderLinear, ExpanderQLinear
 from sparseq.nn.init import quaternion_init_
 from sparseq.nn.quaternion import QLinear
 from sparseq.nn.sparse import SparseLinear, SparseQLinear
 
 __all__ = [
+    "ExpanderLinear",
+    "ExpanderQLinear",
     "QLinear",
     "SparseLinear",
     "SparseQLinear",

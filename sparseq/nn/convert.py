@@ -11,11 +11,12 @@ import torch
 from torch import nn
 
 from sparseq.errors import require, unknown_name
+from sparseq.nn.expander import ExpanderLinear, ExpanderQLinear
 from sparseq.nn.quaternion import QLinear
 from sparseq.nn.sparse import SparseLinear, SparseQLinear
 
 Rule = Callable[[str, nn.Module], nn.Module | None]
-DENSE_TWINS = (QLinear, SparseLinear, SparseQLinear)
+DENSE_TWINS = (QLinear, SparseLinear, SparseQLinear, ExpanderLinear, ExpanderQLinear)
 
 _log = logging.getLogger("sparseq")
 
@@ -45,7 +46,8 @@ def replace_modules(model: nn.Module, rule: Rule) -> nn.Module:
 def to_dense(model: nn.Module) -> nn.Module:
     """A deep copy of a model, every layer one step back to its dense twin: the same function.
 
-    SparseLinear becomes nn.Linear, SparseQLinear becomes QLinear, QLinear becomes nn.Linear.
+    SparseLinear and ExpanderLinear become nn.Linear, SparseQLinear and ExpanderQLinear become
+    QLinear, QLinear becomes nn.Linear.
     """
     return replace_modules(
         model, lambda _, module: module.to_dense() if isinstance(module, DENSE_TWINS) else None

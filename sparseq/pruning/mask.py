@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sparseq.errors import argument_error, require, unknown_name
+from sparseq.graphs import Graph
 from sparseq.pruning.enforcement import MaskHandle
+from sparseq.pruning.graph_mask import graph_masks
 from sparseq.pruning.mask_file import read_mask, write_mask
 from sparseq.pruning.prunable import prunable_parameters
 
@@ -45,6 +47,34 @@ class Mask(Mapping[str, Tensor]):
     def from_zeros(cls, model: nn.Module) -> Mask:
         """The exact zeros of the model's prunable weights are dropped, all else kept."""
         return cls({name: weight != 0 for name, weight in prunable_parameters(model).items()})
+
+    @classmethod
+    def from_graph(
+        cls,
+        model: nn.Module,
+        graph: str | Graph,
+        degree: int,
+        seed: int = 0,
+        exclude: str | Iterable[str] = (),
+    ) -> Mask:
+        """Every prunable weight keeps the edges of a graph of its own.
+
+        An edge is a weight of a linear layer, a whole kernel slice (output channel, input channel
+        of the group) of a convolution, a whole quaternion of a quaternion weight.
+
+        Args:
+            model: any module.
+            graph: name of a graph, such as "regular" or "xnet"; see `sparseq.graphs`.
+            degree: edges per node; the graph says of which side.
+            seed: of the graphs; each parameter draws its own, by seed and name.
+            exclude: as in `prunable_parameters`.
+
+        Raises:
+            ValueError: an unknown graph, or what it demands of sizes and degree.
+
+        Source: Stewart et al. 2023, "Data-free model pruning at initialization via expanders".
+        """
+        return cls(graph_masks(model, graph, degree, seed, exclude))
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Mask:

@@ -1,0 +1,33 @@
+"""`group(g)`: outputs that share their inputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from sparseq.graphs.block import check_parameters, tiled
+from sparseq.graphs.catalog import GRAPHS, Graph
+from sparseq.graphs.edges import Edges
+from sparseq.graphs.regular import Regular
+
+
+@GRAPHS.register("group")
+@dataclass(frozen=True)
+class Group(Graph):
+    """Each run of `size` outputs reads one set of inputs: blocks of size x 1.
+
+    `degree` counts neurons as everywhere, so that the number of edges is that of the graph it is
+    made of at this degree; the graph between inputs and groups has fewer, which must be whole.
+
+    Attributes:
+        size: outputs of a group; divides n_out.
+        of: graph between the inputs and the groups.
+    """
+
+    size: int
+    of: Graph = field(default=Regular())
+
+    def __post_init__(self) -> None:
+        check_parameters("group", self.size, self.of)
+
+    def draw(self, n_in: int, n_out: int, degree: int, seed: int) -> Edges:
+        return tiled(self, (self.size, 1), (n_in, n_out), degree, seed)

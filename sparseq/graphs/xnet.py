@@ -1,0 +1,24 @@
+"""`xnet`: every input picks its outputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sparseq.graphs.catalog import GRAPHS, Graph
+from sparseq.graphs.edges import Edges
+from sparseq.graphs.sampling import distinct, stream
+
+
+@GRAPHS.register("xnet")
+@dataclass(frozen=True)
+class XNet(Graph):
+    """Each input has edges to min(degree, n_out) different outputs, chosen uniformly.
+
+    Outputs have n_in degree / n_out edges on average; some may have none.
+
+    Source: Prabhu, Varma & Namboodiri 2018, "Deep expander networks", definition 2.
+    """
+
+    def draw(self, n_in: int, n_out: int, degree: int, seed: int) -> Edges:
+        chosen = distinct(stream("xnet", seed), n_in, n_out, min(degree, n_out))
+        return Edges.from_matrix(chosen, str(self))

@@ -1,0 +1,162 @@
+"""What the expander layers share: a pattern that is a graph, drawn again from its seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from sparseq.errors import require, unknown_name
+from sparseq.formats import CSRPattern
+from sparseq.graphs import Edges, Graph, draw_edges
+from sparseq.nn.patterned import PatternedLayer
+
+EXPANDER_INITS = ["he", "dense_fan"]
+
+
+class ExpanderLayer(PatternedLayer):
+    """A layer whose pattern is a graph.
+
+    The state_dict holds `values` and `bias` alone; that the graph is the same is checked by the
+    metadata a state_dict carries. That of the dense twin (`weight`) loads through the pattern.
+
+    Attributes:
+        graph: name that draws the layer's graph without a search, see `sparseq.graphs.Edges`.
+        degree, seed, init: as given.
+        block: (rows, columns) of an entry of the pattern; (1, 1) is a single edge.
+        op: name of the operator that computes the layer.
+    """
+
+    __constants__: ClassVar[list[str]] = ["in_features", "out_features", "degree", "graph", "seed"]
+    unit: ClassVar[int] = 1  # real features of a node
+    block: tuple[int, int]
+    op: str
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        degree: int,
+        graph: str | Graph = "regular",
+        *,
+        seed: int = 0,
+        bias: bool = True,
+        init: str = "he",
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        if init not in EXPANDER_INITS:
+            raise unknown_name(f"{type(self).__name__} init", init, EXPANDER_INITS)
+        self.in_features, self.out_features = in_features, out_features
+        self.degree, self.seed, self.init = degree, seed, init
+        edges = self._draw(graph)
+        self.graph, self.block = edges.graph, self._choose(edges)
+        device = torch.get_default_device() if device is None else device
+        self._register(pattern_of(edges, self.block), None, bias, device, dtype)
+        self.reset_parameters(generator)
+
+    @property
+    def edges(self) -> Edges:
+        """The edges between outputs and inputs (quaternions in a quaternion layer)."""
+        rows, columns = self.pattern.shape
+        outputs = self.pattern.rows().to("cpu", torch.int32).numpy()
+        inputs = self.col_idx.cpu().numpy()
+        return Edges(columns, rows, outputs, inputs, self.graph).expanded(*self.block)
+
+    @property
+    def identity(self) -> str:
+        """What makes two layers' graphs the same."""
+        sizes = f"{self.in_features} to {self.out_features}"
+        return f"{self.graph} of degree {self.degree}, seed {self.seed}, {sizes} features"
+
+    def mask(self) -> Tensor:
+        """Bool of the dense twin's weight's shape, True where a weight is kept."""
+        rows, columns = self.block
+        return self.pattern.mask().repeat_interleave(rows, 0).repeat_interleave(columns, 1)
+
+    @torch.no_grad()
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draw the values anew and zero the bias."""
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+        if not self.values.is_meta:
+            self._draw_values_(generator)
+
+    def extra_repr(self) -> str:
+        """Sizes, the kept fraction and the graph."""
+        graph = f"degree={self.degree}, graph={self.graph}, seed={self.seed}"
+        return f"{super().extra_repr()}, {graph}"
+
+    def _choose(self, edges: Edges) -> tuple[int, int]:
+        """The block of the layer's entries, and with it the op, for a graph."""
+        return 1, 1
+
+    def _draw_values_(self, generator: torch.Generator | None) -> None:
+        raise NotImplementedError
+
+    def _draw(self, graph: str | Graph) -> Edges:
+        n_in, n_out = self.in_features // self.unit, self.out_features // self.unit
+        return draw_edges(graph, n_in, n_out, self.degree, self.seed)
+
+    def _fan_in(self) -> Tensor:
+        """(entries): nodes that the output of an entry reads."""
+        counts = self.row_ptr.diff()[self.pattern.rows()] * self.block[1]
+        return counts if self.init == "he" else counts.fill_(self.in_features // self.unit)
+
+    def _register_pattern(self, pattern: CSRPattern) -> None:
+        super()._register_pattern(pattern)
+        self._non_persistent_buffers_set.update(("row_ptr", "col_idx"))
+
+    def _place_pattern(self, device: torch.device) -> None:
+        """Have the pattern on a device, drawn anew."""
+        pattern = pattern_of(self._draw(self.graph), self.block)
+        self._register_pattern(pattern.map(lambda tensor: tensor.to(device)))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        was_meta = self.row_ptr.is_meta
+        super()._apply(fn, recurse)
+        if was_meta and not self.row_ptr.is_meta:  # `to_empty` leaves anything in the buffers
+            self._place_pattern(self.values.device)
+        return self
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if hasattr(destination, "_metadata"):
+            destination._metadata.setdefault(prefix[:-1], {})["graph"] = self.identity
+
+    def _load_from_state_dict(
+        self, state_dict: dict, prefix: str, local_metadata: dict, strict: bool,
+        missing_keys: list, unexpected_keys: list, error_msgs: list,
+    ) -> None:  # fmt: skip
+        """Refuse the values of another graph."""
+        graph = local_metadata.get("graph", self.identity)
+        if graph != self.identity:
+            where = f"{prefix.rstrip('.') or 'the layer'}: {type(self).__name__}"
+            error_msgs.append(f"{where}: graph must be {self.identity}, got {graph}")
+            return
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+
+    def _selected(self, weight: Tensor) -> dict[str, Tensor]:
+        return {"values": super()._selected(weight)["values"]}
+
+    def _adopted(self, found: dict[str, Tensor], assign: bool) -> dict[str, Tensor]:
+        require(not found.keys() & {"row_ptr", "col_idx"}, type(self).__name__, "state_dict",
+                "must hold no pattern, as the graph is the layer's own", ", ".join(sorted(found)))
+        values = found.get("values", self.values)
+        if assign and values.device != self.row_ptr.device:
+            self._place_pattern(values.device)
+        return {}
+
+
+def pattern_of(edges: Edges, block: tuple[int, int] = (1, 1)) -> CSRPattern:
+    """The pattern of a graph's edges, or of their blocks; on the CPU."""
+    grid = edges if block == (1, 1) else edges.grid()
+    return CSRPattern.from_csr(
+        torch.from_numpy(grid.row_ptr), torch.from_numpy(grid.inputs), grid.n_in
+    )
