@@ -43,7 +43,7 @@ def draw_subsets(nodes: int, samples: int, *parts: int | str) -> Subsets:
         rows = np.arange(first, min(first + step, samples))[:, None]
         order = np.argsort(bits(key, samples + rows * nodes + np.arange(nodes)), axis=1)
         members[rows, order] = np.arange(nodes) < sizes[rows]
-    packed = np.packbits(members.T, axis=1, bitorder="little")
+    packed = np.ascontiguousarray(np.packbits(members, axis=0, bitorder="little").T)
     terms = np.zeros(len(members), np.int64)
     terms[:samples] = (1 << FRACTION) // sizes
     values = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
@@ -66,7 +66,8 @@ def neighborhoods(subsets: Subsets, neighbors: NDArray[np.integer]) -> int:
         if column % LOOK_EVERY == 0:  # large sets reach everything soon
             (unsettled,) = np.nonzero((reached[:, :open_bytes] != 255).any(axis=0))
             open_bytes = int(unsettled.max(initial=-1)) + 1
-        reached[:, :open_bytes] |= subsets.members[neighbors[:, column], :open_bytes]
+        found = np.take(subsets.members, neighbors[:, column], axis=0)
+        reached[:, :open_bytes] |= found[:, :open_bytes]
     return int(subsets.weights[np.arange(reached.shape[1]), reached].sum())
 
 

@@ -141,9 +141,12 @@ def _switch_doubles(far: Neighbors, key: Bits, small: int) -> None:
 
 
 def _edge_counts(far: Neighbors, small: int) -> NDArray[np.uint16]:
-    """(rows * small): how often each edge occurs."""
-    cells = np.arange(len(far))[:, None] * small + far
-    return np.bincount(cells.ravel(), minlength=len(far) * small).astype(np.uint16)
+    """(rows * small): how often each edge occurs; rows are sorted."""
+    cells = (np.arange(len(far))[:, None] * small + far).ravel()
+    first = np.flatnonzero(np.diff(cells, prepend=-1))
+    count = np.zeros(len(far) * small, np.uint16)
+    count[cells[first]] = np.diff(first, append=len(cells))
+    return count
 
 
 def _switch(
