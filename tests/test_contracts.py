@@ -15,6 +15,7 @@ from torch import nn
 
 import sparseq
 from sparseq.data import DATASETS, Request, load_data
+from sparseq.graphs import GRAPHS, draw_edges
 from sparseq.models import ALGEBRAS, MODELS, build, std_hparams
 from sparseq.ops._backend import OPERATORS, activate
 from sparseq.pruning import CRITERIA, SCHEDULES, prune
@@ -98,7 +99,7 @@ class TestOperators:
             assert torch.equal(one, two)
 
 
-REGISTRIES = [CRITERIA, SCHEDULES, MODELS, DATASETS, RECIPES, OPTIMIZERS]
+REGISTRIES = [GRAPHS, CRITERIA, SCHEDULES, MODELS, DATASETS, RECIPES, OPTIMIZERS]
 
 
 @pytest.mark.parametrize("registry", REGISTRIES, ids=lambda registry: registry.kind)
@@ -107,6 +108,28 @@ def test_registries_name_what_they_know(registry):
     with pytest.raises(ValueError, match=rf"unknown {registry.kind} 'nothing'") as caught:
         registry.get("nothing")
     assert all(name in str(caught.value) for name in registry.names())
+
+
+# with a size of 4 where they need one
+GRAPH_NAMES = [
+    f"{name}(4)" if "size" in GRAPHS.get(name).__dataclass_fields__ else name
+    for name in GRAPHS.names()
+]
+
+
+@pytest.mark.parametrize("graph", GRAPH_NAMES)
+class TestGraphs:
+    def test_follow_the_seed_alone(self, graph):
+        edges = draw_edges(graph, 24, 48, 8, 3)
+        again = draw_edges(edges.graph, 24, 48, 8, 3)
+        assert edges.matrix().shape == (48, 24)
+        assert (again.matrix() == edges.matrix()).all()
+
+    @pytest.mark.parametrize("layer", [sparseq.ExpanderLinear, sparseq.ExpanderQLinear])
+    def test_make_layers_like_their_dense_twins(self, graph, layer):
+        small = layer(96, 96, 8, graph, seed=2)
+        x = torch.randn(5, 96)
+        torch.testing.assert_close(small(x), small.to_dense()(x), rtol=1e-4, atol=1e-5)
 
 
 def small_network(algebra="real"):

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 
 from sparseq.errors import require
 from sparseq.graphs.catalog import GRAPHS, Graph, graph_of, is_integer
 from sparseq.graphs.edges import Edges
-from sparseq.graphs.random import Random
 from sparseq.graphs.regular import Regular
-from sparseq.graphs.xnet import XNet
-
-PER_INPUT = (Random, XNet)  # graphs whose degree is that of an input; else of the larger side
 
 
 @GRAPHS.register("block")
@@ -32,6 +29,10 @@ class Block(Graph):
     def __post_init__(self) -> None:
         check_parameters("block", self.size, self.of)
 
+    @property
+    def per_input(self) -> bool:
+        return self.of.per_input
+
     def draw(self, n_in: int, n_out: int, degree: int, seed: int) -> Edges:
         return tiled(self, (self.size, self.size), (n_in, n_out), degree, seed)
 
@@ -50,14 +51,23 @@ def tiled(
     of: Graph = graph.of  # type: ignore[attr-defined]
     for name, size, unit in zip(("n_out", "n_in"), sizes[::-1], block, strict=True):
         require(size % unit == 0, f"graph {graph}", name, f"must be a multiple of {unit}", size)
-    n_in, n_out = sizes
-    grid = n_in // block[1], n_out // block[0]
-    limit = n_out if isinstance(of, PER_INPUT) else min(sizes)
-    edges, unit = min(degree, limit), block[0]
-    if not isinstance(of, PER_INPUT):
-        edges, unit = edges * max(sizes), block[0] * block[1] * max(grid)
-    rule = f"must give a whole degree between blocks of {block[0]} x {block[1]}"
-    require(edges % unit == 0, f"graph {graph}", "degree", rule, degree)
-    drawn = of.edges(*grid, edges // unit, seed)
+    grid = sizes[0] // block[1], sizes[1] // block[0]
+    drawn = of.edges(*grid, _grid_degree(graph, of, block, sizes, degree), seed)
     again = replace(graph, of=graph_of(drawn.graph))  # type: ignore[type-var]
     return drawn.expanded(*block, graph=str(again))
+
+
+def _grid_degree(
+    graph: Graph, of: Graph, block: tuple[int, int], sizes: tuple[int, int], degree: int
+) -> int:
+    """The degree between blocks at which there are as many edges between neurons as asked for."""
+    (n_in, n_out), (rows, columns) = sizes, block
+    limit, per_degree = n_out, Fraction(1, rows)
+    if not of.per_input:
+        limit = min(sizes)
+        larger = max(n_in // columns, n_out // rows)
+        per_degree = Fraction(max(sizes), rows * columns * larger)
+    wanted = min(degree, limit) * per_degree
+    require(wanted.denominator == 1, f"graph {graph}", "degree",
+            f"must be a multiple of {per_degree.denominator}", degree)
+    return int(wanted)

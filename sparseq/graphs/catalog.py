@@ -17,6 +17,11 @@ class Graph:
     A new one is a dataclass under `@GRAPHS.register`, with `draw`.
     """
 
+    @property
+    def per_input(self) -> bool:
+        """Whether the degree is that of the inputs; else it is that of the larger side."""
+        return False
+
     def edges(self, n_in: int, n_out: int, degree: int, seed: int = 0) -> Edges:
         """The graph of a seed; the same on every platform.
 

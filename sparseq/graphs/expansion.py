@@ -105,7 +105,9 @@ def expansion(graph: Any, samples: int = 1000, seed: int = 0) -> float:
         seed: of the sets.
 
     Returns:
-        The estimate; larger is better. It is the measure by which `regular` chooses.
+        The estimate; larger is better. It is the measure by which `regular` chooses. What it
+        estimates depends on the degrees of the nodes alone, as a random set misses a node of d
+        edges with a probability that only d decides: `spectral_gap` also sees how they are joined.
 
     Raises:
         ValueError: samples below 1, or something that is no graph.

@@ -29,5 +29,9 @@ class Group(Graph):
     def __post_init__(self) -> None:
         check_parameters("group", self.size, self.of)
 
+    @property
+    def per_input(self) -> bool:
+        return self.of.per_input
+
     def draw(self, n_in: int, n_out: int, degree: int, seed: int) -> Edges:
         return tiled(self, (self.size, 1), (n_in, n_out), degree, seed)

@@ -23,6 +23,10 @@ class Random(Graph):
     Source: Stewart et al. 2023, "Data-free model pruning at initialization via expanders".
     """
 
+    @property
+    def per_input(self) -> bool:
+        return True
+
     def draw(self, n_in: int, n_out: int, degree: int, seed: int) -> Edges:
         if degree >= n_out:
             return Edges.from_matrix(np.ones((n_out, n_in), np.bool_), str(self))

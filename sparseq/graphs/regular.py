@@ -24,7 +24,8 @@ class Regular(Graph):
     """Each node of the larger side has d = min(degree, n) edges, n the size of the smaller side.
 
     Nodes of the smaller side have equally many, or differ by one; no edge is double. Of `tries`
-    such graphs, the one with the largest estimated `expansion` is taken.
+    such graphs, the one with the largest estimated `expansion` is taken, as in the source; the
+    degrees being equal, the estimates differ by chance only (see `expansion`).
 
     Attributes:
         tries: graphs drawn.
@@ -94,6 +95,8 @@ def _drawn(
 
 def _simple_graphs(key: Bits, large: int, small: int, degree: int) -> Neighbors:
     """(keys, large, degree): one graph for each key of (keys, 1)."""
+    if degree == 0:
+        return np.zeros((len(key), large, 0), np.int64)
     if 2 * degree > small:  # few edges are missing: draw these
         missing = _simple_graphs(key, large, small, small - degree)
         there = np.ones((len(key), large, small), np.bool_)

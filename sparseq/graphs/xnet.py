@@ -19,6 +19,10 @@ class XNet(Graph):
     Source: Prabhu, Varma & Namboodiri 2018, "Deep expander networks", definition 2.
     """
 
+    @property
+    def per_input(self) -> bool:
+        return True
+
     def draw(self, n_in: int, n_out: int, degree: int, seed: int) -> Edges:
         chosen = distinct(stream("xnet", seed), n_in, n_out, min(degree, n_out))
         return Edges.from_matrix(chosen, str(self))

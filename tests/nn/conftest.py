@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sparseq.nn import QLinear, SparseLinear, SparseQLinear
+from sparseq.nn import ExpanderLinear, ExpanderQLinear, QLinear, SparseLinear, SparseQLinear
 
 IN, OUT = 12, 8
 
@@ -67,10 +67,21 @@ def case(request) -> Case:
     return request.param
 
 
-@pytest.fixture(params=[*CASES, None], ids=lambda case: case.name if case else "dense quaternion")
+LAYERS: dict[str, Callable[[], Any]] = {
+    **{case.name: case.layer for case in CASES},
+    "dense quaternion": CASES[1].twin,
+    "expander": lambda: ExpanderLinear(IN, OUT, 3, "xnet", seed=1),
+    "expander of equal degrees": lambda: ExpanderLinear(IN, OUT, 4, seed=1),
+    "expander of blocks": lambda: ExpanderLinear(IN, OUT, 4, "block(4)", seed=1),
+    "expander of groups": lambda: ExpanderLinear(IN, OUT, 4, "group(2, xnet)", seed=1),
+    "quaternion expander": lambda: ExpanderQLinear(IN, OUT, 1, seed=1),
+}
+
+
+@pytest.fixture(params=LAYERS)
 def layer(request) -> Any:
     """Each layer of the package, in float32."""
-    return CASES[1].twin() if request.param is None else request.param.layer()
+    return LAYERS[request.param]()
 
 
 @pytest.fixture
