@@ -111,16 +111,17 @@ class ExpanderLayer(PatternedLayer):
         super()._register_pattern(pattern)
         self._non_persistent_buffers_set.update(("row_ptr", "col_idx"))
 
-    def _place_pattern(self, device: torch.device) -> None:
-        """Have the pattern on a device, drawn anew."""
-        pattern = pattern_of(self._draw(self.graph), self.block)
+    def _place_pattern(self, pattern: CSRPattern, device: torch.device) -> None:
+        """Have the pattern on a device, drawn anew where the one there was holds no data."""
+        if pattern.row_ptr.is_meta:
+            pattern = pattern_of(self._draw(self.graph), self.block)
         self._register_pattern(pattern.map(lambda tensor: tensor.to(device)))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        was_meta = self.row_ptr.is_meta
+        before = self.pattern
         super()._apply(fn, recurse)
-        if was_meta and not self.row_ptr.is_meta:  # `to_empty` leaves anything in the buffers
-            self._place_pattern(self.values.device)
+        if self.row_ptr is not before.row_ptr and not self.row_ptr.is_meta:
+            self._place_pattern(before, self.row_ptr.device)  # `to_empty` leaves anything there
         return self
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
@@ -150,7 +151,7 @@ class ExpanderLayer(PatternedLayer):
                 "must hold no pattern, as the graph is the layer's own", ", ".join(sorted(found)))
         values = found.get("values", self.values)
         if assign and values.device != self.row_ptr.device:
-            self._place_pattern(values.device)
+            self._place_pattern(self.pattern, values.device)
         return {}
 
 

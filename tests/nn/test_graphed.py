@@ -71,6 +71,9 @@ def test_layers_built_on_the_meta_device(kind):
             empty.to_empty(device="cpu")
         empty.load_state_dict(layer.state_dict(), assign=assign)
         assert torch.equal(empty(x), layer(x))
+    emptied = make(kind, "block(4, xnet)").to_empty(device="cpu")
+    emptied.load_state_dict(layer.state_dict())
+    assert torch.equal(emptied(x), layer(x))
     with torch.device("meta"):
         assert make(kind).values.is_meta
 
