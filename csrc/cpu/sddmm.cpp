@@ -14,8 +14,9 @@
 namespace sparseq {
 namespace {
 
-// Vectors of dy kept in registers, beside a vector of sums for each of kLanes entries.
-constexpr int kMostVectors = kVectorRegisters >= 32 ? 8 : 4;
+// Most vectors of a tile row: more would pay the sum over lanes less often, but read x from
+// further.
+constexpr int kMostVectors = 2;
 
 template <typename T, int NV>
 void tile_entries(const Csr& csr, const T* dy, const T* x, int64_t first, int64_t last, bool start,
@@ -42,21 +43,6 @@ void tile_entries(const Csr& csr, const T* dy, const T* x, int64_t first, int64_
   }
 }
 
-template <typename T>
-void tile_entries_of(int vectors, const Csr& csr, const T* dy, const T* x, int64_t first,
-                     int64_t last, bool start, T* dv) {
-  switch (vectors) {
-    case 1:
-      return tile_entries<T, 1>(csr, dy, x, first, last, start, dv);
-    case 2:
-      return tile_entries<T, 2>(csr, dy, x, first, last, start, dv);
-    case 4:
-      return tile_entries<T, 4>(csr, dy, x, first, last, start, dv);
-    default:
-      return tile_entries<T, kMostVectors>(csr, dy, x, first, last, start, dv);
-  }
-}
-
 template <typename S, typename T>
 void sample(const Csr& csr, const S* dy, const S* x, int64_t batch, T* dv) {
   const int64_t width = tile_vectors<T>(batch, kMostVectors) * kLanes<T>;
@@ -80,8 +66,12 @@ void sample(const Csr& csr, const S* dy, const S* x, int64_t batch, T* dv) {
       const int64_t count = std::min(width, batch - tile * width);
       const int used = tile_vectors<T>(count, kMostVectors);
       const T* from = packed + tile * width * features;
-      tile_entries_of(used, csr, from, from + csr.rows * used * kLanes<T>, first, last, tile == 0,
-                      dv);
+      const T* columns = from + csr.rows * used * kLanes<T>;
+      if (used == 1) {
+        tile_entries<T, 1>(csr, from, columns, first, last, tile == 0, dv);
+      } else {
+        tile_entries<T, kMostVectors>(csr, from, columns, first, last, tile == 0, dv);
+      }
     }
   });
 }

@@ -20,8 +20,6 @@
 namespace sparseq {
 namespace {
 
-// Most vectors a component of a tile row may have: four components' sums must fit the registers.
-constexpr int kMostVectors = kVectorRegisters >= 32 ? 4 : 2;
 constexpr int kGroup = 8;  // output quaternions computed into one buffer before they are stored
 
 // W_c meets x_b in component target_of(c, b) of y (kBlock is its own inverse) with this sign.
@@ -46,8 +44,10 @@ struct Problem {
 // Adds value * W_c-part: the entry's component c meets the four blocks of x at column `id`.
 template <typename T, int NV, int C, bool Conjugate>
 SPARSEQ_INLINE void add_component(T value, const T* column, int64_t block, Vec<T> (&sums)[4][NV]) {
+#pragma GCC unroll 4
   for (int b = 0; b < 4; ++b) {
     const Vec<T> factor = broadcast(sign_of(C, b, Conjugate) > 0 ? value : -value);
+#pragma GCC unroll 4
     for (int i = 0; i < NV; ++i) {
       Vec<T>& sum = sums[target_of(C, b)][i];
       sum = fmadd(factor, load(column + b * block + i * kLanes<T>), sum);
@@ -58,11 +58,15 @@ SPARSEQ_INLINE void add_component(T value, const T* column, int64_t block, Vec<T
 template <typename T, int NV, bool Conjugate>
 SPARSEQ_INLINE void add_quaternion(const T* values, const T* column, int64_t block,
                                    Vec<T> (&sums)[4][NV]) {
+#pragma GCC unroll 4
   for (int b = 0; b < 4; ++b) {
     Vec<T> x[NV];
+#pragma GCC unroll 4
     for (int i = 0; i < NV; ++i) x[i] = load(column + b * block + i * kLanes<T>);
+#pragma GCC unroll 4
     for (int c = 0; c < 4; ++c) {
       const Vec<T> factor = broadcast(values[c]);
+#pragma GCC unroll 4
       for (int i = 0; i < NV; ++i) {
         Vec<T>& sum = sums[target_of(c, b)][i];
         sum = sign_of(c, b, Conjugate) > 0 ? sum + factor * x[i] : sum - factor * x[i];
@@ -143,20 +147,18 @@ void tile_rows(const Problem<S, T>& problem, const T* tile, int64_t row0, int64_
 template <typename S, typename T, bool Conjugate>
 void tile_rows_of(int vectors, const Problem<S, T>& problem, const T* tile, int64_t row0,
                   int64_t count, int64_t first, int64_t last) {
-  switch (vectors) {
-    case 1:
-      return tile_rows<S, T, 1, Conjugate>(problem, tile, row0, count, first, last);
-    case 2:
-      return tile_rows<S, T, 2, Conjugate>(problem, tile, row0, count, first, last);
-    default:
-      return tile_rows<S, T, kMostVectors, Conjugate>(problem, tile, row0, count, first, last);
+  if (vectors == 1) {
+    return tile_rows<S, T, 1, Conjugate>(problem, tile, row0, count, first, last);
   }
+  tile_rows<S, T, 2, Conjugate>(problem, tile, row0, count, first, last);
 }
 
 template <typename S, typename T>
 void multiply(const Problem<S, T>& problem) {
   const Csr& csr = problem.csr;
-  const int64_t width = tile_vectors<T>(problem.batch, kMostVectors) * kLanes<T>;
+  // more lanes would read each activation from further away; whole quaternions read fewer of them
+  const int most = problem.whole ? 2 : 1;
+  const int64_t width = tile_vectors<T>(problem.batch, most) * kLanes<T>;
   const int64_t tiles = (problem.batch + width - 1) / width, features = 4 * problem.inputs;
   const int64_t work = csr.nnz() * (problem.whole ? 16 : 4) + 4 * problem.outputs;
   const int64_t threads = useful_threads(work * tiles * width / kLanes<T>);
@@ -164,7 +166,7 @@ void multiply(const Problem<S, T>& problem) {
   parallel_items(tiles * parts, threads, [&](int64_t item) {
     const int64_t row0 = item / parts * width, part = item % parts;
     const int64_t count = std::min(width, problem.batch - row0);
-    const int vectors = tile_vectors<T>(count, kMostVectors);
+    const int vectors = tile_vectors<T>(count, most);
     static thread_local Scratch scratch;
     T* tile = scratch.get<T>(features * vectors * kLanes<T>);
     pack_tile(problem.x + row0 * features, features, features, count, vectors * kLanes<T>, tile);
@@ -177,46 +179,108 @@ void multiply(const Problem<S, T>& problem) {
   });
 }
 
-// Sums of the kept values' gradient, for output quaternions first .. last - 1 and one tile.
-template <typename T, int NV>
-void tile_entries(const Csr& csr, const T* dy, const T* x, int64_t m, int64_t k, bool whole,
-                  int64_t row, int component, bool start, T* dv) {
+// Vectors of a gradient tile row: the four components of a dy row stay in registers.
+constexpr int kGradientVectors = kVectorRegisters >= 32 ? 2 : 1;
+
+// Writes, or adds, the sum over the lanes of each of `count` vectors to out.
+template <typename T, int N>
+SPARSEQ_INLINE void store_sums(const Vec<T> (&sums)[N], int64_t count, bool start, T* out) {
+  constexpr int n = kLanes<T>;
+  alignas(64) T total[N];
+#pragma GCC unroll 2
+  for (int first = 0; first < N; first += n) {
+    Vec<T> rows[n];
+    for (int j = 0; j < n; ++j) rows[j] = sums[first + j];
+    store(total + first, sum_each<T>(rows));
+  }
+  for (int64_t j = 0; j < count; ++j) out[j] = start ? total[j] : out[j] + total[j];
+}
+
+// Gradient of component C of output quaternion `row`, kept values one by one.
+template <typename T, int NV, int C>
+void component_entries(const Csr& csr, const T* dy, const T* x, int64_t m, int64_t k, int64_t row,
+                       bool start, T* dv) {
   constexpr int n = kLanes<T>, lanes = NV * n;
-  const int64_t pattern_row = whole ? row : component * m + row;
-  for (int64_t p = csr.row_ptr[pattern_row]; p < csr.row_ptr[pattern_row + 1]; ++p) {
-    const T* column = x + static_cast<int64_t>(csr.col_idx[p]) * lanes;
-    Vec<T> sum{};
-    for (int b = 0; b < 4; ++b) {
-      const T* own = dy + (target_of(component, b) * m + row) * lanes;
-      const T* other = column + b * k * lanes;
-      Vec<T> part{};
-      for (int i = 0; i < NV; ++i) part = fmadd(load(own + i * n), load(other + i * n), part);
-      sum = sign_of(component, b, false) > 0 ? sum + part : sum - part;
+  Vec<T> own[4][NV];
+  for (int b = 0; b < 4; ++b) {
+    for (int i = 0; i < NV; ++i) {
+      const Vec<T> value = load(dy + (target_of(C, b) * m + row) * lanes + i * n);
+      own[b][i] = sign_of(C, b, false) > 0 ? value : -value;
     }
-    T total = 0;
-    for (int j = 0; j < n; ++j) total += sum[j];
-    T& out = whole ? dv[4 * p + component] : dv[p];
-    out = start ? total : out + total;
+  }
+  const int64_t end = csr.row_ptr[C * m + row + 1];
+  for (int64_t p = csr.row_ptr[C * m + row]; p < end; p += n) {
+    const int64_t entries = std::min<int64_t>(n, end - p);
+    Vec<T> sums[n];
+    for (int j = 0; j < n; ++j) {
+      const T* column = x + csr.col_idx[p + std::min<int64_t>(j, entries - 1)] * lanes;
+      sums[j] = Vec<T>{};
+#pragma GCC unroll 4
+      for (int b = 0; b < 4; ++b) {
+#pragma GCC unroll 2
+        for (int i = 0; i < NV; ++i) {
+          sums[j] = fmadd(own[b][i], load(column + b * k * lanes + i * n), sums[j]);
+        }
+      }
+    }
+    store_sums<T, n>(sums, entries, start, dv + p);
   }
 }
 
-template <typename T>
-void tile_entries_of(int vectors, const Csr& csr, const T* dy, const T* x, int64_t m, int64_t k,
-                     bool whole, int64_t row, int component, bool start, T* dv) {
-  switch (vectors) {
-    case 1:
-      return tile_entries<T, 1>(csr, dy, x, m, k, whole, row, component, start, dv);
-    case 2:
-      return tile_entries<T, 2>(csr, dy, x, m, k, whole, row, component, start, dv);
-    default:
-      return tile_entries<T, 4>(csr, dy, x, m, k, whole, row, component, start, dv);
+// Gradient of the kept quaternions of output quaternion `row`: four sums an entry.
+template <typename T, int NV>
+void quaternion_entries(const Csr& csr, const T* dy, const T* x, int64_t m, int64_t k, int64_t row,
+                        bool start, T* dv) {
+  constexpr int n = kLanes<T>, lanes = NV * n, together = n >= 4 ? n / 4 : 1;
+  Vec<T> own[4][NV];
+  for (int a = 0; a < 4; ++a) {
+    for (int i = 0; i < NV; ++i) own[a][i] = load(dy + (a * m + row) * lanes + i * n);
+  }
+  const int64_t end = csr.row_ptr[row + 1];
+  for (int64_t p = csr.row_ptr[row]; p < end; p += together) {
+    const int64_t entries = std::min<int64_t>(together, end - p);
+    Vec<T> sums[4 * together] = {};
+#pragma GCC unroll 4
+    for (int e = 0; e < together; ++e) {
+      const T* column = x + csr.col_idx[p + std::min<int64_t>(e, entries - 1)] * lanes;
+#pragma GCC unroll 4
+      for (int b = 0; b < 4; ++b) {
+#pragma GCC unroll 2
+        for (int i = 0; i < NV; ++i) {
+          const Vec<T> value = load(column + b * k * lanes + i * n);
+#pragma GCC unroll 4
+          for (int c = 0; c < 4; ++c) {
+            const Vec<T> factor = own[target_of(c, b)][i];
+            Vec<T>& sum = sums[4 * e + c];
+            sum = sign_of(c, b, false) > 0 ? sum + factor * value : sum - factor * value;
+          }
+        }
+      }
+    }
+    store_sums<T, 4 * together>(sums, 4 * entries, start, dv + 4 * p);
+  }
+}
+
+template <typename T, int NV>
+void tile_entries(const Csr& csr, const T* dy, const T* x, int64_t m, int64_t k, bool whole,
+                  int64_t first, int64_t last, bool start, T* dv) {
+  for (int64_t row = first; row < last; ++row) {
+    if (whole) {
+      quaternion_entries<T, NV>(csr, dy, x, m, k, row, start, dv);
+      continue;
+    }
+    component_entries<T, NV, 0>(csr, dy, x, m, k, row, start, dv);
+    component_entries<T, NV, 1>(csr, dy, x, m, k, row, start, dv);
+    component_entries<T, NV, 2>(csr, dy, x, m, k, row, start, dv);
+    component_entries<T, NV, 3>(csr, dy, x, m, k, row, start, dv);
   }
 }
 
 template <typename S, typename T>
 void sample(const Csr& csr, const S* dy, const S* x, int64_t m, int64_t k, int64_t batch,
             bool whole, T* dv) {
-  const int64_t width = tile_vectors<T>(batch) * kLanes<T>, features = 4 * (m + k);
+  const int64_t width = tile_vectors<T>(batch, kGradientVectors) * kLanes<T>,
+                features = 4 * (m + k);
   const int64_t tiles = (batch + width - 1) / width;
   const int64_t work = csr.nnz() * (whole ? 16 : 4) + features;
   const int64_t threads = useful_threads(work * tiles * width / kLanes<T>);
@@ -224,20 +288,22 @@ void sample(const Csr& csr, const S* dy, const S* x, int64_t m, int64_t k, int64
   T* packed = scratch.get<T>(tiles * width * features);  // per tile: dy, then x
   parallel_items(tiles, threads, [&](int64_t tile) {
     const int64_t row0 = tile * width, count = std::min(width, batch - row0);
-    const int lanes = tile_vectors<T>(count) * kLanes<T>;
+    const int lanes = tile_vectors<T>(count, kGradientVectors) * kLanes<T>;
     T* to = packed + tile * width * features;
     pack_tile(dy + row0 * 4 * m, 4 * m, 4 * m, count, lanes, to);
     pack_tile(x + row0 * 4 * k, 4 * k, 4 * k, count, lanes, to + 4 * m * lanes);
   });
   parallel_items(threads, threads, [&](int64_t part) {
+    const int64_t first = m * part / threads, last = m * (part + 1) / threads;
     for (int64_t tile = 0; tile < tiles; ++tile) {
-      const int vectors = tile_vectors<T>(std::min(width, batch - tile * width));
-      const T* from = packed + tile * width * features;
-      for (int64_t row = m * part / threads; row < m * (part + 1) / threads; ++row) {
-        for (int c = 0; c < 4; ++c) {
-          tile_entries_of(vectors, csr, from, from + 4 * m * vectors * kLanes<T>, m, k, whole, row,
-                          c, tile == 0, dv);
-        }
+      const int64_t count = std::min(width, batch - tile * width);
+      const int vectors = tile_vectors<T>(count, kGradientVectors);
+      const T* own = packed + tile * width * features;
+      const T* other = own + 4 * m * vectors * kLanes<T>;
+      if (vectors == 1) {
+        tile_entries<T, 1>(csr, own, other, m, k, whole, first, last, tile == 0, dv);
+      } else {
+        tile_entries<T, kGradientVectors>(csr, own, other, m, k, whole, first, last, tile == 0, dv);
       }
     }
   });

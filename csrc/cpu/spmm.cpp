@@ -104,14 +104,15 @@ void tile_rows_of(int vectors, const Problem<S, T>& problem, const T* tile, int6
 template <typename S, typename T>
 void multiply_tiles(const Problem<S, T>& problem) {
   const Csr& csr = problem.csr;
-  const int64_t width = tile_vectors<T>(problem.batch) * kLanes<T>;
+  const int most = near_vectors<T>(csr.columns);
+  const int64_t width = tile_vectors<T>(problem.batch, most) * kLanes<T>;
   const int64_t tiles = (problem.batch + width - 1) / width;
   const int64_t threads = useful_threads((csr.nnz() + csr.rows) * tiles * width / kLanes<T>);
   const int64_t parts = tiles % threads == 0 ? 1 : threads;
   parallel_items(tiles * parts, threads, [&](int64_t item) {
     const int64_t row0 = item / parts * width, part = item % parts;
     const int64_t count = std::min(width, problem.batch - row0);
-    const int vectors = tile_vectors<T>(count);
+    const int vectors = tile_vectors<T>(count, most);
     static thread_local Scratch scratch;
     T* tile = scratch.get<T>(csr.columns * vectors * kLanes<T>);
     pack_tile(problem.x + row0 * csr.columns, csr.columns, csr.columns, count, vectors * kLanes<T>,

@@ -19,6 +19,14 @@ inline int tile_vectors(int64_t rows_left, int most = 4) {
   return vectors;
 }
 
+// Most vectors of a tile row when the tile's features are read in no order: past about twice L1 the
+// reads are bound by L2, and a tile of fewer lanes then keeps more of its features near.
+template <typename T>
+inline int near_vectors(int64_t features) {
+  constexpr int64_t near_bytes = 64 * 1024;
+  return 4 * features * kVectorBytes <= near_bytes ? 4 : 2;
+}
+
 // Rows of a register block NV vectors wide: as many sums as registers hold beside a tile row.
 template <int NV>
 constexpr int kTileHeight =
