@@ -127,7 +127,9 @@ def corruptions(state: dict[str, torch.Tensor]) -> dict[str, tuple[dict, str]]:
         "values of another rank": ({"values": values[..., None]}, "values must be"),
         "float columns": ({"col_idx": col_idx.float()}, "col_idx must be integers in a row"),
         "columns in two dimensions": (
-            {"col_idx": col_idx[None], "values": values[None]}, "col_idx must be integers in a row"),
+            {"col_idx": col_idx[None], "values": values[None]},
+            "col_idx must be integers in a row",
+        ),
         "meta rows": ({"row_ptr": row_ptr.to("meta")}, "must hold data"),
     }
 
