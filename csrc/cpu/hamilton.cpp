@@ -56,9 +56,7 @@ Tensor hamilton(const Tensor& x, const Tensor& weight, const std::optional<Tenso
     const S* b = data_or_null<S>(offset);
     S* out = static_cast<S*>(y.mutable_data_ptr());
     const int64_t batch = y.numel() / (4 * m);
-    if constexpr (std::is_same_v<S, T>) {
-      if (direct_serves(batch, algorithm)) return direct_y(in, w, b, out, batch, m, k);
-    }
+    if (direct_serves(batch, algorithm)) return direct_y<T>(in, w, b, out, batch, m, k);
     multiply<S, T>({{w, m * k, k, 1, false},
                     {in, k, 1, 4 * k, false},
                     {out, m, 1, 4 * m, false},

@@ -7,7 +7,7 @@
 #include "../common/csr.h"
 #include "../common/parallel.h"
 #include "../common/tensors.h"
-#include "simd/vec.h"
+#include "tiles.h"
 
 namespace sparseq {
 
@@ -31,17 +31,21 @@ inline Pattern view_pattern(const char* op, const std::vector<Tensor>& tensors) 
   return {{ids(0), ids(1), m, k}, {ids(2), ids(3), k, m}, ids(4)};
 }
 
-// Values in transposed order: out[p * width + i] = values[perm[p] * width + i], as sums' type.
+// Values in the order of a pattern, `width` numbers an entry, as the type sums are kept in:
+// out[p * width + i] = values[perm[p] * width + i]; perm null: as they are.
 template <typename S, typename T>
 void gather_values(const S* values, const int32_t* perm, int64_t nnz, int width, T* out) {
   const int64_t per_item = 8192;
   const int64_t items = (nnz + per_item - 1) / per_item;
   parallel_items(items, useful_threads(nnz * width), [&](int64_t item) {
-    const int64_t end = std::min(nnz, (item + 1) * per_item);
-    for (int64_t p = item * per_item; p < end; ++p) {
-      const int64_t from = perm == nullptr ? p : perm[p];
+    const int64_t first = item * per_item, last = std::min(nnz, first + per_item);
+    if (perm == nullptr) {
+      detail::copy_row<T>(values + first * width, out + first * width, (last - first) * width);
+      return;
+    }
+    for (int64_t p = first; p < last; ++p) {
       for (int i = 0; i < width; ++i) {
-        T value = static_cast<T>(values[from * width + i]);
+        T value = static_cast<T>(values[perm[p] * static_cast<int64_t>(width) + i]);
         keep_scalar(value);
         out[p * width + i] = value;
       }

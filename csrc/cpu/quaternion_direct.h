@@ -7,7 +7,7 @@
 
 #include "../common/parallel.h"
 #include "quaternion.h"
-#include "simd/vec.h"
+#include "tiles.h"
 
 namespace sparseq {
 
@@ -33,30 +33,31 @@ SPARSEQ_INLINE void add_signed(int sign, const V& w, const V& x, V& sum) {
 }
 
 // y (batch, 4 m) = W (x) x + bias.
-template <typename T>
-void direct_y(const T* x, const T* weight, const T* bias, T* y, int64_t batch, int64_t m,
+template <typename T, typename S>
+void direct_y(const S* x, const S* weight, const S* bias, S* y, int64_t batch, int64_t m,
               int64_t k) {
   constexpr int n = kLanes<T>;
-  const auto one = [&](const T* in, int64_t r, T* out) {
+  const auto one = [&](const S* in, int64_t r, S* out) {
     Vec<T> sums[4] = {};
     int64_t at = 0;
     for (; at + n <= k; at += n) {
       Vec<T> w[4];
-      for (int c = 0; c < 4; ++c) w[c] = load(weight + (c * m + r) * k + at);
+      for (int c = 0; c < 4; ++c) w[c] = load_as<T>(weight + (c * m + r) * k + at);
       for (int b = 0; b < 4; ++b) {
-        const Vec<T> value = load(in + b * k + at);
+        const Vec<T> value = load_as<T>(in + b * k + at);
         for (int a = 0; a < 4; ++a) add_signed(kSign[a][b], w[kBlock[a][b]], value, sums[a]);
       }
     }
     for (int a = 0; a < 4; ++a) {
-      T total = bias == nullptr ? T(0) : bias[a * m + r];
+      T total = bias == nullptr ? T(0) : static_cast<T>(bias[a * m + r]);
       for (int j = 0; j < n; ++j) total += sums[a][j];
       for (int64_t i = at; i < k; ++i) {
         for (int b = 0; b < 4; ++b) {
-          add_signed(kSign[a][b], weight[(kBlock[a][b] * m + r) * k + i], in[b * k + i], total);
+          const T w = static_cast<T>(weight[(kBlock[a][b] * m + r) * k + i]);
+          add_signed(kSign[a][b], w, static_cast<T>(in[b * k + i]), total);
         }
       }
-      out[a * m + r] = total;
+      out[a * m + r] = static_cast<S>(total);
     }
   };
   direct_ranges<T>(m, kDirectRows, 16 * batch * m * k, [&](int64_t first, int64_t last) {

@@ -5,7 +5,10 @@
 // contiguous lanes. Lanes past the end of the batch are zero.
 #pragma once
 
+#include <torch/headeronly/util/BFloat16.h>
+
 #include <cstring>
+#include <type_traits>
 
 #include "simd/vec.h"
 
@@ -33,16 +36,48 @@ constexpr int kTileHeight =
     NV == 4 ? (kVectorRegisters >= 32 ? 6 : 2)
             : (NV == 2 ? (kVectorRegisters >= 32 ? 12 : 4) : (kVectorRegisters >= 32 ? 12 : 8));
 
+// One vector of T from numbers stored as S, and back.
+template <typename T, typename S>
+SPARSEQ_INLINE Vec<T> load_as(const S* from) {
+  if constexpr (std::is_same_v<S, T>) {
+    return load(from);
+  } else if constexpr (std::is_same_v<S, torch::headeronly::BFloat16>) {
+    return load_bfloat16(from);
+  } else {
+    T numbers[kLanes<T>];
+    for (int i = 0; i < kLanes<T>; ++i) numbers[i] = static_cast<T>(from[i]);
+    return load(numbers);
+  }
+}
+
+template <typename S, typename T>
+SPARSEQ_INLINE void store_as(S* to, Vec<T> v) {
+  if constexpr (std::is_same_v<S, T>) {
+    store(to, v);
+  } else if constexpr (std::is_same_v<S, torch::headeronly::BFloat16>) {
+    store_bfloat16(to, v);
+  } else {
+    for (int i = 0; i < kLanes<T>; ++i) to[i] = static_cast<S>(v[i]);
+  }
+}
+
 namespace detail {
 
-// dst[i * ld + j] = src[j * sj + i], both extents one vector; src and dst of the same type.
-template <typename T>
-SPARSEQ_INLINE void transpose_block(const T* src, int64_t sj, T* dst, int64_t ld) {
+// dst[i * ld + j] = src[j * sj + i], both extents one vector of T, the wider of the two types.
+template <typename T, typename S, typename D>
+SPARSEQ_INLINE void transpose_block(const S* src, int64_t sj, D* dst, int64_t ld) {
   constexpr int n = kLanes<T>;
   Vec<T> rows[n];
-  for (int j = 0; j < n; ++j) rows[j] = load(src + j * sj);
+  for (int j = 0; j < n; ++j) rows[j] = load_as<T>(src + j * sj);
   transpose<T>(rows);
-  for (int i = 0; i < n; ++i) store(dst + i * ld, rows[i]);
+  for (int i = 0; i < n; ++i) store_as<D, T>(dst + i * ld, rows[i]);
+}
+
+template <typename T, typename S, typename D>
+void copy_row(const S* src, D* dst, int64_t count) {
+  int64_t i = 0;
+  for (; i + kLanes<T> <= count; i += kLanes<T>) store_as<D, T>(dst + i, load_as<T>(src + i));
+  for (; i < count; ++i) dst[i] = static_cast<D>(src[i]);
 }
 
 }  // namespace detail
@@ -52,22 +87,19 @@ SPARSEQ_INLINE void transpose_block(const T* src, int64_t sj, T* dst, int64_t ld
 template <typename S, typename D>
 void copy2d(const S* src, int64_t si, int64_t sj, D* dst, int64_t ld, int64_t rows,
             int64_t columns) {
-  int64_t blocked_rows = 0, blocked_columns = 0;
-  if constexpr (std::is_same_v<S, D>) {
-    constexpr int n = kLanes<D>;
-    if (si == 1 && sj != 1) {
-      blocked_rows = rows / n * n;
-      blocked_columns = columns / n * n;
-      for (int64_t j = 0; j < blocked_columns; j += n) {
-        for (int64_t i = 0; i < blocked_rows; i += n) {
-          detail::transpose_block(src + i + j * sj, sj, dst + i * ld + j, ld);
-        }
-      }
-    } else if (sj == 1) {
-      for (int64_t i = 0; i < rows; ++i) {
-        std::memcpy(dst + i * ld, src + i * si, columns * sizeof(D));
-      }
-      return;
+  using T = std::conditional_t<(sizeof(S) > sizeof(D)), S, D>;
+  constexpr int n = kLanes<T>;
+  if (sj == 1) {
+    for (int64_t i = 0; i < rows; ++i) {
+      detail::copy_row<T>(src + i * si, dst + i * ld, columns);
+    }
+    return;
+  }
+  const int64_t blocked_rows = si == 1 ? rows / n * n : 0;
+  const int64_t blocked_columns = si == 1 ? columns / n * n : 0;
+  for (int64_t j = 0; j < blocked_columns; j += n) {
+    for (int64_t i = 0; i < blocked_rows; i += n) {
+      detail::transpose_block<T>(src + i + j * sj, sj, dst + i * ld + j, ld);
     }
   }
   for (int64_t i = 0; i < rows; ++i) {

@@ -48,6 +48,30 @@ SPARSEQ_INLINE Vec<T> broadcast(T value) {
   return value - Vec<T>{};  // minus zero keeps the sign of a zero, and compiles to one broadcast
 }
 
+// Unsigned numbers of `Bytes` bytes each, as many as a vector of 4-byte lanes has.
+template <typename U>
+using WordsOf __attribute__((vector_size(kVectorBytes / 4 * sizeof(U)))) = U;
+
+// One vector of bfloat16, which are the high halves of floats, widened; and back, rounded to the
+// nearest, ties to even, NaN kept quiet.
+SPARSEQ_INLINE Vec<float> load_bfloat16(const void* from) {
+  WordsOf<uint16_t> halves;
+  std::memcpy(&halves, from, sizeof(halves));
+  const WordsOf<uint32_t> bits = __builtin_convertvector(halves, WordsOf<uint32_t>) << 16;
+  Vec<float> v;
+  std::memcpy(&v, &bits, sizeof(v));
+  return v;
+}
+
+SPARSEQ_INLINE void store_bfloat16(void* to, Vec<float> v) {
+  WordsOf<uint32_t> bits;
+  std::memcpy(&bits, &v, sizeof(v));
+  const WordsOf<uint32_t> rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  const WordsOf<uint32_t> kept = v == v ? rounded : rounded - rounded + 0x7fc0;
+  const WordsOf<uint16_t> halves = __builtin_convertvector(kept, WordsOf<uint16_t>);
+  std::memcpy(to, &halves, sizeof(halves));
+}
+
 // a * b + c; the compiler contracts it (-ffp-contract=fast).
 template <typename V>
 SPARSEQ_INLINE V fmadd(V a, V b, V c) {
