@@ -119,7 +119,7 @@ def test_broken_compiler_is_named(tmp_path):
     ("value", "message"),
     [
         ("nothing", "unknown backend in SPARSEQ_BACKEND 'nothing'; choose one of: auto, compiled"),
-        ("nothing=reference", "unknown op in SPARSEQ_BACKEND 'nothing'; choose one of: hamilton"),
+        ("nothing=reference", "unknown op in SPARSEQ_BACKEND 'nothing'; choose one of: block_mm"),
         ("spmm=triton", "asks for 'triton' to serve 'spmm' on 'cpu', which has only"),
     ],
 )
