@@ -76,6 +76,23 @@ void sample(const Csr& csr, const S* dy, const S* x, int64_t batch, T* dv) {
   });
 }
 
+// One batch row: each entry is one product.
+template <typename S, typename T>
+void sample_row(const Csr& csr, const S* dy, const S* x, T* dv) {
+  const int64_t threads = useful_threads(csr.nnz() + csr.rows);
+  parallel_items(threads, threads, [&](int64_t part) {
+    const int64_t last = balanced_row(csr, part + 1, threads);
+    for (int64_t row = balanced_row(csr, part, threads); row < last; ++row) {
+      const T own = static_cast<T>(dy[row]);
+      for (int64_t p = csr.row_ptr[row]; p < csr.row_ptr[row + 1]; ++p) {
+        T other = static_cast<T>(x[csr.col_idx[p]]);
+        keep_scalar(other);
+        dv[p] = own * other;
+      }
+    }
+  });
+}
+
 Tensor sddmm(const Tensor& dy, const Tensor& x, const std::vector<Tensor>& pattern) {
   const Csr csr = view_pattern("sddmm", pattern).forward;
   SPARSEQ_CHECK(dy.dim() > 0 && dy.size(-1) == csr.rows, "sddmm", "dy",
@@ -94,8 +111,13 @@ Tensor sddmm(const Tensor& dy, const Tensor& x, const std::vector<Tensor>& patte
     static thread_local Scratch scratch;
     S* out = static_cast<S*>(dv.mutable_data_ptr());
     T* sums = std::is_same_v<S, T> ? reinterpret_cast<T*>(out) : scratch.get<T>(csr.nnz());
-    sample<S, T>(csr, static_cast<const S*>(rows.const_data_ptr()),
-                 static_cast<const S*>(columns.const_data_ptr()), batch, sums);
+    const S* left = static_cast<const S*>(rows.const_data_ptr());
+    const S* right = static_cast<const S*>(columns.const_data_ptr());
+    if (batch == 1) {
+      sample_row(csr, left, right, sums);
+    } else {
+      sample(csr, left, right, batch, sums);
+    }
     if constexpr (!std::is_same_v<S, T>) std::copy(sums, sums + csr.nnz(), out);
   });
   return dv;
