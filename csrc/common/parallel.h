@@ -34,7 +34,8 @@ void parallel_items(int64_t count, int64_t threads, const Body& body) {
   torch::stable::parallel_for(0, count, (count + threads - 1) / threads, range);
 }
 
-// A buffer that only grows: a fresh allocation of some megabytes costs a page fault each 4 KiB.
+// A buffer kept between calls: a fresh allocation of some megabytes costs a page fault each 4 KiB.
+// It grows as asked, and gives back what one huge call needed at the next ordinary one.
 class Scratch {
  public:
   Scratch() = default;
@@ -46,7 +47,8 @@ class Scratch {
   template <typename T>
   T* get(int64_t count) {
     const size_t bytes = (static_cast<size_t>(count) * sizeof(T) + 63) / 64 * 64 + 64;
-    if (bytes > size_) {
+    const bool wasteful = size_ > kKeptBytes && bytes < size_ / 4;
+    if (bytes > size_ || wasteful) {
       std::free(data_);
       size_ = 0;
       data_ = std::aligned_alloc(64, bytes);
@@ -57,6 +59,7 @@ class Scratch {
   }
 
  private:
+  static constexpr size_t kKeptBytes = size_t{64} << 20;
   void* data_ = nullptr;
   size_t size_ = 0;
 };
