@@ -181,7 +181,7 @@ def _compile(folder: Path, isa: str) -> None:
         errors = [line for line in lines if " error: " in line] or lines[-5:]
         raise BuildError("the kernels do not compile:\n  " + "\n  ".join(errors[:5]) +
                          "\n`sparseq build --verbose` shows everything")
-    _say(f"compiled in {time.monotonic() - started:.0f} s, kept in {folder.parent}")
+    _say(f"compiled in {time.monotonic() - started:.0f} s")
 
 
 def _compile_here(folder: Path, isa: str, verbose: bool) -> None:
