@@ -28,7 +28,7 @@ setup(
     packages=[*find_packages(include=["sparseq", "sparseq.*"]), "sparseq.triton_kernels", *CSRC],
     package_dir={"sparseq": "sparseq", "sparseq.triton_kernels": "triton_kernels",
                  "sparseq.csrc": "csrc"},
-    package_data={"sparseq": ["py.typed", "_lib/*.so", "_lib/*.json"],
+    package_data={"sparseq": ["py.typed", "thresholds.json", "_lib/*.so", "_lib/*.json"],
                   **{name: ["*.h", "*.cpp", "*.cu", "*.cuh"] for name in CSRC}},
     cmdclass={"build_py": BuildPy},
 )

@@ -38,7 +38,7 @@ def torch_csr(x: Tensor, weight: Tensor, bias: Tensor | None) -> Call:
     column = None if bias is None else bias[:, None]
     forms = {}
     for ids in (torch.int32, torch.int64):
-        matrix = _csr(weight, ids)
+        matrix = csr_matrix(weight, ids)
         forms[f"{ids} strided"] = _csr_call(matrix, x, column, feature_major=False)
         forms[f"{ids} feature-major"] = _csr_call(matrix, x, column, feature_major=True)
     return forms[fastest(forms)]
@@ -52,7 +52,8 @@ def _csr_call(matrix: Tensor, x: Tensor, column: Tensor | None, feature_major: b
     return call
 
 
-def _csr(weight: Tensor, ids: torch.dtype) -> Tensor:
+def csr_matrix(weight: Tensor, ids: torch.dtype) -> Tensor:
+    """A weight as torch's CSR matrix with ids of that type."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # torch calls its CSR support a beta
         full = weight.detach().to_sparse_csr()

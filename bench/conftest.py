@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.results import Row, case_of, machine, save_rows
-from bench.timing import Race, threads
+from bench.timing import Others, Race, threads, wait_for_quiet
 from sparseq.ops._backend import activate
 
 ROWS: pytest.StashKey[list[Row]] = pytest.StashKey()
@@ -49,15 +49,17 @@ def race(
     """
 
     def run(sides: Mapping[str, Callable[[], object]], op: str, **case: Any) -> dict[str, float]:
+        wait_for_quiet(request.config.getoption("patience"))
         contest = Race(sides)
         option = request.config.getoption
         rounds = contest.rounds(
             float(option("benchmark_max_time")), int(option("benchmark_min_rounds"))
         )
-        benchmark = request.getfixturevalue("benchmark")
+        benchmark, others = request.getfixturevalue("benchmark"), Others()
         benchmark.pedantic(contest.turn, args=(contest.ours,), setup=contest.others, rounds=rounds)
         benchmark.extra_info.update(case, ratios=contest.ratios())
-        measured = {"threads": thread_count, "kernel": activate("cpu")[op], "rounds": rounds}
+        measured = {"threads": thread_count, "kernel": activate("cpu")[op], "rounds": rounds,
+                    "others": round(others.cores(), 3)}  # fmt: skip
         for row in race_rows(contest):
             record(**case, **measured, **row)
         return contest.ratios()
@@ -113,7 +115,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 def results_table(title: str, rows: list[Row]) -> Table:
     """A line per case, a column of ratios per baseline."""
     lines = side_by_side(rows)
-    hidden = {*machine(), "suite", "subject", "rounds"}
+    hidden = {*machine(), "suite", "subject", "rounds", "others"}
     columns = dict.fromkeys(name for line in lines for name in line if name not in hidden)
     table = Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
     for name in columns:

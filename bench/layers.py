@@ -15,21 +15,23 @@ from bench.cases import (
     normal,
     over_batches,
     over_densities,
-    over_few_densities,
+    over_large_sizes,
     over_sizes,
     over_steps,
     random_mask,
 )
-from sparseq.nn import QLinear, SparseLinear, SparseQLinear
+from sparseq.graphs import Graph
+from sparseq.graphs.regular import Regular
+from sparseq.nn import ExpanderLinear, QLinear, SparseLinear, SparseQLinear
 from sparseq.ops.hamilton import real_weight
 
 SEEDED = 1
-Layer = QLinear | SparseLinear | SparseQLinear
+Layer = QLinear | SparseLinear | SparseQLinear | ExpanderLinear
 
 
 def real_matrix(layer: Layer) -> Tensor:
     """The (out, in) matrix a layer multiplies by, in plain torch; differentiable."""
-    if isinstance(layer, SparseLinear):
+    if isinstance(layer, SparseLinear | ExpanderLinear):
         return layer.dense_weight()
     return real_weight(layer.dense_weight() if isinstance(layer, SparseQLinear) else layer.weight)
 
@@ -113,7 +115,7 @@ def test_sparse_linear(race, size, batch, density, step):
 
 @over_sizes
 @over_batches
-@over_few_densities
+@over_densities
 @over_steps
 @pytest.mark.parametrize("granularity", ["component", "quaternion"])
 def test_sparse_qlinear(race, size, batch, density, step, granularity):
@@ -130,3 +132,41 @@ def test_sparse_qlinear(race, size, batch, density, step, granularity):
     sides["QLinear"] = call_of(layer.to_dense(), x, dy, step)
     race(sides, "sparse_hamilton", suite="layers", subject=f"SparseQLinear by {granularity}",
          case=name_of(size), step=step, batch=batch, density=density)  # fmt: skip
+
+
+@over_large_sizes
+@over_batches
+@over_steps
+@pytest.mark.parametrize("degree", [16, 64], ids="degree-{}".format)
+def test_expander_linear(race, size, batch, step, degree):
+    layer = expander(size, degree, Regular(tries=1))
+    race_expander(race, layer, size, batch, step, f"regular degree {degree}")
+
+
+@over_large_sizes
+@over_batches
+@over_steps
+@pytest.mark.parametrize("part", [8, 16], ids="one-in-{}".format)
+@pytest.mark.parametrize("block", [16, 64], ids="block-{}".format)
+def test_block_linear(race, size, batch, step, block, part):
+    layer = expander(size, size[0] // part, f"block({block})")
+    race_expander(race, layer, size, batch, step, f"block({block})")
+
+
+def expander(size: tuple[int, int], degree: int, graph: str | Graph) -> ExpanderLinear:
+    """A seeded ExpanderLinear."""
+    return ExpanderLinear(
+        size[0], size[1], degree, graph, generator=torch.Generator().manual_seed(SEEDED)
+    )
+
+
+def race_expander(race, layer, size, batch, step, name):
+    """Against dense layers, and our CSR layer with equally many weights."""
+    x, dy = data_of(size, batch)
+    gate(layer, x, dy)
+    sides = {"sparseq": call_of(layer, x, dy, step)}
+    sides.update(dense_sides(layer.to_dense(), x, dy, step))
+    sides["SparseLinear"] = call_of(SparseLinear.from_dense(layer.to_dense()), x, dy, step)
+    op = "spmm" if layer.op == "ell_mm" else layer.op
+    race(sides, op, suite="layers", subject=f"ExpanderLinear {name}", case=name_of(size),
+         step=step, batch=batch, density=layer.density)  # fmt: skip

@@ -7,15 +7,20 @@ reported number is the median over the turns; the ratio is baseline / ours, abov
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from statistics import median
 
 import torch
 
 TURN_SECONDS = 1e-3
 MOST_ROUNDS = 400
+QUIET = 0.1  # cores that others may use before a measurement counts as disturbed
+GLANCE = 0.3  # seconds over which to see whether others are at work
+CLOCK = Path("/proc/stat")  # of Linux; without it every machine counts as quiet
 
 
 @contextmanager
@@ -27,6 +32,36 @@ def threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+class Others:
+    """How many cores other processes have kept busy since this was made."""
+
+    def __init__(self) -> None:
+        self._start, self._busy, self._own = time.monotonic(), _busy_seconds(), time.process_time()
+
+    def cores(self) -> float:
+        """Mean number of cores; 0 where it cannot be told."""
+        busy = _busy_seconds() - self._busy - (time.process_time() - self._own)
+        return max(0.0, busy / max(time.monotonic() - self._start, 1e-9))
+
+
+def _busy_seconds() -> float:
+    """CPU seconds of all processes together: user, nice, system, irq, softirq and steal."""
+    if not CLOCK.exists():
+        return 0.0
+    ticks = [int(field) for field in CLOCK.read_text().split(maxsplit=9)[1:9]]
+    return (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")
+
+
+def wait_for_quiet(patience: float) -> None:
+    """Return when others leave the machine alone, or after `patience` seconds."""
+    end = time.monotonic() + patience
+    while time.monotonic() < end:
+        others = Others()
+        time.sleep(GLANCE)
+        if others.cores() < QUIET:
+            return
 
 
 def seconds_per_call(call: Callable[[], object], calls: int) -> float:

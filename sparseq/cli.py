@@ -135,6 +135,8 @@ class Compress:
     """The file to write."""
     policy: str = "auto"
     """auto (leave layers dense where that is faster) or sparse."""
+    batch: int = 64
+    """Examples the network will mostly run at; auto goes by it."""
     overwrite: bool = False
     """Replace an existing target."""
 
@@ -143,7 +145,7 @@ class Compress:
         from sparseq.compression import compress
         from sparseq.files import load, save
 
-        small = compress(load(self.source), policy=self.policy)
+        small = compress(load(self.source), policy=self.policy, batch=self.batch)
         before = self.source.stat().st_size
         save(small, self.target, overwrite=self.overwrite)
         after = self.target.stat().st_size

@@ -2,12 +2,13 @@
 
     Module + Mask -> Module with SparseLinear for nn.Linear, SparseQLinear for QLinear
 
-A new kind of layer is one entry in CONVERTERS and, for policy "auto", one in DENSE_ABOVE.
+A new kind of layer is one entry in CONVERTERS and, for policy "auto", one in MEASURED.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,6 +19,7 @@ from sparseq.errors import require, unknown_name
 from sparseq.nn.convert import replace_modules
 from sparseq.nn.quaternion import QLinear
 from sparseq.nn.sparse import SparseLinear, SparseQLinear
+from sparseq.thresholds import STEPS, thresholds
 
 POLICIES = ["auto", "sparse"]
 LOGGER = logging.getLogger("sparseq")
@@ -30,12 +32,20 @@ CONVERTERS: dict[type[nn.Module], Converter] = {
     QLinear: SparseQLinear.from_dense,  # whole quaternions where the mask allows
 }
 
-# fraction kept above which the dense kernel is the faster one
-DENSE_ABOVE: dict[type[nn.Module], float] = {nn.Linear: 0.4, QLinear: 0.3}
+# rows of the table of break-even densities: single weights kept, and whole quaternions kept
+MEASURED: dict[type[nn.Module], tuple[str, str]] = {
+    nn.Linear: ("Linear", "Linear"),
+    QLinear: ("QLinear by component", "QLinear by quaternion"),
+}
 
 
 def compress(
-    model: nn.Module, mask: Mapping[str, Tensor] | None = None, policy: str = "auto"
+    model: nn.Module,
+    mask: Mapping[str, Tensor] | None = None,
+    policy: str = "auto",
+    *,
+    batch: int = 64,
+    training: bool = False,
 ) -> nn.Module:
     """A deep copy in which layers hold only their kept weights.
 
@@ -48,13 +58,17 @@ def compress(
             the mask of each candidate is what is not exactly 0.
         policy: "sparse" makes every candidate sparse; "auto" leaves dense those that would be
             slower sparse (see `keep_dense`), and reports them to the logger "sparseq" (INFO).
+        batch: the number of examples the network will mostly run at; policy "auto" goes by it.
+        training: whether it will mostly be trained (forward and backward) or only run.
 
     Returns:
         The copy. `sparseq.to_dense` undoes it, `sparseq.profile` measures it.
 
     Raises:
-        ValueError: an unknown policy, or a mask that does not fit the model's parameters.
+        ValueError: an unknown policy, a batch below 1, or a mask that does not fit the model's
+            parameters.
     """
+    require(batch >= 1, "compress", "batch", "must be at least 1", batch)
     if policy not in POLICIES:
         raise unknown_name("compress policy", policy, POLICIES)
     if mask is not None:
@@ -63,7 +77,9 @@ def compress(
 
     def sparse_twin(path: str, module: nn.Module) -> nn.Module | None:
         keep = keeps.get(path)
-        if keep is None or (policy == "auto" and _stays_dense(path, module, keep)):
+        if keep is None:
+            return None
+        if policy == "auto" and _stays_dense(path, module, keep, batch, training):
             return None
         return convert(module, keep)
 
@@ -77,26 +93,66 @@ def convert(module: nn.Module, keep: Tensor) -> nn.Module:
     return CONVERTERS[type(module)](module, keep)
 
 
-def keep_dense(kind: type[nn.Module], density: float, shape: tuple[int, ...]) -> bool:
-    """Whether a layer is faster dense.
+def keep_dense(
+    kind: type[nn.Module],
+    density: float,
+    shape: tuple[int, ...],
+    batch: int = 64,
+    *,
+    whole: bool = False,
+    training: bool = False,
+) -> bool:
+    """Whether a layer is faster dense: its density lies above `break_even`.
 
     Args:
         kind: the dense layer's type, a key of CONVERTERS.
         density: fraction of its weights that is kept.
         shape: of its weight.
+        batch: rows of x at a call.
+        whole: quaternions are kept or dropped whole.
+        training: count forward and backward, not the forward pass alone.
     """
-    return density > DENSE_ABOVE[kind]
+    limit = break_even(kind, math.prod(shape), batch, whole=whole, training=training)
+    return density > limit or limit == 0
 
 
-def _stays_dense(path: str, module: nn.Module, keep: Tensor) -> bool:
-    density = density_of(keep)
-    dense = keep_dense(type(module), density, tuple(keep.shape))
+def break_even(
+    kind: type[nn.Module],
+    weights: int,
+    batch: int = 64,
+    *,
+    whole: bool = False,
+    training: bool = False,
+) -> float:
+    """Density up to which a layer is no slower sparse; 0 if it always is.
+
+    Measured on a CPU, on one and on two threads, whichever is lower (bench/sweep.py); what lies
+    between the measured sizes and batches takes the lower one of its neighbors.
+
+    Args:
+        kind, batch, whole, training: as in `keep_dense`.
+        weights: number of entries of the dense layer's weight.
+    """
+    return thresholds(MEASURED[kind][whole], STEPS[training]).limit(weights, batch)
+
+
+def keeps_whole(keep: Tensor) -> bool:
+    """Whether a mask (4, m, k) of a quaternion weight keeps or drops every quaternion whole."""
+    return keep.dim() == 3 and bool((keep == keep[:1]).all())
+
+
+def _stays_dense(path: str, module: nn.Module, keep: Tensor, batch: int, training: bool) -> bool:
+    kind, density, whole = type(module), density_of(keep), keeps_whole(keep)
+    dense = keep_dense(kind, density, tuple(keep.shape), batch, whole=whole, training=training)
     if dense:
         LOGGER.info(
-            "compress: %s (%s) stays dense, faster so at density %.3g",
+            "compress: %s (%s) stays dense, faster so at density %.3g and batch %d: sparse pays "
+            "up to density %.3g",
             path or "the model",
-            type(module).__name__,
+            kind.__name__,
             density,
+            batch,
+            break_even(kind, keep.numel(), batch, whole=whole, training=training),
         )
     return dense
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from sparseq.compression import CONVERTERS, convert, density_of
+from sparseq.compression import CONVERTERS, break_even, convert, density_of, keeps_whole
 from sparseq.errors import require
 from sparseq.nn.convert import replace_modules
 from sparseq.nn.graphed import ExpanderLayer
@@ -52,6 +52,7 @@ class LayerRow:
         sparse_ms: the same of the sparse layer; of what it would take if the layer is dense but
             has zeros. None where there is nothing sparse.
         kernel: what computes the layer as it is: op and backend, or "torch".
+        reason: why a layer with zeros is dense, as `compress` sees it at this batch; "" for others.
     """
 
     name: str
@@ -63,6 +64,7 @@ class LayerRow:
     dense_ms: float | None
     sparse_ms: float | None
     kernel: str
+    reason: str = ""
 
     @property
     def speedup(self) -> float | None:
@@ -119,7 +121,8 @@ LEFT = (0, 1, 8)
 def _cells(row: LayerRow) -> list[str]:
     times = [_number(row.dense_ms, ".4f"), _number(row.sparse_ms, ".4f")]
     counts = [f"{row.density:.2%}", f"{row.nnz:,}", f"{row.bytes:,}"]
-    return [row.name, row.kind, *counts, *times, _number(row.speedup, ".2f"), row.kernel]
+    kernel = f"{row.kernel}: {row.reason}" if row.reason else row.kernel
+    return [row.name, row.kind, *counts, *times, _number(row.speedup, ".2f"), kernel]
 
 
 def _number(value: float | None, form: str) -> str:
@@ -198,7 +201,8 @@ def _measured(
     weights, kept = _weights(module, dense)
     kind, density = type(module).__name__, kept / max(weights, 1)
     costs = (_bytes(module), times[0], times[1], _kernel(module, device))
-    return LayerRow(path or "(model)", kind, density, weights, kept, *costs)
+    reason = _why_dense(module, calls) if sparse is not None and sparse is not module else ""
+    return LayerRow(path or "(model)", kind, density, weights, kept, *costs, reason)
 
 
 def _twins(module: Any) -> tuple[nn.Module, nn.Module | None]:
@@ -209,6 +213,17 @@ def _twins(module: Any) -> tuple[nn.Module, nn.Module | None]:
         return module, None
     keep = module.weight != 0
     return module, convert(module, keep) if density_of(keep) < 1 else None
+
+
+def _why_dense(module: Any, calls: list[Call]) -> str:
+    """What the rule of `compress` says of a dense layer with zeros at the batch that reaches it."""
+    keep = module.weight != 0
+    inputs = [args[0] for args, _ in calls if args and isinstance(args[0], Tensor)]
+    batch = max([x.numel() // max(module.in_features, 1) for x in inputs], default=1)
+    limit = break_even(type(module), keep.numel(), batch, whole=keeps_whole(keep))
+    if limit == 0:
+        return "too small for sparse"
+    return f"sparse pays {'up to' if density_of(keep) > limit else 'here, up to'} {limit:.0%}"
 
 
 def _weights(module: Any, dense: nn.Module) -> tuple[int, int]:

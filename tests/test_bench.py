@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import subprocess
 import sys
 
 import pytest
 import torch
 
-from bench import results
+from bench import results, timing
 from bench.baselines import agrees, cat_then_linear, torch_csr
 from bench.cases import random_mask
 from bench.timing import Race, fastest, threads
@@ -91,3 +92,15 @@ def test_benchmark_flag_runs_bench_alone(tmp_path):
     rows = json.loads(path.read_text())
     assert {row["baseline"] for row in rows} == {"F.linear fp32", "F.linear bf16", "torch CSR"}
     assert all({"machine", "cpu", "isa", "threads", "torch", "commit"} <= set(row) for row in rows)
+
+
+def test_what_others_do_is_seen(tmp_path, monkeypatch):
+    clock = tmp_path / "stat"
+    monkeypatch.setattr(timing, "CLOCK", clock)
+    assert timing.Others().cores() == 0
+    ticks = os.sysconf("SC_CLK_TCK")
+    clock.write_text("cpu 0 0 0 5 5 0 0 0 0 0\n")
+    others = timing.Others()
+    clock.write_text(f"cpu {10**6 * ticks} 0 0 50 50 0 0 0 0 0\n")
+    assert others.cores() > 100
+    timing.wait_for_quiet(5)  # the clock stands still: nobody is at work

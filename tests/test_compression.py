@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from sparseq.compression import CONVERTERS, DENSE_ABOVE, compress, keep_dense
+from bench.pipeline import memory_share
+from sparseq import thresholds
+from sparseq.compression import compress
 from sparseq.nn.convert import to_dense
 from sparseq.nn.quaternion import QLinear
 from sparseq.nn.sparse import SparseLinear, SparseQLinear
@@ -65,8 +67,8 @@ def dense_again(model):
 
 def test_without_a_mask_exact_zeros_go():
     model = masked(small_net(), random_mask(small_net(), 0.2))
-    small = compress(model)
-    assert [type(small[i]) for i in (1, 3, 4)] == [SparseLinear, SparseLinear, nn.Linear]
+    small = compress(model, policy="sparse")
+    assert all(type(small[i]) is SparseLinear for i in (1, 3, 4))
     assert small[1].values.numel() == int(model[1].weight.count_nonzero())
     for name, tensor in to_dense(small).state_dict().items():
         assert torch.equal(tensor, model.state_dict()[name])
@@ -75,28 +77,52 @@ def test_without_a_mask_exact_zeros_go():
 def test_quaternions_stay_whole_where_the_mask_keeps_them_so():
     model = small_net(layer=QLinear)
     for whole, granularity in ((True, "quaternion"), (False, "component")):
-        small = compress(model, random_mask(model, 0.2, whole))
+        small = compress(model, random_mask(model, 0.2, whole), "sparse")
         assert isinstance(small[1], SparseQLinear)
         assert small[1].granularity == granularity
 
 
+def wide_net(layer):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), layer(512, 512), nn.ReLU(), layer(512, 512))
+
+
 @pytest.mark.parametrize("layer", [nn.Linear, QLinear])
 def test_auto_keeps_dense_what_would_be_slower_and_says_so(layer, caplog):
-    model = small_net(layer=layer)
+    model = wide_net(layer)
     mask = random_mask(model, 0.9)
+    mask["3.weight"] = random_mask(model, 0.03)["3.weight"]
     with caplog.at_level(logging.INFO, "sparseq"):
         small = compress(model, mask)
     assert type(small[1]) is layer
+    assert type(small[3]) is not layer
     assert f"1 ({layer.__name__}) stays dense" in caplog.text
+    assert "and batch 64: sparse pays up to density" in caplog.text
     assert not small[1].weight[~mask["1.weight"]].any()
     assert type(compress(model, mask, "sparse")[1]) is not layer
 
 
-def test_the_rule_table_covers_every_converter():
-    assert CONVERTERS.keys() == DENSE_ABOVE.keys()
-    for kind in CONVERTERS:
-        assert keep_dense(kind, 1.0, (300, 100))
-        assert not keep_dense(kind, 0.05, (300, 100))
+def test_auto_goes_by_the_batch_and_by_the_step(monkeypatch):
+    model, mask = wide_net(nn.Linear), random_mask(wide_net(nn.Linear), 0.2)
+    seen = set()
+
+    def lookup(kind, step):
+        return seen.add((kind, step)) or thresholds.Thresholds((1,), (1, 64), ((0.1, 0.3),))
+
+    monkeypatch.setattr("sparseq.compression.thresholds", lookup)
+    assert type(compress(model, mask, batch=1)[1]) is nn.Linear
+    assert type(compress(model, mask, batch=8)[1]) is nn.Linear
+    assert type(compress(model, mask, batch=64)[1]) is SparseLinear
+    assert seen == {("Linear", "forward")}
+    assert type(compress(model, mask, training=True)[1]) is SparseLinear
+    assert ("Linear", "training") in seen
+    with pytest.raises(ValueError, match="batch must be at least 1, got 0"):
+        compress(model, mask, batch=0)
+
+
+def test_a_sparse_layer_trains_in_a_fifth_of_the_bytes():
+    """Parameters, gradients, Adam's state and buffers of 2048 x 2048 at 95 % sparsity."""
+    assert memory_share(2048, 0.05) <= 0.2
 
 
 def test_layers_that_the_mask_does_not_name_stay():
@@ -119,7 +145,7 @@ def test_the_original_stays_as_it_was():
     model = small_net().train()
     before = copy.deepcopy(model.state_dict())
     mask = random_mask(model, 0.2)
-    small = compress(model, mask)
+    small = compress(model, mask, "sparse")
     with torch.no_grad():
         for parameter in small.parameters():
             parameter.fill_(7)
@@ -137,7 +163,7 @@ def test_what_is_masked_never_leaks(density, layer, bad):
     with torch.no_grad():
         for name, keep in mask.items():
             model.get_parameter(name)[~keep] = bad
-    small = compress(model, mask)
+    small = compress(model, mask, "auto" if density > 0.5 else "sparse")
     torch.testing.assert_close(small(X), masked(model, mask)(X))
     small(X).sum().backward()
     grads = [parameter.grad for parameter in small.parameters()]
@@ -148,7 +174,7 @@ def test_mode_and_frozen_parameters_stay():
     model = small_net().eval()
     model[1].train()
     model[1].weight.requires_grad_(False)
-    small = compress(model, random_mask(model, 0.2))
+    small = compress(model, random_mask(model, 0.2), "sparse")
     assert small[1].training
     assert not small[3].training
     assert not small[1].values.requires_grad
@@ -161,7 +187,7 @@ def test_shared_layers_and_shared_weights():
     tied.weight = layer.weight
     model = nn.Sequential(layer, nn.ReLU(), layer, tied)
     mask = {"0.weight": torch.rand(8, 8, generator=torch.Generator().manual_seed(0)) < 0.2}
-    small = compress(model, mask)
+    small = compress(model, mask, "sparse")
     assert small[0] is small[2]
     x = torch.randn(3, 8)
     torch.testing.assert_close(small(x), masked(model, mask)(x))
@@ -170,7 +196,7 @@ def test_shared_layers_and_shared_weights():
 
 def test_a_bare_layer_and_a_compressed_model():
     layer = nn.Linear(6, 4)
-    small = compress(layer, {"weight": torch.eye(4, 6).bool()})
+    small = compress(layer, {"weight": torch.eye(4, 6).bool()}, "sparse")
     assert isinstance(small, SparseLinear)
     assert torch.equal(compress(small)(torch.ones(1, 6)), small(torch.ones(1, 6)))
 
@@ -184,7 +210,7 @@ def test_subclasses_stay():
 
 def test_a_half_precision_model_keeps_its_dtype():
     model = small_net(torch.bfloat16)
-    assert {p.dtype for p in compress(model, random_mask(model, 0.2)).parameters()} == {
+    assert {p.dtype for p in compress(model, random_mask(model, 0.2), "sparse").parameters()} == {
         torch.bfloat16
     }
 

@@ -26,7 +26,8 @@ def small_net(layer=nn.Linear):
     model = net(layer)
     generator = torch.Generator().manual_seed(0)
     shape = model[0].weight.shape
-    return compress(model, {"0.weight": torch.rand(shape, generator=generator) < 0.25})
+    keep = torch.rand(shape, generator=generator) < 0.25
+    return compress(model, {"0.weight": keep}, policy="sparse")
 
 
 @pytest.mark.parametrize("layer", [nn.Linear, QLinear])
@@ -75,10 +76,24 @@ def test_a_dense_layer_with_zeros_shows_what_sparse_would_take():
     assert (first.kind, first.density, first.kernel) == ("Linear", 0.5, "torch")
     assert first.sparse_ms > 0
     assert last.sparse_ms is None
+    assert (first.reason, last.reason) == ("too small for sparse", "")
+
+
+@pytest.mark.parametrize("layer", [nn.Linear, QLinear])
+def test_it_says_why_a_layer_stays_dense(layer):
+    model = nn.Sequential(layer(512, 512), layer(512, 512))
+    with torch.no_grad():
+        model[0].weight[..., 5:] = 0
+        model[1].weight[..., :2] = 0
+    result = profile(model, torch.ones(64, 512), repeats=1)
+    few, many = result.rows
+    assert few.reason.startswith("sparse pays here, up to ")
+    assert many.reason.startswith("sparse pays up to ")
+    assert "sparse pays" in str(result)
 
 
 def test_nothing_kept_is_no_division_by_zero():
-    model = compress(nn.Linear(16, 8), {"weight": torch.zeros(8, 16).bool()})
+    model = compress(nn.Linear(16, 8), {"weight": torch.zeros(8, 16).bool()}, policy="sparse")
     result = profile(model, X, repeats=1)
     assert (result.rows[0].name, result.rows[0].density, result.total.density) == ("(model)", 0, 0)
 

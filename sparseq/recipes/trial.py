@@ -123,7 +123,8 @@ class Trial:
         loss, best = self._train(model, mask, report)
         self.final, self.mask = copy_state(model), mask
         best.restore(model)
-        save(compress(model, mask), self.file(number), overwrite=True)
+        small = compress(model, mask, batch=self.config.measure_batch)
+        save(small, self.file(number), overwrite=True)
         self.rows.append(self._row(model, mask, number, {
             "loss": loss, "best_epoch": best.epoch, "seconds": time.perf_counter() - started}))
         self._commit()

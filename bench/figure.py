@@ -1,0 +1,141 @@
+"""Useful GFLOP/s against density, under the dense rate and the peak: a roofline of the layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from bench.results import Row
+from sparseq.viz import save_figure
+from sparseq.viz.figure import COLORS, FAINT, INK, QUIET
+
+WIDTH = 2048  # inputs and outputs of the layer drawn
+SPEEDUPS = [1, 2, 4, 8, 16]
+TICKS_X, TICKS_Y = [50, 20, 10, 5, 2], [2, 5, 10, 20, 50, 100, 200]
+# subject, batch, name, color, marker
+LINES = [
+    ("Linear", 512, "SparseLinear, batch 512", COLORS[0], "o"),
+    ("Linear", 64, "SparseLinear, batch 64", COLORS[5], "o"),
+    ("Linear", 16, "SparseLinear, batch 16", COLORS[2], "o"),
+    ("QLinear by quaternion", 512, "SparseQLinear, batch 512", COLORS[1], "s"),
+]
+BLOCKS = [("ExpanderLinear block(16)", "block(16), batch 512", "D", COLORS[4]),
+          ("ExpanderLinear block(64)", "block(64), batch 512", "D", COLORS[3])]  # fmt: skip
+
+LINE: dict[str, Any] = {"markersize": 4.5, "linewidth": 1.7, "markeredgecolor": "white",
+                        "markeredgewidth": 0.5}  # fmt: skip
+POINT: dict[str, Any] = {"markersize": 7, "markeredgecolor": "white", "markeredgewidth": 0.6}
+
+
+@dataclass(frozen=True)
+class Roof:
+    """Rates in GFLOP/s that bound a panel."""
+
+    peak: float
+    dense: float
+
+
+def useful(density: float, batch: int, microseconds: float) -> float:
+    """GFLOP/s counting two per kept weight of the real layer and example."""
+    return 2e-3 * density * WIDTH**2 * batch / microseconds
+
+
+def roofline(rows: Iterable[Row], threads: Iterable[int] = (1, 2)) -> Figure:
+    """One panel per number of threads.
+
+    Args:
+        rows: of the suites sweep, layers and peak.
+        threads: the panels.
+    """
+    rows, counts = list(rows), list(threads)
+    figure = Figure(figsize=(5.4 * len(counts), 5.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, len(counts), sharey=True, squeeze=False)[0]
+    for axes, count in zip(panels, counts, strict=True):
+        _panel(axes, [row for row in rows if row["threads"] == count], count)
+    panels[0].set_ylabel("useful GFLOP/s")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    about = rows[0]
+    figure.suptitle(
+        f"Sparse layers of {WIDTH} x {WIDTH}, forward, fp32: {about['cpu']}, {about['isa']}",
+        x=0.01, ha="left", fontsize=11, color=INK)  # fmt: skip
+    return figure
+
+
+def _panel(axes: Axes, rows: list[Row], count: int) -> None:
+    roof = _roof(rows)
+    _style(axes, f"{count} thread{'s' if count > 1 else ''}", roof)
+    for subject, batch, name, color, marker in LINES:
+        for row in _cases(rows, "sweep", subject, batch):
+            rates = [
+                useful(density, batch, time)
+                for density, time in zip(row["densities"], row["ours_us"], strict=True)
+            ]
+            percent = [100 * density for density in row["densities"]]
+            axes.plot(percent, rates, color=color, marker=marker, label=name, zorder=4, **LINE)
+    for subject, name, marker, color in BLOCKS:
+        points = {row["density"]: row["ours_us"] for row in _cases(rows, "layers", subject, 512)}
+        rates = [useful(density, 512, time) for density, time in points.items()]
+        percent = [100 * density for density in points]
+        axes.plot(percent, rates, marker, color=color, label=name, zorder=5, **POINT)
+
+
+def _cases(rows: list[Row], suite: str, subject: str, batch: int) -> list[Row]:
+    case = {"suite": suite, "subject": subject, "batch": batch, "case": f"{WIDTH}x{WIDTH}",
+            "step": "forward"}  # fmt: skip
+    return [row for row in rows if all(row.get(name) == value for name, value in case.items())]
+
+
+def _roof(rows: list[Row]) -> Roof:
+    peak = max(row["gflops"] for row in rows if row["suite"] == "peak")
+    dense = min(min(row["baseline_us"]) for row in _cases(rows, "sweep", "Linear", 512))
+    return Roof(peak, useful(1, 512, dense))
+
+
+def _style(axes: Axes, title: str, roof: Roof) -> None:
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlim(80, 1.6)
+    axes.set_ylim(3, 1.45 * roof.peak if roof.peak > 150 else 290)
+    axes.set_title(title, loc="left", fontsize=10, color=INK)
+    axes.set_xlabel("weights kept (%)")
+    for axis, ticks in ((axes.xaxis, TICKS_X), (axes.yaxis, TICKS_Y)):
+        axis.set_major_locator(FixedLocator(ticks))
+        axis.set_minor_locator(NullLocator())
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(INK)
+    axes.tick_params(colors=INK, labelsize=9)
+    axes.set_axisbelow(True)
+    _roof_lines(axes, roof)
+
+
+def _roof_lines(axes: Axes, roof: Roof) -> None:
+    """The peak, the dense rate, and the rates at which a layer is so many times faster."""
+    for rate, name, line in ((roof.peak, "peak", "-"), (roof.dense, "dense fp32", (0, (5, 2)))):
+        axes.axhline(rate, color=INK, linewidth=1.1, linestyle=line, zorder=2)
+        axes.text(1.65, rate * 1.03, f"{name} {rate:.0f}", ha="right", va="bottom", fontsize=8.5,
+                  color=INK)  # fmt: skip
+    low, high = axes.get_ylim()
+    for times in SPEEDUPS:
+        ends = (100, 1)
+        axes.plot(ends, [roof.dense * percent / 100 * times for percent in ends], color=FAINT,
+                  linewidth=1, zorder=1)  # fmt: skip
+        percent = max(1.75, 100 * low * 1.12 / (roof.dense * times))
+        rate = roof.dense * percent / 100 * times
+        if rate < high:
+            axes.text(percent, rate, f"{times}x dense", fontsize=7.5, color=QUIET, ha="right",
+                      va="bottom", zorder=1)  # fmt: skip
+
+
+def write_roofline(rows: Iterable[Row], folder: Path) -> Path:
+    """Draw and save roofline.png."""
+    return save_figure(roofline(rows), folder / "roofline.png", overwrite=True, dpi=160)
