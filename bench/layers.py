@@ -167,6 +167,5 @@ def race_expander(race, layer, size, batch, step, name):
     sides = {"sparseq": call_of(layer, x, dy, step)}
     sides.update(dense_sides(layer.to_dense(), x, dy, step))
     sides["SparseLinear"] = call_of(SparseLinear.from_dense(layer.to_dense()), x, dy, step)
-    op = "spmm" if layer.op == "ell_mm" else layer.op
-    race(sides, op, suite="layers", subject=f"ExpanderLinear {name}", case=name_of(size),
+    race(sides, layer.op, suite="layers", subject=f"ExpanderLinear {name}", case=name_of(size),
          step=step, batch=batch, density=layer.density)  # fmt: skip
