@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from bench.results import Row
+from bench.timing import QUIET as UNDISTURBED
 from sparseq.viz import save_figure
 from sparseq.viz.figure import COLORS, FAINT, INK, QUIET
 
@@ -38,7 +39,7 @@ POINT: dict[str, Any] = {"markersize": 7, "markeredgecolor": "white", "markeredg
 class Roof:
     """Rates in GFLOP/s that bound a panel."""
 
-    peak: float
+    peak: float | None
     dense: float
 
 
@@ -59,7 +60,7 @@ def roofline(rows: Iterable[Row], threads: Iterable[int] = (1, 2)) -> Figure:
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, len(counts), sharey=True, squeeze=False)[0]
     for axes, count in zip(panels, counts, strict=True):
-        _panel(axes, [row for row in rows if row["threads"] == count], count)
+        _panel(axes, [row for row in rows if row.get("threads") == count], count)
     panels[0].set_ylabel("useful GFLOP/s")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
@@ -74,7 +75,7 @@ def _panel(axes: Axes, rows: list[Row], count: int) -> None:
     roof = _roof(rows)
     _style(axes, f"{count} thread{'s' if count > 1 else ''}", roof)
     for subject, batch, name, color, marker in LINES:
-        for row in _cases(rows, "sweep", subject, batch):
+        for row in _timed(rows, subject, batch):
             rates = [
                 useful(density, batch, time)
                 for density, time in zip(row["densities"], row["ours_us"], strict=True)
@@ -88,6 +89,17 @@ def _panel(axes: Axes, rows: list[Row], count: int) -> None:
         axes.plot(percent, rates, marker, color=color, label=name, zorder=5, **POINT)
 
 
+def _timed(rows: list[Row], subject: str, batch: int) -> list[Row]:
+    """The row of the sweep; without its times, those of the layers suite as one such row."""
+    swept = [row for row in _cases(rows, "sweep", subject, batch) if "ours_us" in row]
+    found = _cases(rows, "layers", f"Sparse{subject}", batch)
+    points = {row["density"]: row for row in found if row.get("others", 1.0) < UNDISTURBED}
+    if swept or not points:
+        return swept
+    kept = sorted(points)
+    return [{"densities": kept, "ours_us": [points[density]["ours_us"] for density in kept]}]
+
+
 def _cases(rows: list[Row], suite: str, subject: str, batch: int) -> list[Row]:
     case = {"suite": suite, "subject": subject, "batch": batch, "case": f"{WIDTH}x{WIDTH}",
             "step": "forward"}  # fmt: skip
@@ -95,16 +107,23 @@ def _cases(rows: list[Row], suite: str, subject: str, batch: int) -> list[Row]:
 
 
 def _roof(rows: list[Row]) -> Roof:
-    peak = max(row["gflops"] for row in rows if row["suite"] == "peak")
-    dense = min(min(row["baseline_us"]) for row in _cases(rows, "sweep", "Linear", 512))
-    return Roof(peak, useful(1, 512, dense))
+    peaks = [row["gflops"] for row in rows if row["suite"] == "peak"]
+    swept = [row["baseline_us"] for row in _cases(rows, "sweep", "Linear", 512)
+             if "baseline_us" in row]  # fmt: skip
+    layers = [
+        [row["baseline_us"]]
+        for row in _cases(rows, "layers", "SparseLinear", 512)
+        if row["baseline"] == "nn.Linear fp32" and row.get("others", 1.0) < UNDISTURBED
+    ]
+    dense = min(min(times) for times in swept or layers)
+    return Roof(max(peaks, default=None), useful(1, 512, dense))
 
 
 def _style(axes: Axes, title: str, roof: Roof) -> None:
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlim(80, 1.6)
-    axes.set_ylim(3, 1.45 * roof.peak if roof.peak > 150 else 290)
+    axes.set_ylim(8, 290)
     axes.set_title(title, loc="left", fontsize=10, color=INK)
     axes.set_xlabel("weights kept (%)")
     for axis, ticks in ((axes.xaxis, TICKS_X), (axes.yaxis, TICKS_Y)):
@@ -120,16 +139,19 @@ def _style(axes: Axes, title: str, roof: Roof) -> None:
 
 def _roof_lines(axes: Axes, roof: Roof) -> None:
     """The peak, the dense rate, and the rates at which a layer is so many times faster."""
-    for rate, name, line in ((roof.peak, "peak", "-"), (roof.dense, "dense fp32", (0, (5, 2)))):
+    lines = [(roof.peak, "peak", "-"), (roof.dense, "dense fp32", (0, (5, 2)))]
+    for rate, name, line in lines:
+        if rate is None:
+            continue
         axes.axhline(rate, color=INK, linewidth=1.1, linestyle=line, zorder=2)
-        axes.text(1.65, rate * 1.03, f"{name} {rate:.0f}", ha="right", va="bottom", fontsize=8.5,
+        axes.text(1.65, rate * 1.02, f"{name} {rate:.0f}", ha="right", va="bottom", fontsize=8.5,
                   color=INK)  # fmt: skip
     low, high = axes.get_ylim()
     for times in SPEEDUPS:
         ends = (100, 1)
         axes.plot(ends, [roof.dense * percent / 100 * times for percent in ends], color=FAINT,
                   linewidth=1, zorder=1)  # fmt: skip
-        percent = max(1.75, 100 * low * 1.12 / (roof.dense * times))
+        percent = max(1.65, 100 * low * 1.12 / (roof.dense * times))
         rate = roof.dense * percent / 100 * times
         if rate < high:
             axes.text(percent, rate, f"{times}x dense", fontsize=7.5, color=QUIET, ha="right",

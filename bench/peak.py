@@ -15,8 +15,10 @@ from pathlib import Path
 from time import perf_counter
 
 from bench.results import ROOT, Row, machine, save_rows
+from bench.timing import wait_for_quiet
 
 CHAINS, LANES, TURNS, TRIES = 16, 16, 4_000_000, 7
+PATIENCE = 30  # seconds to wait for a quiet machine
 SOURCE = f"""
 typedef float vec __attribute__((vector_size({4 * LANES})));
 extern "C" float spin(long turns, float factor, float term) {{
@@ -64,6 +66,7 @@ def peak_rows() -> list[Row]:
     """A row for 1 and 2 threads."""
     with tempfile.TemporaryDirectory() as folder:
         loaded = build(Path(folder))
+        wait_for_quiet(PATIENCE)
         return [{"suite": "peak", "subject": "fp32 FMA", "threads": threads,
                  "gflops": round(gflops(loaded, threads), 1), **machine()}
                 for threads in (1, 2)]  # fmt: skip

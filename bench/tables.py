@@ -9,6 +9,7 @@ from typing import Any
 
 from bench.results import Row
 from bench.sweep import tables as break_even_tables
+from bench.timing import QUIET
 
 THREADS = (1, 2)
 SPARSE = [0.2, 0.1, 0.05, 0.02]
@@ -47,16 +48,19 @@ def markdown(headings: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
 
 
 def speed_section(rows: Sequence[Row], figure: Path) -> str:
-    """The README's section: what was measured where, two tables, the figure."""
+    """The README's section: what was measured where, two tables, the figure.
+
+    Only rows that are known to be undisturbed count.
+    """
     about = rows[-1]
-    found = Lookup(rows)
+    found = Lookup([row for row in rows if row.get("others", 1.0) < QUIET])
     machine = f"{about['cpu']} ({about['cores']} cores, {about['isa']}, no AMX)"
     intro = (
         "Median time of `nn.Linear` in fp32 divided by ours, above 1 we are faster, on **one thread"
-        f" / two threads** of\n{machine}, torch {about['torch']}. The whole call of the module\nis"
+        f" / two\nthreads** of {machine}, torch {about['torch']}. The whole call of the\nmodule is"
         " timed, from batch-major tensors to batch-major tensors; `training` is forward and"
-        " backward with\nall gradients. Two other baselines have columns of their own: `nn.Linear`"
-        " in bf16, and torch's CSR\nproduct, the quickest of its forms."
+        " backward\nwith all gradients. Two other baselines have columns of their own: `nn.Linear`"
+        " in bf16, and\ntorch's CSR product, the quickest of its forms. A dash: not measured on a quiet machine."
     )
     return "\n\n".join([
         intro, "Sparse layers, by the fraction of weights kept:", sparse_table(found),
@@ -82,7 +86,7 @@ def sparse_table(found: Lookup) -> str:
     lines = [_sparse_line(found, title, step, batch, case) for title, batches, case in LINES
              for step in ("forward", "training") for batch in batches]  # fmt: skip
     lines += [line for block in (16, 64) for line in _block_lines(found, block)]
-    headings = ["layer", "step", "batch", *(f"{density:.0%}" for density in SPARSE),
+    headings = ["layer", "step", "batch", *(f"{100 * density:.0f} %" for density in SPARSE),
                 "bf16, 5 %", "torch CSR, 5 %"]  # fmt: skip
     return markdown(headings, [line for line in lines if set(line[3:]) != {NONE}])
 
@@ -136,7 +140,12 @@ def machines(rows: Sequence[Row]) -> str:
 
 def operator_table(suite: str) -> Callable[[Sequence[Row]], str]:
     """A table of one operator's suite: a line per case, a column per baseline."""
-    return lambda rows: _pivot(Lookup(rows).find(suite=suite))
+    return lambda rows: _pivot([row for row in Lookup(rows).find(suite=suite) if credible(row)])
+
+
+def credible(row: Row) -> bool:
+    """Undisturbed; a row that does not say so counts where a core was left for the others."""
+    return row.get("others", 0.0 if row["threads"] == 1 else 1.0) < QUIET
 
 
 def _pivot(rows: Sequence[Row]) -> str:
@@ -154,11 +163,11 @@ def _pivot(rows: Sequence[Row]) -> str:
 def layers_table(rows: Sequence[Row]) -> str:
     """What a call costs where there is little to do: microseconds, ours and dense, 784x300."""
     lines, columns = [], ("ours_us", "baseline_us", "ratio")
+    found = Lookup([row for row in rows if row["suite"] == "layers" and credible(row)])
     for subject, density in (("QLinear", None), ("SparseLinear", 0.05), ("SparseLinear", 0.02)):
         for batch in (1, 16):
             case = {"suite": "layers", "subject": subject, "case": "784x300", "step": "forward",
                     "batch": batch, "density": density, "baseline": "nn.Linear fp32"}  # fmt: skip
-            found = Lookup(rows)
             cells = [found.cell(case, column) for column in columns]
             lines.append([subject, "" if density is None else f"{density:.0%}", str(batch), *cells])
     headings = ["layer of 784x300", "density", "batch", "ours (us)", "nn.Linear (us)", "ratio"]

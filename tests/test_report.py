@@ -18,7 +18,8 @@ ABOUT = {"cpu": "a CPU", "cores": 2, "isa": "avx512", "torch": "2"}
 def layer_row(threads, ratio, **case):
     return {"suite": "layers", "subject": "SparseLinear", "case": "2048x2048", "step": "forward",
             "batch": 64, "density": 0.05, "baseline": "nn.Linear fp32", "threads": threads,
-            "ours_us": 2.0, "baseline_us": 2 * ratio, "ratio": ratio, **ABOUT, **case}  # fmt: skip
+            "ours_us": 2.0, "baseline_us": 2 * ratio, "ratio": ratio, "others": 0.0, **ABOUT,
+            **case}  # fmt: skip
 
 
 def sweep_row(threads, subject="Linear", batch=512):
@@ -53,7 +54,7 @@ def test_a_cell_holds_one_and_two_threads():
 
 def test_the_speed_section_names_machine_threads_and_baselines(tmp_path):
     text = tables.speed_section([layer_row(1, 7.1), layer_row(2, 6.9)], tmp_path / "a.png")
-    for words in ("one thread / two threads", "a CPU (2 cores, avx512", "nn.Linear", "torch's CSR"):
+    for words in ("one thread / two\nthreads", "a CPU (2 cores, avx512", "nn.Linear", "torch's CSR"):
         assert words in text
     assert "| `SparseLinear` 2048x2048 | forward | 64 | - | - | 7.10 / 6.90 | - |" in text
 
