@@ -60,7 +60,8 @@ def speed_section(rows: Sequence[Row], figure: Path) -> str:
         f" / two\nthreads** of {machine}, torch {about['torch']}. The whole call of the\nmodule is"
         " timed, from batch-major tensors to batch-major tensors; `training` is forward and"
         " backward\nwith all gradients. Two other baselines have columns of their own: `nn.Linear`"
-        " in bf16, and\ntorch's CSR product, the quickest of its forms. A dash: not measured on a quiet machine."
+        " in bf16, and\ntorch's CSR product, the quickest of its forms. A dash: not measured, or not"
+        " on a quiet machine."
     )
     return "\n\n".join([
         intro, "Sparse layers, by the fraction of weights kept:", sparse_table(found),
