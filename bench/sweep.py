@@ -140,20 +140,21 @@ def break_even(row: Row) -> float:
 
 
 def tables(rows: Iterable[Row]) -> dict[str, Any]:
-    """kind -> step -> {"batches", "limits": {weights: [limit per batch]}}.
+    """kind -> step -> threads -> {"batches", "limits": {weights: [limit per batch]}}.
 
-    Over the shapes of equally many weights, and over the numbers of threads, the lowest counts.
+    Over the shapes of equally many weights the lowest counts.
     """
-    lowest: dict[tuple[str, str, int, int], float] = {}
+    lowest: dict[tuple[str, str, int, int, int], float] = {}
     for row in rows:
-        key = (row["subject"], row["step"], row["weights"], row["batch"])
+        key = (row["subject"], row["step"], row["threads"], row["weights"], row["batch"])
         lowest[key] = min(break_even(row), lowest.get(key, 1.0))
     found: dict[str, Any] = {}
-    for kind, step, weights, batch in sorted(lowest):
-        table = found.setdefault(kind, {}).setdefault(step, {"batches": [], "limits": {}})
+    for kind, step, count, weights, batch in sorted(lowest):
+        steps = found.setdefault(kind, {}).setdefault(step, {})
+        table = steps.setdefault(str(count), {"batches": [], "limits": {}})
         table["batches"] = sorted({*table["batches"], batch})
         row_of = table["limits"].setdefault(str(weights), [])
-        row_of.append(lowest[kind, step, weights, batch])
+        row_of.append(lowest[kind, step, count, weights, batch])
     return found
 
 

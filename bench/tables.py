@@ -10,6 +10,7 @@ from typing import Any
 from bench.results import Row
 from bench.sweep import tables as break_even_tables
 from bench.timing import QUIET
+from sparseq.thresholds import Thresholds
 
 THREADS = (1, 2)
 SPARSE = [0.2, 0.1, 0.05, 0.02]
@@ -60,8 +61,8 @@ def speed_section(rows: Sequence[Row], figure: Path) -> str:
         f" / two\nthreads** of {machine}, torch {about['torch']}. The whole call of the\nmodule is"
         " timed, from batch-major tensors to batch-major tensors; `training` is forward and"
         " backward\nwith all gradients. Two other baselines have columns of their own: `nn.Linear`"
-        " in bf16, and\ntorch's CSR product, the quickest of its forms. A dash: not measured, or not"
-        " on a quiet machine."
+        " in bf16, and\ntorch's CSR product, the quickest of its forms. A dash: not measured, or"
+        " not on a quiet machine."
     )
     return "\n\n".join([
         intro, "Sparse layers, by the fraction of weights kept:", sparse_table(found),
@@ -176,16 +177,22 @@ def layers_table(rows: Sequence[Row]) -> str:
 
 
 def thresholds_table(rows: Sequence[Row]) -> str:
-    """Break-even densities by kind, step, number of weights and batch."""
+    """Break-even densities by kind, step, number of weights and batch, on one and two threads."""
     lines, batches = [], (1, 4, 16, 64, 512)
     for kind, steps in break_even_tables(Lookup(rows).find(suite="sweep")).items():
-        for step, table in steps.items():
-            for weights, limits in table["limits"].items():
-                at = dict(zip(table["batches"], limits, strict=True))
-                cells = [f"{at[batch]:.0%}" if batch in at else NONE for batch in batches]
-                lines.append([kind, step, f"{int(weights):,}", *cells])
+        for step, by_threads in steps.items():
+            measured = [Thresholds.from_json(table) for table in by_threads.values()]
+            for weights in measured[0].weights:
+                cells = [_limits(measured, weights, batch) for batch in batches]
+                lines.append([kind, step, f"{weights:,}", *cells])
     heads = [f"batch {batch}" for batch in batches]
     return markdown(["layer", "step", "weights", *heads], lines)
+
+
+def _limits(measured: Sequence[Thresholds], weights: int, batch: int) -> str:
+    if batch not in measured[0].batches:
+        return NONE
+    return " / ".join(f"{table.limit(weights, batch):.0%}" for table in measured)
 
 
 def training_table(rows: Sequence[Row]) -> str:

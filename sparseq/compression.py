@@ -57,7 +57,8 @@ def compress(
             whatever was there (NaN included). Layers it does not name stay dense. By default
             the mask of each candidate is what is not exactly 0.
         policy: "sparse" makes every candidate sparse; "auto" leaves dense those that would be
-            slower sparse (see `keep_dense`), and reports them to the logger "sparseq" (INFO).
+            slower sparse on torch's current threads (see `keep_dense`), and reports them to the
+            logger "sparseq" (INFO).
         batch: the number of examples the network will mostly run at; policy "auto" goes by it.
         training: whether it will mostly be trained (forward and backward) or only run.
 
@@ -126,14 +127,16 @@ def break_even(
 ) -> float:
     """Density up to which a layer is no slower sparse; 0 if it always is.
 
-    Measured on a CPU, on one and on two threads, whichever is lower (bench/sweep.py); what lies
-    between the measured sizes and batches takes the lower one of its neighbors.
+    Measured on a CPU, for the threads that torch has now (bench/sweep.py); what lies between the
+    measured sizes and batches takes the lower one of its neighbors, and threads that were not
+    measured the lowest of those that were.
 
     Args:
         kind, batch, whole, training: as in `keep_dense`.
         weights: number of entries of the dense layer's weight.
     """
-    return thresholds(MEASURED[kind][whole], STEPS[training]).limit(weights, batch)
+    tables = thresholds(MEASURED[kind][whole], STEPS[training], torch.get_num_threads())
+    return min(table.limit(weights, batch) for table in tables)
 
 
 def keeps_whole(keep: Tensor) -> bool:

@@ -57,14 +57,17 @@ def around(measured: Sequence[int], value: int) -> list[int]:
 
 
 @cache
-def thresholds(kind: str, step: str) -> Thresholds:
+def thresholds(kind: str, step: str, threads: int) -> tuple[Thresholds, ...]:
     """Of a kind of layer ("Linear", "QLinear by component", "QLinear by quaternion") and a step.
 
     Args:
         kind: the dense layer, and how its weight is pruned.
         step: "forward", or "training" for forward and backward.
+        threads: CPU threads; the tables of all measured numbers for one that was not measured.
 
     Raises:
         KeyError: another kind or step.
     """
-    return Thresholds.from_json(json.loads(FILE.read_text())["tables"][kind][step])
+    found = json.loads(FILE.read_text())["tables"][kind][step]
+    measured = [found[str(threads)]] if str(threads) in found else found.values()
+    return tuple(Thresholds.from_json(table) for table in measured)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from torch import nn
 
 from bench import sweep
 from sparseq import thresholds
@@ -30,9 +31,13 @@ def test_the_rule_table_covers_every_converter():
 
 
 @pytest.mark.parametrize(("kind", "whole", "training"), TABLES)
-def test_the_rule_is_monotone_in_the_density_and_safe_between_its_points(kind, whole, training):
+def test_the_rule_is_monotone_in_the_density_and_safe_between_its_points(
+    kind, whole, training, monkeypatch
+):
+    monkeypatch.setattr("torch.get_num_threads", lambda: 1)
     options = {"whole": whole, "training": training}
-    table = thresholds.thresholds(MEASURED[kind][whole], thresholds.STEPS[training])
+    name, step = MEASURED[kind][whole], thresholds.STEPS[training]
+    (table,) = thresholds.thresholds(name, step, 1)
     assert list(table.weights) == sorted(set(table.weights))
     assert list(table.batches) == sorted(set(table.batches))
     for weights in (table.weights[0] - 1, *table.weights, 300_000, 10**8):
@@ -62,8 +67,16 @@ def test_the_table_is_that_of_the_recorded_sweep():
     assert {row["threads"] for row in rows} == {1, 2}
     for row in rows:
         step, at = row["step"], (row["weights"], row["batch"])
-        table = thresholds.thresholds(row["subject"], step)
+        (table,) = thresholds.thresholds(row["subject"], step, row["threads"])
         assert table.limit(*at) <= sweep.break_even(row)
+
+
+def test_threads_that_were_not_measured_take_the_lowest(monkeypatch):
+    limits = {}
+    for threads in (1, 2, 64):
+        monkeypatch.setattr("torch.get_num_threads", lambda threads=threads: threads)
+        limits[threads] = break_even(nn.Linear, 128 * 128, 64)
+    assert limits[64] == min(limits[1], limits[2])
 
 
 def test_a_break_even_density_ignores_one_disturbed_ratio():

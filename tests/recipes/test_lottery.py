@@ -160,12 +160,13 @@ def test_both_networks_run_and_files_hold_what_the_table_says(tmp_path, granular
             == level.weights
         assert 0 <= level.test_accuracy <= 1
         assert min(level.dense_ms, level.sparse_ms, level.speed_up) > 0
-    assert results.levels[3].size < results.levels[0].size
 
 
 def test_saved_networks_have_sparse_layers_that_hold_the_mask(tmp_path):
-    trial = run_rounds(tmp_path, small(rounds=1, rate=0.9))
+    wide = small(model="lenet_300_100", rounds=1, rate=0.9, measure_batch=512)
+    trial = run_rounds(tmp_path, wide)
     model = load(trial.file(1))
+    assert trial.file(1).stat().st_size < trial.file(0).stat().st_size / 2
     layers = {name: module for name, module in model.named_modules()
               if isinstance(module, SparseLinear)}
     assert layers
