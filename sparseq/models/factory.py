@@ -80,7 +80,7 @@ def _checked(name: str, builder: Builder, kwargs: dict[str, Any]) -> dict[str, A
     if kwargs["algebra"] != "real" and "algebra" not in taken:
         raise TypeError(
             f"model {name!r} takes no argument named algebra, so it cannot be built "
-            f"as {kwargs['algebra']!r}"
+            f"as {kwargs['algebra']!r}; ask for the real algebra alone (--algebras real)"
         )
     return taken
 

@@ -179,12 +179,16 @@ def _compiled(device: str, choices: set[str]) -> Kernels:
 
     if device not in build.LIBRARIES or not choices & {"auto", "compiled"}:
         return {}
+    path = None
     try:
-        torch.ops.load_library(str(build.library(device)))
-    except build.BuildError as error:
+        path = build.library(device)
+        torch.ops.load_library(str(path))
+    except (build.BuildError, OSError) as error:
         if "compiled" in choices:
             raise
-        warnings.warn(f"sparseq runs its slow plain-torch kernels: {error}", stacklevel=2)
+        remedy = f"; remove {path.parent}" if path else ""
+        text = f"sparseq runs its slow plain-torch kernels: {error}{remedy}"
+        warnings.warn(text, stacklevel=2)
         return {}
     key = device.upper()
     has = torch._C._dispatch_has_kernel_for_dispatch_key

@@ -37,6 +37,7 @@ FLAGS = ["-O3", "-std=c++20", "-ffp-contract=fast", "-fno-math-errno", "-fno-tra
          "-fvisibility=hidden", "-Wno-psabi", "-DTORCH_TARGET_VERSION=0x020b000000000000"]
 PACKAGE = Path(__file__).resolve().parents[1]
 AHEAD = PACKAGE / "_lib"
+SIZES = "sizes.json"
 
 
 def library(name: str) -> Path:
@@ -135,9 +136,18 @@ def _ahead_of_time(name: str) -> Path | None:
 def _cached(name: str) -> Path:
     isa = toolchain.cpu_isa()
     folder = cache_root() / cache_key(isa)
-    if not folder.exists():
+    if not _whole(folder):
         _build_locked(folder, isa)
     return folder / f"{name}.so"
+
+
+def _whole(folder: Path) -> bool:
+    """Whether every library is there in its full length: loading a cut one would crash."""
+    try:
+        sizes = json.loads((folder / SIZES).read_text())
+        return all((folder / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError):
+        return False
 
 
 def _build_locked(folder: Path, isa: str) -> None:
@@ -149,7 +159,8 @@ def _build_locked(folder: Path, isa: str) -> None:
         _say(f"another process is building the {isa} kernels; waiting for it")
         lock.acquire()
     try:
-        if not folder.exists():
+        if not _whole(folder):
+            shutil.rmtree(folder, ignore_errors=True)
             _build(folder, isa)
     finally:
         lock.release()
@@ -162,6 +173,8 @@ def _build(folder: Path, isa: str) -> None:
     temporary = Path(tempfile.mkdtemp(prefix=f"{folder.name}.tmp-", dir=folder.parent))
     try:
         _compile(temporary, isa)
+        sizes = {path.name: path.stat().st_size for path in temporary.glob("*.so")}
+        (temporary / SIZES).write_text(json.dumps(sizes))
         temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -91,7 +91,18 @@ class Experiment:
         """All that decides the result, ready for JSON."""
         fields = {k: v for k, v in asdict(self).items() if k not in LOCATION}
         everything = {"recipe": self.recipe, **fields, **asdict(self.training)}
+        everything |= {f"{name}_sha256": digest for name, digest in self._contents().items()}
         return json.loads(json.dumps(everything, default=str))
+
+    def _contents(self) -> dict[str, str]:
+        """Field -> SHA-256 of the file it names: a model's code or a saved network."""
+        named = {name: str(getattr(self, name, "") or "") for name in ("model", "file")}
+        paths = {name: Path(text.rpartition(":")[0] or text) for name, text in named.items()}
+        return {
+            name: hashlib.sha256(path.read_bytes()).hexdigest()
+            for name, path in paths.items()
+            if path.is_file()
+        }
 
     def fingerprint(self) -> str:
         """Eight hexadecimal digits of the identity's SHA-256."""

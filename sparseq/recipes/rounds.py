@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sparseq.data import DataBundle
-from sparseq.models import ALGEBRAS
+from sparseq.models import ALGEBRAS, build
 from sparseq.ops._backend import activate
 from sparseq.pruning import CRITERIA, geometric
 from sparseq.recipes.experiment import Experiment
@@ -110,7 +110,9 @@ class PruningRounds(Experiment):
             return finish(self, folder, trials)
 
     def _open(self, data: DataBundle, folder: RunFolder) -> list[Trial]:
-        """All trials, each as far as the folder has it."""
+        """All trials, each as far as the folder has it; a model that cannot be built fails now."""
+        for algebra in self.algebras:
+            build(self.model, algebra, data.in_shape, data.num_classes)
         log = RowLog(folder.path)
         return [Trial(self, data, folder, log, algebra, number)
                 for algebra in self.algebras for number in range(self.trials)]

@@ -85,6 +85,18 @@ def test_killed_builder_then_eight_at_once_build_exactly_once(tmp_path):
     assert library.stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("needs_compiler")
+def test_a_damaged_cache_is_built_again(tmp_path):
+    cache = tmp_path / "cache"
+    call(cache, **QUICK)
+    library = next(cache.glob("*/cpu.so"))
+    library.write_bytes(library.read_bytes()[:1000])
+    out, err, _ = call(cache, **QUICK)
+    assert out == f"{EXPECTED} compiled"
+    assert "compiled in" in err
+
+
 def test_without_a_compiler_plain_torch_serves_with_one_warning(tmp_path, no_compiler):
     code = CALL + ";hamilton(torch.ones(2, 4), torch.ones(4, 1, 1))"
     process = start(tmp_path / "cache", code, **no_compiler)

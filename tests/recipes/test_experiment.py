@@ -96,3 +96,13 @@ def test_threads_hold_inside_and_are_given_back():
     with Train(threads=before + 1).processor():
         assert torch.get_num_threads() == before + 1
     assert torch.get_num_threads() == before
+
+
+def test_a_run_is_told_by_what_its_model_file_holds(tmp_path):
+    code = tmp_path / "mine.py"
+    code.write_text("one = 1")
+    recipe = Lottery(model=f"{code}:net")
+    before = recipe.fingerprint()
+    assert Lottery(model=f"{code}:net").fingerprint() == before
+    code.write_text("one = 2")
+    assert recipe.fingerprint() != before
