@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -70,17 +68,6 @@ class RunFolder(AbstractContextManager["RunFolder"]):
         """Replace a JSON file of the run, all or nothing."""
         text = json.dumps(value, indent=1)
         write_atomically(self / name, text.encode(), overwrite=True)
-
-    def write_rows(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Replace `name`.jsonl, and `name`.csv with the columns that hold single values."""
-        lines = "".join(json.dumps(dict(row)) + "\n" for row in rows)
-        write_atomically(self / f"{name}.jsonl", lines.encode(), overwrite=True)
-        text = io.StringIO()
-        columns = [k for k, v in rows[0].items() if not isinstance(v, list)] if rows else []
-        writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_atomically(self / f"{name}.csv", text.getvalue().encode(), overwrite=True)
 
 
 def read_json(path: Path) -> Any:
