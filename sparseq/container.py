@@ -1,8 +1,9 @@
 """The one file container: tensors and a JSON description, checksummed, written atomically.
 
 A container is a safetensors file whose metadata has the single entry "sparseq": a JSON object with
-`kind` (what the file holds), `version` (of the format), `sha256` and the description. The checksum
-is that of the whole file with its own 64 digits replaced by zeros, so no byte goes unchecked.
+`kind` (what the file holds), `version` (the oldest format that has all it uses), `sha256` and the
+description. The checksum is that of the whole file with its own 64 digits replaced by zeros, so no
+byte goes unchecked.
 Nothing is pickled: reading a file runs no code that comes from it.
 """
 
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from sparseq.errors import argument_error, require
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # the newest that is read
 NO_DIGEST = "0" * 64
 NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EXDEV, errno.EMLINK)
 
@@ -34,6 +35,7 @@ def write_container(
     description: Mapping[str, Any],
     kind: str,
     overwrite: bool = False,
+    version: int = 1,
 ) -> None:
     """Write tensors and a JSON description as one file.
 
@@ -43,19 +45,21 @@ def write_container(
         description: JSON values, returned unchanged by `read_container`.
         kind: what the file holds ("model", "mask", ...); readers ask for it.
         overwrite: replace an existing file.
+        version: of the format; the oldest that has all that is used, so that older releases read
+            what they can.
 
     Raises:
         FileExistsError: the file exists and `overwrite` is False.
     """
     _refuse_existing(Path(path), overwrite)
-    write_atomically(path, pack_container(tensors, description, kind), overwrite)
+    write_atomically(path, pack_container(tensors, description, kind, version), overwrite)
 
 
 def pack_container(
-    tensors: Mapping[str, Tensor], description: Mapping[str, Any], kind: str
+    tensors: Mapping[str, Tensor], description: Mapping[str, Any], kind: str, version: int = 1
 ) -> bytes:
     """The bytes of a container; the same content gives the same bytes."""
-    head = {"kind": kind, "version": FORMAT_VERSION, "sha256": NO_DIGEST}
+    head = {"kind": kind, "version": version, "sha256": NO_DIGEST}
     text = json.dumps({**head, "description": description}, separators=(",", ":"))
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     data = safetensors.torch.save(stored, {"sparseq": text})

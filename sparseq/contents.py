@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from sparseq.container import check_container, read_index
+from sparseq.storage import NEGATIVE, PLACES, pattern_names
+
+STREAMS = ("row lengths", "gaps")
 
 
 @dataclass(frozen=True)
@@ -46,25 +49,27 @@ def describe_file(path: str | os.PathLike[str]) -> list[FileRow]:
         FileRow("(header)", start - recipe, "safetensors index, JSON", "", ()),
         FileRow("(recipe)", recipe, "JSON with checksum", "", ()),
     ]
-    return rows + list(_tensor_rows(data[start:], index, _streams(head["description"])))
+    return rows + list(_tensor_rows(data[start:], index, _encodings(head["description"])))
 
 
-def _streams(recipe: Mapping[str, Any]) -> dict[str, str]:
-    """Names of tensors that are streams of numbers, and what these are."""
-    names = {"row_ptr": "row lengths", "col_idx": "gaps"}
-    return {
-        f"{path}.{name}".lstrip("."): content
-        for path in recipe.get("patterns", {})
-        for name, content in names.items()
-    }
+def _encodings(recipe: Mapping[str, Any]) -> dict[str, str]:
+    """How tensors that are not stored as they are lie in the file; streams without their width."""
+    found: dict[str, str] = {}
+    for path in recipe.get("patterns", {}):
+        found.update(zip(pattern_names(path), STREAMS, strict=True))
+    for name, entry in recipe.get("zeros", {}).items():
+        found[name] = f"without the zeros of {' x '.join(map(str, entry['shape']))}"
+        found[name + PLACES] = "gaps"
+        found[name + NEGATIVE] = "gaps of -0.0"
+    return found
 
 
 def _tensor_rows(
-    data: bytes, index: Mapping[str, Any], streams: Mapping[str, str]
+    data: bytes, index: Mapping[str, Any], encodings: Mapping[str, str]
 ) -> Iterator[FileRow]:
     for name, entry in sorted(index.items(), key=lambda item: item[1]["data_offsets"]):
         begin, end = entry["data_offsets"]
-        encoding = "as is"
-        if name in streams:
-            encoding = f"{streams[name]} in {data[begin]}-bit digits"
+        encoding = encodings.get(name, "as is")
+        if encoding.startswith(STREAMS):
+            encoding += f" in {data[begin]}-bit digits"
         yield FileRow(name, end - begin, encoding, entry["dtype"], tuple(entry["shape"]))

@@ -1,11 +1,13 @@
 """Compressed model files: `save`, `load`, and `describe_file`, which says where every byte goes.
 
 A model file is a container (`sparseq.container`) of kind "model". Its tensors are those of the
-state_dict, each stored once; the pattern of a sparse layer is stored as gaps (`sparseq.encoding`).
-Its description is the recipe:
+state_dict, each stored once, patterns as gaps and tensors with many zeros without these
+(`sparseq.storage`). Its description is the recipe:
 
     modules   path -> node, see `sparseq.modules`
     patterns  path of a sparse layer -> its number of rows
+    zeros     name of a tensor stored without its zeros -> {"shape": ..., "negative": number of -0.0
+              stored by position, if any} (format version 2)
     aliases   name of a tensor -> name of the same tensor, stored under that name
     frozen    parameters that take no gradient
     training  mode of the root module
@@ -24,9 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from sparseq.container import read_container, write_atomically, write_container
-from sparseq.encoding import decode_gaps, decode_rows, encode_gaps, encode_rows
 from sparseq.errors import argument_error, require
-from sparseq.formats import CSRPattern
 from sparseq.modules import (
     Node,
     build_module,
@@ -39,6 +39,13 @@ from sparseq.modules import (
 )
 from sparseq.nn.convert import replace_modules
 from sparseq.registry import Registry
+from sparseq.storage import (
+    decode_patterns,
+    decode_zeros,
+    encode_patterns,
+    encode_zeros,
+    pattern_names,
+)
 
 __all__ = ["MODEL_BUILDERS", "load", "save", "write_atomically"]
 
@@ -61,17 +68,20 @@ def save(model: nn.Module, path: str | os.PathLike[str], overwrite: bool = False
     _check_state(state)
     aliases = _aliases(state)
     stored = {name: tensor.detach() for name, tensor in state.items() if name not in aliases}
-    patterns = _encode_patterns(model, stored)
+    patterns = encode_patterns(model, stored)
+    streams = {name for path in patterns for name in pattern_names(path)}
     recipe = {
         "modules": describe_modules(model),
         "patterns": patterns,
+        "zeros": encode_zeros(stored, sorted(stored.keys() - streams)),
         "aliases": aliases,
         "frozen": [name for name, value in model.named_parameters() if not value.requires_grad],
         "training": model.training,
         "builder": _builder(model),
     }
     recipe = {key: value for key, value in recipe.items() if value != {}}
-    write_container(path, stored, recipe, "model", overwrite)
+    version = 2 if "zeros" in recipe else 1
+    write_container(path, stored, recipe, "model", overwrite, version)
 
 
 def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Module:
@@ -92,8 +102,9 @@ def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Mod
             own code can build, or one that does not fit the file.
     """
     stored, recipe = read_container(path, "model")
-    recipe = {"patterns": {}, "aliases": {}, "frozen": [], **recipe}
-    _decode_patterns(recipe["patterns"], stored)
+    recipe = {"patterns": {}, "zeros": {}, "aliases": {}, "frozen": [], **recipe}
+    decode_patterns(recipe["patterns"], stored)
+    decode_zeros(recipe["zeros"], stored)
     state = {**stored, **{name: stored[source] for name, source in recipe["aliases"].items()}}
     with torch.random.fork_rng(devices=[]):
         skeleton = _skeleton(recipe) if model is None else model
@@ -125,33 +136,6 @@ def _aliases(state: Mapping[str, Tensor]) -> dict[str, str]:
     first: dict[int, str] = {}
     names = {name: first.setdefault(id(tensor), name) for name, tensor in state.items()}
     return {name: source for name, source in names.items() if name != source}
-
-
-def _key(path: str, name: str) -> str:
-    return f"{path}.{name}" if path else name
-
-
-def _encode_patterns(model: nn.Module, stored: dict[str, Tensor]) -> dict[str, int]:
-    """Replace patterns in `stored` by their streams; returns their numbers of rows by path."""
-    rows = {}
-    for path, module in model.named_modules():
-        row_key, column_key = _key(path, "row_ptr"), _key(path, "col_idx")
-        sparse = isinstance(getattr(module, "pattern", None), CSRPattern)
-        if sparse and row_key in stored and column_key in stored:
-            pointers = stored[row_key].cpu().numpy()
-            columns = stored[column_key].cpu().numpy()
-            stored[row_key] = torch.from_numpy(encode_rows(pointers))
-            stored[column_key] = torch.from_numpy(encode_gaps(pointers, columns))
-            rows[path] = len(pointers) - 1
-    return rows
-
-
-def _decode_patterns(rows: Mapping[str, int], stored: dict[str, Tensor]) -> None:
-    for path, count in rows.items():
-        row_key, column_key = _key(path, "row_ptr"), _key(path, "col_idx")
-        pointers = decode_rows(stored[row_key].numpy(), count)
-        columns = decode_gaps(pointers, stored[column_key].numpy())
-        stored[row_key], stored[column_key] = torch.from_numpy(pointers), torch.from_numpy(columns)
 
 
 def _skeleton(recipe: Mapping[str, Any]) -> nn.Module:

@@ -27,7 +27,8 @@ def test_the_described_bytes_are_those_of_the_file(tmp_path, compressed):
     assert sum(row.bytes for row in rows) == path.stat().st_size
     assert [row.name for row in rows[:2]] == ["(header)", "(recipe)"]
     encodings = {row.name: row.encoding for row in rows}
-    assert encodings["fc1.bias"] == "as is"
+    assert encodings["fc1.bias"] == "without the zeros of 300"
+    assert encodings["out.bias"] == "as is"
     if compressed:
         assert encodings["fc1.col_idx"] == "gaps in 4-bit digits"
         assert encodings["fc1.row_ptr"].startswith("row lengths in ")

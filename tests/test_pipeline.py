@@ -28,12 +28,12 @@ def test_from_a_model_to_a_small_file_and_back(tmp_path, algebra):
     model = build("lenet_300_100", algebra, data.in_shape, data.num_classes)
     optimizer = torch.optim.Adam(model.parameters(), 4e-3)
     fit(model, optimizer, data.train, epochs=3, batch_size=60, seed=0)
+    sparseq.save(model, tmp_path / "dense.sparseq")
     mask = sparseq.prune(model, density=0.1)
     with mask.enforce(model, optimizer):
         fit(model, optimizer, data.train, epochs=3, batch_size=60, seed=1)
     small = sparseq.compress(model, mask, policy="sparse")
     sparseq.save(small, tmp_path / "small.sparseq")
-    sparseq.save(model, tmp_path / "dense.sparseq")
     again = sparseq.load(tmp_path / "small.sparseq")
     x = data.test.x
     torch.testing.assert_close(again(x), model(x), rtol=1e-4, atol=1e-4)
