@@ -32,10 +32,11 @@ from sparseq.nn import QLinear, SparseLinear, SparseQLinear
 from sparseq.thresholds import FILE
 
 # inputs x outputs; in a bucket of equally many weights the worst shape counts
-SHAPES = [(64, 64), (128, 128), (512, 32), (32, 512), (256, 256), (1024, 64), (64, 1024),
-          (512, 512), (2048, 128), (128, 2048), (1024, 1024), (2048, 2048)]  # fmt: skip
-BATCHES = {"forward": [1, 4, 16, 64, 512], "training": [16, 64, 512]}
-DENSITIES = [0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6, 0.7]
+SHAPES = [(32, 16), (100, 12), (64, 64), (784, 12), (128, 128), (512, 32), (32, 512), (64, 300),
+          (300, 100), (256, 256), (1024, 64), (64, 1024), (512, 512), (2048, 128), (128, 2048),
+          (1024, 1024), (2048, 2048)]  # fmt: skip
+BATCHES = {"forward": [1, 4, 16, 64, 256, 512], "training": [16, 64, 512]}
+DENSITIES = [0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7]
 KINDS = ["Linear", "QLinear by component", "QLinear by quaternion"]
 THREADS = [1, 2]
 CLEARLY_SLOWER = 0.85  # ratio at which a case needs no higher densities

@@ -178,7 +178,7 @@ def layers_table(rows: Sequence[Row]) -> str:
 
 def thresholds_table(rows: Sequence[Row]) -> str:
     """Break-even densities by kind, step, number of weights and batch, on one and two threads."""
-    lines, batches = [], (1, 4, 16, 64, 512)
+    lines, batches = [], (1, 4, 16, 64, 256, 512)
     for kind, steps in break_even_tables(Lookup(rows).find(suite="sweep")).items():
         for step, by_threads in steps.items():
             measured = [Thresholds.from_json(table) for table in by_threads.values()]
