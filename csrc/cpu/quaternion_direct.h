@@ -1,5 +1,6 @@
 // Quaternion linear maps of a few batch rows: the weight's bytes bound them, so each weight row is
-// read once, where it lies, in the 16-form. Entries past the last whole vector go one by one.
+// read once, where it lies, in the 16-form. What is left after the whole vectors of a row is the
+// end of one more vector, whose other lanes do not count; rows shorter than a vector go one by one.
 #pragma once
 
 #include <algorithm>
@@ -39,14 +40,19 @@ void direct_y(const S* x, const S* weight, const S* bias, S* y, int64_t batch, i
   constexpr int n = kLanes<T>;
   const auto one = [&](const S* in, int64_t r, S* out) {
     Vec<T> sums[4] = {};
-    int64_t at = 0;
-    for (; at + n <= k; at += n) {
+    const auto add = [&](int64_t at, auto read) {
       Vec<T> w[4];
-      for (int c = 0; c < 4; ++c) w[c] = load_as<T>(weight + (c * m + r) * k + at);
+      for (int c = 0; c < 4; ++c) w[c] = read(weight + (c * m + r) * k + at);
       for (int b = 0; b < 4; ++b) {
-        const Vec<T> value = load_as<T>(in + b * k + at);
+        const Vec<T> value = read(in + b * k + at);
         for (int a = 0; a < 4; ++a) add_signed(kSign[a][b], w[kBlock[a][b]], value, sums[a]);
       }
+    };
+    int64_t at = 0;
+    for (; at + n <= k; at += n) add(at, [](const S* p) { return load_as<T>(p); });
+    if (at > 0 && at < k) {
+      add(k - n, [&](const S* p) { return join<T>(Vec<T>{}, load_as<T>(p), k - at); });
+      at = k;
     }
     for (int a = 0; a < 4; ++a) {
       T total = bias == nullptr ? T(0) : static_cast<T>(bias[a * m + r]);
@@ -83,11 +89,14 @@ void direct_dx(const T* dy, const T* weight, T* dx, int64_t batch, int64_t m, in
         write(out + b * k + at, sum);
       }
     };
+    const auto read = [](const T* p) { return load(p); };
+    const auto spread = [](T v) { return broadcast(v); };
     int64_t at = first;
-    for (; at + n <= last; at += n) {
-      add(
-          at, [](const T* p) { return load(p); }, [](T v) { return broadcast(v); },
-          [](T* p, Vec<T> v) { store(p, v); });
+    for (; at + n <= last; at += n) add(at, read, spread, [](T* p, Vec<T> v) { store(p, v); });
+    if (at > first && at < last) {
+      const int64_t left = last - at;
+      add(last - n, read, spread, [&](T* p, Vec<T> v) { store(p, join<T>(load(p), v, left)); });
+      at = last;
     }
     for (; at < last; ++at) {
       add(at, [](const T* p) { return *p; }, [](T v) { return v; }, [](T* p, T v) { *p = v; });
@@ -122,11 +131,16 @@ void direct_dw(const T* dy, const T* x, T* dw, int64_t batch, int64_t m, int64_t
   };
   direct_ranges<T>(m, kDirectRows, 16 * batch * m * k, [&](int64_t first, int64_t last) {
     for (int64_t r = first; r < last; ++r) {
-      int64_t at = 0;
-      for (; at + n <= k; at += n) {
+      const auto vector = [&](int64_t at) {
         entry(
             r, at, [](const T* p) { return load(p); }, [](T v) { return broadcast(v); },
             [](T* p, Vec<T> v) { store(p, v); });
+      };
+      int64_t at = 0;
+      for (; at + n <= k; at += n) vector(at);
+      if (at > 0 && at < k) {
+        vector(k - n);  // the lanes that were there get the same numbers again
+        at = k;
       }
       for (; at < k; ++at) {
         entry(

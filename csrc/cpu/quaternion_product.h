@@ -10,7 +10,7 @@
 namespace sparseq {
 
 constexpr int kDepthBlock = 512;  // a tile's block of this depth stays in L2
-constexpr int kRowBlock = 48;     // rows of C per task; a multiple of both kernel heights
+constexpr int kRowBlock = 48;     // most rows of C per task; a multiple of both kernel heights
 
 constexpr int kH[4][4] = {{1, 1, 1, 1}, {1, -1, 1, -1}, {1, 1, -1, -1}, {1, -1, -1, 1}};
 // One block product and what it adds to each component of C.
@@ -218,11 +218,18 @@ void compute_block(const Task<S>& task, const std::array<Product, 16>& products,
   }
 }
 
+// Rows of C per task: where tasks are few, as many for each thread as for the others.
+inline int64_t row_block(int64_t rows, int64_t tiles, int64_t threads) {
+  int64_t blocks = (rows + kRowBlock - 1) / kRowBlock;
+  if (threads == 1 || tiles * blocks >= 8 * threads) return kRowBlock;
+  while (tiles * blocks % threads != 0) ++blocks;
+  return ((rows + blocks - 1) / blocks + 1) / 2 * 2;
+}
+
 template <typename S, typename T>
 void multiply(const Task<S>& task) {
   const int vectors = tile_vectors<T>(task.lanes);
   const int64_t width = vectors * kLanes<T>, tiles = (task.lanes + width - 1) / width;
-  const int64_t blocks = (task.rows + kRowBlock - 1) / kRowBlock;
   const bool direct = std::is_same_v<S, T> && task.a.column == 1;
   const int64_t a_block = task.rows * task.depth,
                 b_tile = block_count(task.eight) * task.depth * width;
@@ -238,19 +245,21 @@ void multiply(const Task<S>& task) {
   }
   const int64_t operations = product_count(task.eight) * a_block * tiles * vectors;
   const int64_t threads = useful_threads(operations);
+  const int64_t block = row_block(task.rows, tiles, threads);
+  const int64_t blocks = (task.rows + block - 1) / block;
   parallel_items(tiles + blocks, threads, [&](int64_t item) {
     if (item < tiles) {
       pack_b(task, item * width, std::min(width, task.lanes - item * width),
              static_cast<int>(width), b_memory + item * b_tile);
     } else {
-      const int64_t first = (item - tiles) * kRowBlock;
-      pack_a(task, a, own, first, std::min<int64_t>(task.rows, first + kRowBlock));
+      const int64_t first = (item - tiles) * block;
+      pack_a(task, a, own, first, std::min(task.rows, first + block));
     }
   });
   const auto products = products_of(task);
   parallel_items(tiles * blocks, threads, [&](int64_t item) {
-    const int64_t tile = item / blocks, first = item % blocks * kRowBlock;
-    const int64_t rows = std::min<int64_t>(kRowBlock, task.rows - first);
+    const int64_t tile = item / blocks, first = item % blocks * block;
+    const int64_t rows = std::min(block, task.rows - first);
     const int64_t count = std::min(width, task.lanes - tile * width);
     const T* packed = b_memory + tile * b_tile;
     const auto run = [&](auto compute) {

@@ -139,3 +139,10 @@ def test_names_the_algorithms():
 def test_refuses_mixed_dtypes():
     with pytest.raises(RuntimeError, match="dtype"):
         hamilton(normal(3, 8).float(), normal(4, 2, 2))
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_few_rows_count_an_infinite_entry_once(batch):
+    x, w = normal(batch, 4 * 19), normal(4, 3, 19)
+    x[:, 10] = float("inf")  # in the last whole vector, and in the one that ends the row
+    assert torch.equal(hamilton(x, w).sign(), (x @ real_weight(w).t()).sign())

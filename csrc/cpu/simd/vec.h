@@ -78,6 +78,14 @@ SPARSEQ_INLINE V fmadd(V a, V b, V c) {
   return a * b + c;
 }
 
+// The last `count` lanes of `last`, the lanes before them of `first`.
+template <typename T>
+SPARSEQ_INLINE Vec<T> join(Vec<T> first, Vec<T> last, int64_t count) {
+  Vec<T> lane;
+  for (int i = 0; i < kLanes<T>; ++i) lane[i] = static_cast<T>(i);
+  return lane >= broadcast(static_cast<T>(kLanes<T> - count)) ? last : first;
+}
+
 // Keeps a loop over x scalar where the compiler would gather: on several CPUs that is slower.
 template <typename T>
 SPARSEQ_INLINE void keep_scalar(T& x) {
