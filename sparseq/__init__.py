@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from sparseq.files import load, save
     from sparseq.nn.convert import swap, to_dense
     from sparseq.nn.expander import ExpanderLinear, ExpanderQLinear
+    from sparseq.nn.norm import QBatchNorm1d, QBatchNorm2d, QBatchNorm3d
     from sparseq.nn.quaternion import QLinear
     from sparseq.nn.sparse import SparseLinear, SparseQLinear
     from sparseq.profiling import profile
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "QLinear", "SparseLinear", "SparseQLinear", "ExpanderLinear", "ExpanderQLinear", "Mask",
     "prune", "compress", "to_dense", "swap", "profile", "save", "load", "PruningWrapper",
+    "QBatchNorm1d", "QBatchNorm2d", "QBatchNorm3d",
     "__version__",
 ]  # fmt: skip
 
@@ -33,6 +35,9 @@ _HOMES = {
     "SparseQLinear": "nn.sparse",
     "ExpanderLinear": "nn.expander",
     "ExpanderQLinear": "nn.expander",
+    "QBatchNorm1d": "nn.norm",
+    "QBatchNorm2d": "nn.norm",
+    "QBatchNorm3d": "nn.norm",
     "Mask": "pruning",
     "prune": "pruning",
     "compress": "compression",

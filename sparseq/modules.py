@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from sparseq.errors import argument_error, require
 from sparseq.formats import CSRPattern
 from sparseq.nn.expander import ExpanderLinear, ExpanderQLinear
+from sparseq.nn.norm import QBatchNorm1d, QBatchNorm2d, QBatchNorm3d
 from sparseq.nn.quaternion import QLinear
 from sparseq.nn.sparse import SparseLinear, SparseQLinear
 from sparseq.registry import Registry
@@ -43,6 +44,7 @@ PLAIN_LAYERS = (
     *(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d),
     *(nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d),
 )
+QUATERNION_LAYERS = (QLinear, QBatchNorm1d, QBatchNorm2d, QBatchNorm3d)
 
 
 @dataclass(frozen=True)
@@ -187,7 +189,7 @@ def _empty_pattern(rows: int, columns: int) -> CSRPattern:
 
 for _container in CONTAINERS:
     register_module(_container, lambda container: {})
-for _layer in (*PLAIN_LAYERS, QLinear, ExpanderLinear, ExpanderQLinear):
+for _layer in (*PLAIN_LAYERS, *QUATERNION_LAYERS, ExpanderLinear, ExpanderQLinear):
     register_module(_layer)
 register_module(SparseLinear, _sparse_arguments, _build_sparse)
 register_module(SparseQLinear, _sparse_q_arguments, _build_sparse_q)

@@ -61,6 +61,7 @@ for _number in (1, 2, 3):
     ARGUMENTS[f"Conv{_number}d"] = [4, 6, 3, 2, 1, 2, 2, False, "circular"]
     ARGUMENTS[f"ConvTranspose{_number}d"] = [4, 6, 3, 2, 1, 1, 2, False, 1]
     ARGUMENTS[f"BatchNorm{_number}d"] = [5, 1e-3, None, False, False]
+    ARGUMENTS[f"QBatchNorm{_number}d"] = [8, 1e-3, None, False, False]
     ARGUMENTS[f"Dropout{_number}d"] = [0.25, True]
     ARGUMENTS[f"MaxPool{_number}d"] = [3, 2, 1, 2, True, True]
     ARGUMENTS[f"AvgPool{_number}d"] = [3, 2, 1, True, False]

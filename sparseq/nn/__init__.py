@@ -4,12 +4,16 @@ from sparseq.nn.checkpoints import convert_htorch
 from sparseq.nn.convert import replace_modules, swap, to_dense
 from sparseq.nn.expander import ExpanderLinear, ExpanderQLinear
 from sparseq.nn.init import quaternion_init_
+from sparseq.nn.norm import QBatchNorm1d, QBatchNorm2d, QBatchNorm3d
 from sparseq.nn.quaternion import QLinear
 from sparseq.nn.sparse import SparseLinear, SparseQLinear
 
 __all__ = [
     "ExpanderLinear",
     "ExpanderQLinear",
+    "QBatchNorm1d",
+    "QBatchNorm2d",
+    "QBatchNorm3d",
     "QLinear",
     "SparseLinear",
     "SparseQLinear",
