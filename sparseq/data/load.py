@@ -33,7 +33,8 @@ def load_data(
         download: fetch what is missing into the root folder (through torchvision).
 
     Returns:
-        DataBundle of normalized float32 images and int64 classes, on the CPU.
+        DataBundle on the CPU, whose batches are normalized float32 images and int64 classes. The
+        training part alone is augmented where that is usual for the set.
 
     Raises:
         ValueError: an unknown name, a fraction out of range, or a damaged file.
@@ -43,9 +44,8 @@ def load_data(
     source = find_dataset(name)
     train, test = source.read(Request(_root(data_dir), download))
     kept, held_out = divide(train.y, validation, derived_generator("validation split", seed))
-    return DataBundle(
-        train.take(kept), train.take(held_out), test, source.in_shape, source.num_classes, name
-    )
+    parts = (train.take(kept), train.take(held_out).unchanged(), test.unchanged())
+    return DataBundle(*parts, source.in_shape, source.num_classes, name)
 
 
 def find_dataset(name: str) -> DataSet:

@@ -8,12 +8,14 @@ torchvision's own.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor
 
 from sparseq.data.catalog import Request, dataset
 from sparseq.data.idx import read_idx
+from sparseq.data.sources import fetched, remedy, root_of
 from sparseq.data.split import Split
 
 
@@ -71,17 +73,17 @@ def read_fashion_mnist(request: Request) -> tuple[Split, Split]:
 
 def read_family(family: Family, request: Request) -> tuple[Split, Split]:
     """(train, test) of one family; see `load_data` for what it raises."""
-    if request.data_dir is None:
-        raise FileNotFoundError(f"{family.folder} needs a data folder: {_remedy(family, None)}")
-    raw = request.data_dir / family.folder / "raw"
+    place = f"FOLDER/{family.folder}/raw"
+    root = root_of(request, family.folder, place)
+    raw = root / family.folder / "raw"
     absent = missing_files(family, raw)
     if absent and request.download:
-        _download(family, request.data_dir)
+        fetched(family.folder, root, partial(_download, family, root))
         absent = missing_files(family, raw)
     if absent:
         raise FileNotFoundError(
             f"{family.folder}: {raw} has no {', '.join(absent)} (nor as .gz); "
-            + _remedy(family, request.data_dir)
+            + remedy(place, root)
         )
     train_x, train_y, test_x, test_y = (
         read_idx(raw, name, md5) for name, md5 in family.files.items()
@@ -102,21 +104,7 @@ def _split(family: Family, x: Tensor, y: Tensor) -> Split:
     return Split(x.float().div_(255).sub_(family.mean).div_(family.std).unsqueeze(1), y.long())
 
 
-def _remedy(family: Family, root: Path | None) -> str:
-    place = f" into {root}" if root else ""
-    return (
-        "name the folder that holds it (--data-dir, data_dir= or the environment variable "
-        f"SPARSEQ_DATA; the files belong in FOLDER/{family.folder}/raw), or have it "
-        f"downloaded{place} (--download, download=True)"
-    )
-
-
 def _download(family: Family, root: Path) -> None:
     from torchvision import datasets  # slow to import, and only needed here
 
-    try:
-        getattr(datasets, family.folder)(root, download=True)
-    except (RuntimeError, OSError) as error:
-        raise FileNotFoundError(
-            f"{family.folder} could not be downloaded into {root}: {error}"
-        ) from error
+    getattr(datasets, family.folder)(root, download=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,18 +11,26 @@ from torch import Tensor
 from sparseq.errors import require
 from sparseq.seeds import derived_generator
 
+Normalize = Callable[[Tensor], Tensor]
+Augment = Callable[[Tensor, torch.Generator], Tensor]
+
 
 @dataclass(frozen=True)
 class Split:
     """n examples that lie together in memory.
 
     Attributes:
-        x: (n, ...) float32, normalized.
+        x: (n, ...) as stored: float32, or uint8 for images, a quarter of the memory.
         y: (n) int64 class numbers.
+        normalize: makes normalized float32 of a batch of x; None: x is so already.
+        augment: changes a batch of x at random, by a generator, before it is normalized; only in
+            passes that have a seed, that is in training.
     """
 
     x: Tensor
     y: Tensor
+    normalize: Normalize | None = None
+    augment: Augment | None = None
 
     def __post_init__(self) -> None:
         require(
@@ -45,12 +53,16 @@ class Split:
 
     def to(self, device: torch.device | str) -> Split:
         """The same examples on a device; itself where they are there already."""
-        moved = Split(self.x.to(device), self.y.to(device))
+        moved = replace(self, x=self.x.to(device), y=self.y.to(device))
         return self if moved.x is self.x and moved.y is self.y else moved
 
     def take(self, indices: Tensor) -> Split:
         """The examples at `indices` (int64), in that order."""
-        return Split(self.x[indices], self.y[indices])
+        return replace(self, x=self.x[indices], y=self.y[indices])
+
+    def unchanged(self) -> Split:
+        """The same examples, never augmented."""
+        return replace(self, augment=None)
 
     def steps(self, batch_size: int) -> int:
         """Number of batches in one pass, the last shorter one included."""
@@ -62,11 +74,12 @@ class Split:
 
         Args:
             batch_size: examples per batch, at least 1.
-            seed: shuffles by (seed, epoch) and by nothing else; None keeps the stored order.
+            seed: shuffles by (seed, epoch) and by nothing else, and augments by (seed, epoch,
+                batch) and by nothing else; None keeps the stored order and augments nothing.
             epoch: number of the pass.
 
         Returns:
-            An iterable of (x, y) that can be gone through again, always in the same order.
+            An iterable of normalized (x, y) that can be gone through again, always the same.
         """
         require(batch_size >= 1, "Split.batches", "batch_size", "must be at least 1", batch_size)
         return Batches(self, batch_size, seed, epoch)
@@ -86,14 +99,20 @@ class Batches:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         x, y = self.split.x, self.split.y
-        if self.seed is None:
-            for start in range(0, len(x), self.batch_size):
-                yield x[start : start + self.batch_size], y[start : start + self.batch_size]
-            return
-        order = batch_order(len(x), self.seed, self.epoch).to(x.device)
-        for start in range(0, len(x), self.batch_size):
-            indices = order[start : start + self.batch_size]
-            yield x[indices], y[indices]
+        order = None
+        if self.seed is not None:
+            order = batch_order(len(x), self.seed, self.epoch).to(x.device)
+        for number in range(len(self)):
+            place = slice(number * self.batch_size, (number + 1) * self.batch_size)
+            rows = place if order is None else order[place]
+            yield self._prepared(x[rows], number), y[rows]
+
+    def _prepared(self, x: Tensor, number: int) -> Tensor:
+        """A batch as the model gets it."""
+        augment, normalize = self.split.augment, self.split.normalize
+        if augment is not None and self.seed is not None:
+            x = augment(x, derived_generator("augmentation", self.seed, self.epoch, number))
+        return x if normalize is None else normalize(x)
 
 
 def batch_order(count: int, seed: int, epoch: int) -> Tensor:

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sparseq._version import __version__
+from sparseq.data import Split
 from sparseq.files import load
 from sparseq.ops.toolchain import cpu_model
 from sparseq.profiling import median_ms
@@ -50,7 +51,7 @@ def _levels(config: PruningRounds, trials: Sequence[Trial]) -> list[Level]:
               for trial in trials}
     tests = {trial.number: [evaluate(model, trial.data.test).accuracy
                             for model in models[trial.number]] for trial in trials}
-    times = _latency(furthest.new_model(), models[furthest.number], furthest.data.validation.x,
+    times = _latency(furthest.new_model(), models[furthest.number], furthest.data.validation,
                      config.measure_batch)
     return [
         _level(row, [(trial.rows[number], tests[trial.number][number]) for trial in trials
@@ -64,9 +65,10 @@ def _network(trial: Trial, number: int) -> nn.Module:
 
 
 def _latency(
-    dense: nn.Module, sparse: Sequence[nn.Module], x: Tensor, batch: int
+    dense: nn.Module, sparse: Sequence[nn.Module], split: Split, batch: int
 ) -> list[tuple[float, float]]:
     """(dense, sparse) milliseconds per forward pass of each network, without gradients."""
+    x, _ = next(iter(split.batches(batch)))
     x, dense = x.repeat(-(-batch // len(x)), *[1] * (x.dim() - 1))[:batch], dense.eval()
     with torch.no_grad():
         # each network takes turns with the dense one, and with no other: they share the caches

@@ -1,9 +1,6 @@
-import functools
 import gzip
 import hashlib
-import http.server
 import os
-import threading
 from pathlib import Path
 
 import pytest
@@ -15,11 +12,6 @@ from sparseq.data.mnist import FASHION_MNIST, MNIST, Family, read_family
 
 ROOT = os.environ.get("SPARSEQ_DATA")
 needs_data = pytest.mark.skipif(not ROOT, reason="SPARSEQ_DATA names no folder with the images")
-
-
-class QuietHandler(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *args):
-        pass
 
 
 def idx(tensor):
@@ -166,16 +158,12 @@ def test_images_are_those_torchvision_reads(tmp_path):
 
 
 @needs_data
-def test_download_fetches_what_is_missing_through_torchvision(tmp_path, monkeypatch):
+def test_download_fetches_what_is_missing_through_torchvision(tmp_path, monkeypatch, serve):
     from torchvision import datasets
 
     raw = Path(ROOT, "MNIST", "raw")
     if not (raw / "train-images-idx3-ubyte.gz").is_file():
         pytest.skip("the images are there unpacked only")
-    handler = functools.partial(QuietHandler, directory=raw)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setattr(datasets.MNIST, "mirrors", [f"http://127.0.0.1:{server.server_port}/"])
-        bundle = load_data("mnist", data_dir=tmp_path, download=True)
-        server.shutdown()
+    monkeypatch.setattr(datasets.MNIST, "mirrors", [f"{serve(raw)}/"])
+    bundle = load_data("mnist", data_dir=tmp_path, download=True)
     assert len(bundle.test) == 10000

@@ -88,3 +88,27 @@ def test_divide_depends_on_the_generator_alone():
     assert parts[0] == parts[1] != parts[2]
     with pytest.raises(ValueError, match="two examples"):
         divide(y[:1], 0.5, torch.Generator())
+
+
+def shifted(x, generator):
+    return x + torch.rand(len(x), 1, generator=generator)
+
+
+def test_batches_are_augmented_by_seed_epoch_and_batch_and_then_normalized():
+    split = Split(torch.zeros(10, 1), torch.arange(10), lambda x: 100 * x, shifted)
+    torch.manual_seed(0)
+    first = gathered(split.batches(4, seed=1, epoch=2))
+    torch.manual_seed(1)
+    assert gathered(split.batches(4, seed=1, epoch=2)) == first
+    assert gathered(split.batches(4, seed=1, epoch=3)) != first
+    assert gathered(split.batches(4, seed=2, epoch=2)) != first
+    assert first[:4] != first[4:8]
+    assert max(first) > 1
+    assert gathered(split.batches(4)) == [0] * 10
+    assert gathered(split.unchanged().batches(4, seed=1)) == [0] * 10
+
+
+def test_what_is_done_to_batches_goes_with_the_examples():
+    split = Split(torch.zeros(4, 1), torch.arange(4), lambda x: x + 1, shifted)
+    for other in (split.take(torch.tensor([1, 3])), split.to("meta"), split.to("cpu")):
+        assert (other.normalize, other.augment) == (split.normalize, split.augment)
