@@ -50,8 +50,9 @@ def prune(
         A `Mask` over the prunable parameters.
 
     Raises:
-        ValueError: an unknown name, a value out of range, a model without prunable weights,
-            NaN scores, `within` too small for the density.
+        ValueError: an unknown name, a value out of range, a model without prunable weights or
+            with sparse layers that `exclude` does not name, NaN scores, `within` too small for
+            the density.
     """
     score = CRITERIA.get(criterion)
     check_density(density, scope)

@@ -44,9 +44,10 @@ class Mask(Mapping[str, Tensor]):
         return cls({n: torch.ones_like(p, dtype=torch.bool) for n, p in parameters.items()})
 
     @classmethod
-    def from_zeros(cls, model: nn.Module) -> Mask:
-        """The exact zeros of the model's prunable weights are dropped, all else kept."""
-        return cls({name: weight != 0 for name, weight in prunable_parameters(model).items()})
+    def from_zeros(cls, model: nn.Module, exclude: str | Iterable[str] = ()) -> Mask:
+        """Exact zeros of the prunable weights are dropped, all else kept; `exclude` as above."""
+        parameters = prunable_parameters(model, exclude)
+        return cls({name: weight != 0 for name, weight in parameters.items()})
 
     @classmethod
     def from_graph(

@@ -10,6 +10,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import UninitializedParameter
 
 from sparseq.errors import argument_error, require
+from sparseq.nn.patterned import PatternedLayer
 
 # Layer types whose `weight` is prunable; quaternion layers are known by `granularities`.
 PRUNABLE_TYPES: tuple[type[nn.Module], ...] = (nn.Linear, _ConvNd)
@@ -27,18 +28,28 @@ def prunable_parameters(
         model: any module.
         exclude: parameter names, module names or patterns of either ("features.*"), or the
             rules "@first", "@last" (the first and last prunable layer) and "@shortcut"
-            (layers whose name contains "shortcut" or "downsample").
+            (layers whose name contains "shortcut" or "downsample"). Sparse layers may be named,
+            by their `values`.
 
     Returns:
         Parameter name -> parameter; may be empty.
 
     Raises:
-        ValueError: an entry of `exclude` that matches nothing, or an uninitialized lazy layer.
+        ValueError: an entry of `exclude` that matches nothing, an uninitialized lazy layer, or a
+            layer that is sparse already and not excluded.
     """
-    found = {name: weight for name, (weight, _) in _weights(model).items()}
+    found = _weights(model)
     patterns = [exclude] if isinstance(exclude, str) else list(exclude)
     dropped = {name for pattern in patterns for name in _matching(pattern, list(found))}
-    return {name: weight for name, weight in found.items() if name not in dropped}
+    left = {name: entry for name, entry in found.items() if name not in dropped}
+    sparse = [
+        f"{name.rpartition('.')[0] or 'the model'} ({type(module).__name__})"
+        for name, (_, module) in left.items()
+        if isinstance(module, PatternedLayer)
+    ]
+    rule = "must have dense layers (sparseq.to_dense makes sparse ones dense, exclude passes over)"
+    require(not sparse, "prune", "model", rule, ", ".join(sparse))
+    return {name: weight for name, (weight, _) in left.items()}
 
 
 def quaternion_names(model: nn.Module) -> set[str]:
@@ -51,10 +62,12 @@ def quaternion_names(model: nn.Module) -> set[str]:
 
 
 def _weights(model: nn.Module) -> dict[str, tuple[nn.Parameter, nn.Module]]:
+    """Name -> weight and layer, of prunable layers and of those that are sparse already."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     found: dict[str, tuple[nn.Parameter, nn.Module]] = {}
     for path, module in model.named_modules():
-        weight = module._parameters.get("weight") if _is_prunable(module) else None
+        name = "values" if isinstance(module, PatternedLayer) else "weight"
+        weight = module._parameters.get(name) if _is_prunable(module) else None
         if weight is None:
             continue
         lazy = isinstance(weight, UninitializedParameter)
@@ -64,7 +77,8 @@ def _weights(model: nn.Module) -> dict[str, tuple[nn.Parameter, nn.Module]]:
 
 
 def _is_prunable(module: nn.Module) -> bool:
-    return isinstance(module, PRUNABLE_TYPES) or hasattr(module, "granularities")
+    known = isinstance(module, (*PRUNABLE_TYPES, PatternedLayer))
+    return known or hasattr(module, "granularities")
 
 
 def _shortcuts(names: list[str]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,8 +15,9 @@ from sparseq.data import DataBundle
 from sparseq.errors import argument_error
 from sparseq.files import load
 from sparseq.nn.convert import replace_modules
-from sparseq.nn.sparse import SparseLinear, SparseQLinear
+from sparseq.nn.patterned import PatternedLayer
 from sparseq.pruning import CRITERIA, Mask, prune
+from sparseq.pruning.prunable import quaternion_names
 from sparseq.recipes.experiment import RECIPES, Experiment
 from sparseq.recipes.folder import RunFolder
 from sparseq.recipes.outcome import Outcome
@@ -108,7 +109,18 @@ class OneShot(Experiment):
                                      seed=derive_seed("order", self.seed, 0))
         return prune(model, self.criterion, density=self.density, scope=self.scope,
                      exclude=self.exclude, granularity=self.granularity, batches=batches,
-                     loss_fn=F.cross_entropy, seed=derive_seed("mask", self.seed))
+                     loss_fn=F.cross_entropy, seed=derive_seed("mask", self.seed),
+                     within=self._left(model) if self.file else None)
+
+    def _left(self, model: nn.Module) -> Mask:
+        """What is not zero in the file's network: what was pruned before does not come back."""
+        left = Mask.from_zeros(model, self.exclude)
+        if self.granularity == "quaternion":
+            whole = quaternion_names(model) & left.keys()
+            left = Mask({**left, **{n: left[n].any(0).expand_as(left[n]) for n in whole}})
+        self.check(round(self.density * left.total) <= max(left.kept, 1), "density",
+                   f"must be at most the {left.density:.4g} that are left in the file")
+        return left
 
     def _finetune(self, model: nn.Module, mask: Mask, data: DataBundle, report: Reporter) -> None:
         optimizer, best = self.new_optimizer(model), EarlyBest(data.validation)
@@ -120,4 +132,5 @@ class OneShot(Experiment):
 
 
 def _dense_form(_: str, module: nn.Module) -> nn.Module | None:
-    return module.to_dense() if isinstance(module, SparseLinear | SparseQLinear) else None
+    dense: Any = module
+    return dense.to_dense() if isinstance(module, PatternedLayer) else None

@@ -5,7 +5,11 @@ from __future__ import annotations
 import pytest
 from torch import nn
 
+from sparseq.nn.convert import to_dense
+from sparseq.nn.expander import ExpanderLinear, ExpanderQLinear
 from sparseq.nn.quaternion import QLinear
+from sparseq.nn.sparse import SparseLinear, SparseQLinear
+from sparseq.pruning import Mask, prune
 from sparseq.pruning.prunable import prunable_parameters, quaternion_names
 
 
@@ -74,3 +78,28 @@ def test_a_pattern_that_matches_nothing_is_refused_with_the_names(exclude):
 def test_lazy_layers_are_refused():
     with pytest.raises(ValueError, match=r"must be initialized.*'1'"):
         prunable_parameters(nn.Sequential(nn.ReLU(), nn.LazyLinear(3)))
+
+
+def with_sparse_layers():
+    return nn.Sequential(
+        SparseLinear.from_dense(nn.Linear(8, 8)),
+        SparseQLinear.from_dense(QLinear(8, 8)),
+        ExpanderLinear(8, 8, 2),
+        ExpanderQLinear(8, 8, 1),
+        nn.Linear(8, 8),
+    )
+
+
+@pytest.mark.parametrize("entry", [prunable_parameters, prune, Mask.ones])
+def test_sparse_layers_are_named_and_not_passed_over(entry):
+    names = r"0 \(SparseLinear\), 1 \(SparseQLinear\), 2 \(ExpanderLinear\), 3 \(ExpanderQ"
+    with pytest.raises(ValueError, match=rf"sparseq.to_dense.*got {names}"):
+        entry(with_sparse_layers())
+    with pytest.raises(ValueError, match=r"got the model \(SparseLinear\)"):
+        entry(with_sparse_layers()[0])
+
+
+def test_sparse_layers_may_be_excluded_or_made_dense():
+    model = with_sparse_layers()
+    assert list(prunable_parameters(model, ["0", "1.values", "[23]"])) == ["4.weight"]
+    assert len(prune(to_dense(model), density=0.1)) == 5

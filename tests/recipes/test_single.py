@@ -9,6 +9,9 @@ from torch import nn
 from sparseq.data import load_data
 from sparseq.files import load, save
 from sparseq.models import build
+from sparseq.nn.convert import to_dense
+from sparseq.nn.expander import ExpanderLinear, ExpanderQLinear
+from sparseq.nn.patterned import PatternedLayer
 from sparseq.pruning import Mask
 from sparseq.recipes import OneShot, Train
 from sparseq.recipes.outcome import Outcome
@@ -112,6 +115,38 @@ def test_a_pruned_file_is_pruned_further(trained, tmp_path):
     masks = [Mask({name: model.get_submodule(name).pattern.mask() for name in ("fc1", "out")})
              for model in (first, second)]
     assert masks[0] & masks[1] == masks[1]
+
+
+def test_what_was_pruned_does_not_come_back(trained, tmp_path):
+    file = trained.folder / "model.sparseq"
+    for place, fields in (("a", {"density": 0.2}), ("b", {"density": 0.1, "criterion": "random"})):
+        OneShot(file=file, finetune=0, out=tmp_path / place, **fields).run()
+        file = tmp_path / place / "model.sparseq"
+    first, second = (Mask.from_zeros(load(tmp_path / place / "model.sparseq")) for place in "ab")
+    assert (first.kept, second.kept) == (round(0.2 * 888), round(0.1 * 888))
+    assert first & second == second
+    with pytest.raises(ValueError, match=r"density must be at most the 0.1002 that are left"):
+        OneShot(file=file, density=0.5, out=tmp_path / "c").run()
+
+
+def test_quaternions_are_pruned_whole_after_components(tmp_path):
+    fields = {**TINY, "algebra": "quaternion", "finetune": 0}
+    OneShot(**fields, density=0.5, out=tmp_path / "a").run()
+    file = tmp_path / "a/model.sparseq"
+    OneShot(**fields, file=file, density=0.2, granularity="quaternion", out=tmp_path / "b").run()
+    keep = load(tmp_path / "b/model.sparseq").fc1.weight != 0
+    assert keep.any(0).float().mean() < 0.3
+
+
+@pytest.mark.parametrize("algebra", ["real", "quaternion"])
+def test_expander_layers_of_a_file_are_pruned_too(tmp_path, algebra):
+    layer = ExpanderQLinear(64, 32, 4) if algebra == "quaternion" else ExpanderLinear(64, 32, 16)
+    save(nn.Sequential(nn.Flatten(), layer, nn.Linear(32, 10)), tmp_path / "m.sparseq")
+    OneShot(file=tmp_path / "m.sparseq", density=0.1, finetune=1, out=tmp_path / "o").run()
+    model = load(tmp_path / "o/model.sparseq")
+    mask = Mask.from_zeros(to_dense(model) if isinstance(model[1], PatternedLayer) else model)
+    weights = (2048 if algebra == "real" else 512) + 320
+    assert (mask.kept, mask.total) == (round(0.1 * weights), weights)
 
 
 def test_a_network_of_another_shape_is_refused(tmp_path):
