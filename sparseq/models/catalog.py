@@ -22,6 +22,9 @@ class HParams:
         lr: learning rate.
         momentum: of SGD; Adam takes no notice.
         weight_decay: L2 coefficient.
+        nesterov: Nesterov's momentum instead of the plain one (SGD).
+        lr_schedule: name of a learning rate schedule of `sparseq.train`.
+        lr_step, lr_factor: of schedule "step": every lr_step epochs times lr_factor.
     """
 
     epochs: int = 40
@@ -30,6 +33,10 @@ class HParams:
     lr: float = 1.2e-3
     momentum: float = 0.0
     weight_decay: float = 0.0
+    nesterov: bool = False
+    lr_schedule: str = "constant"
+    lr_step: int = 30
+    lr_factor: float = 0.1
 
 
 # a builder takes algebra, in_shape, num_classes and seed, all by name

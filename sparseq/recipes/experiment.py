@@ -17,11 +17,11 @@ from sparseq.data import DataBundle, find_dataset, load_data
 from sparseq.errors import argument_error, require
 from sparseq.models import HParams, build, std_hparams
 from sparseq.registry import Registry
-from sparseq.train import OPTIMIZERS, RATES, make_optimizer
+from sparseq.train import OPTIMIZERS, RATES, ChangeRate, make_optimizer
 
 RECIPES: Registry[type[Experiment]] = Registry("recipe")
 TRAINING = [field.name for field in fields(HParams)]
-# data sets so small that the model's usual training would be slow to get anywhere
+# data sets so small that training by the defaults of HParams would be slow to get anywhere
 SMALL_DATA: dict[str, dict[str, Any]] = {"digits": {"epochs": 20, "lr": 4e-3}}
 # where things lie changes nothing of what comes out
 LOCATION = ("out", "data_dir", "download")
@@ -45,10 +45,16 @@ class Experiment:
     """adam or sgd."""
     lr: float | None = None
     """Learning rate."""
-    lr_schedule: str = "constant"
-    """constant, or cosine: falling towards 0 within every training."""
+    lr_schedule: str | None = None
+    """constant, cosine (falling towards 0 within every training), or step."""
+    lr_step: int | None = None
+    """Epochs between the steps of lr-schedule step."""
+    lr_factor: float | None = None
+    """Factor of the learning rate at each of these steps."""
     momentum: float | None = None
     """Momentum of sgd."""
+    nesterov: bool | None = None
+    """Nesterov's momentum in sgd."""
     weight_decay: float | None = None
     """L2 penalty on all weights."""
     seed: int = 0
@@ -65,15 +71,18 @@ class Experiment:
     """Folder of the run (default: runs/<recipe>-<data>-<hash>)."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
-            self.check(getattr(self.training, name) >= 1, name, "must be at least 1")
-        self.check(self.training.lr > 0, "lr", "must be above 0")
+        training = self.training
+        for name in ("epochs", "batch_size", "lr_step"):
+            self.check(getattr(training, name) >= 1, name, "must be at least 1")
+        self.check(training.lr > 0, "lr", "must be above 0")
+        self.check(0 < training.lr_factor <= 1, "lr_factor", "must lie in (0, 1]")
         for name in ("momentum", "weight_decay"):
-            self.check(getattr(self.training, name) >= 0, name, "must be 0 or more")
+            self.check(getattr(training, name) >= 0, name, "must be 0 or more")
+        self.check(not training.nesterov or training.momentum > 0, "nesterov", "needs a momentum")
         self.check(self.threads >= 1, "threads", "must be at least 1")
         self.check(self.seed >= 0, "seed", "must be 0 or more")
-        OPTIMIZERS.get(self.training.optimizer)
-        RATES.get(self.lr_schedule)
+        OPTIMIZERS.get(training.optimizer)
+        RATES.get(training.lr_schedule)
         find_dataset(self.data)
 
     @property
@@ -81,7 +90,9 @@ class Experiment:
         """The hyperparameters: those given, else those for small data or usual for the model."""
         given = {name: getattr(self, name) for name in TRAINING}
         chosen = {name: value for name, value in given.items() if value is not None}
-        return replace(std_hparams(self.model), **{**SMALL_DATA.get(self.data, {}), **chosen})
+        usual = std_hparams(self.model)
+        small = SMALL_DATA.get(self.data, {}) if usual == HParams() else {}
+        return replace(usual, **{**small, **chosen})
 
     def check(self, condition: bool, field: str, rule: str) -> None:
         """ValueError naming the recipe, the field, the rule and the value, unless it holds."""
@@ -133,6 +144,11 @@ class Experiment:
     def new_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         """The run's optimizer over all parameters of the model."""
         return make_optimizer(model, self.training)
+
+    def change_rate(self, first_epoch: int = 0) -> ChangeRate:
+        """The run's learning rate schedule, from an epoch on."""
+        hparams = self.training
+        return ChangeRate(hparams.lr_schedule, first_epoch, hparams.lr_step, hparams.lr_factor)
 
     def new_model(self, data: DataBundle, algebra: str, seed: int) -> nn.Module:
         """The run's model for the data, freshly initialized, on the run's device."""

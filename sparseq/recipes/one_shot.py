@@ -26,7 +26,7 @@ from sparseq.recipes.results import RESULTS
 from sparseq.recipes.train_dense import conclude, train_dense
 from sparseq.recipes.trial import Advance
 from sparseq.seeds import derive_seed
-from sparseq.train import ChangeRate, EarlyBest, evaluate, fit
+from sparseq.train import EarlyBest, evaluate, fit
 
 
 @RECIPES.register("prune")
@@ -127,7 +127,7 @@ class OneShot(Experiment):
         with mask.enforce(model, optimizer):
             fit(model, optimizer, data.train, epochs=self.finetune,
                 batch_size=self.training.batch_size, seed=derive_seed("order", self.seed, 1),
-                callbacks=[ChangeRate(self.lr_schedule), Advance(report, "fine-tuning"), best])
+                callbacks=[self.change_rate(), Advance(report, "fine-tuning"), best])
         best.restore(model)
 
 

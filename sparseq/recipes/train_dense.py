@@ -17,7 +17,6 @@ from sparseq.recipes.results import RESULTS
 from sparseq.recipes.trial import Advance
 from sparseq.seeds import derive_seed
 from sparseq.train import (
-    ChangeRate,
     EarlyBest,
     LogRows,
     RowLog,
@@ -67,7 +66,7 @@ def train_dense(config: Experiment, data: DataBundle, folder: RunFolder, report:
     report.advance(done, "resumed")
     fit(model, optimizer, data.train, epochs=hparams.epochs, batch_size=hparams.batch_size,
         seed=derive_seed("order", config.seed, 0), start_epoch=done,
-        callbacks=[ChangeRate(config.lr_schedule), Advance(report, f"{algebra} network"), best,
+        callbacks=[config.change_rate(), Advance(report, f"{algebra} network"), best,
                    LogRows(RowLog(folder.path)), SaveCheckpoint(checkpoint, best)])
     best.restore(model)
     return model

@@ -28,7 +28,6 @@ from sparseq.recipes.progress import Reporter
 from sparseq.seeds import derive_seed
 from sparseq.train import (
     Callback,
-    ChangeRate,
     EarlyBest,
     RowLog,
     TrainState,
@@ -162,7 +161,7 @@ class Trial:
         best = EarlyBest(self.data.validation)
         keep = KeepStep(config.rewind_step(self.data.train.steps(batch_size)))
         optimizer, first = config.new_optimizer(model), config.first_epoch(number)
-        rate = ChangeRate(config.lr_schedule, first)
+        rate = config.change_rate(first)
         tick = Advance(report, f"{self.algebra} {self.number + 1}/{config.trials}, round {number},"
                                f" {100 * mask.density:.3g} % left")
         # a mask that drops nothing needs no enforcement

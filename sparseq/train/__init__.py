@@ -20,7 +20,7 @@ from sparseq.train.evaluation import Metrics, evaluate
 from sparseq.train.logs import RowLog
 from sparseq.train.loop import fit
 from sparseq.train.optimizers import OPTIMIZERS, make_optimizer
-from sparseq.train.rates import RATES, ChangeRate
+from sparseq.train.rates import RATES, ChangeRate, Progress
 
 __all__ = [
     "fit",
@@ -37,6 +37,7 @@ __all__ = [
     "make_optimizer",
     "RATES",
     "ChangeRate",
+    "Progress",
     "SaveCheckpoint",
     "save_checkpoint",
     "load_checkpoint",

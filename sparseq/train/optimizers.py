@@ -41,7 +41,11 @@ def make_adam(parameters: Iterable[nn.Parameter], hparams: HParams) -> Optimizer
 
 @OPTIMIZERS.register("sgd")
 def make_sgd(parameters: Iterable[nn.Parameter], hparams: HParams) -> Optimizer:
-    """Stochastic gradient descent with momentum."""
+    """Stochastic gradient descent with momentum, plain or Nesterov's."""
     return torch.optim.SGD(
-        parameters, hparams.lr, hparams.momentum, weight_decay=hparams.weight_decay
+        parameters,
+        hparams.lr,
+        hparams.momentum,
+        weight_decay=hparams.weight_decay,
+        nesterov=hparams.nesterov,
     )

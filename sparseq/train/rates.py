@@ -4,27 +4,52 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from sparseq.errors import require
 from sparseq.registry import Registry
 from sparseq.train.callbacks import Callback, TrainState
 
-# progress, 0 in the first epoch and below 1 in the last -> factor of the initial learning rate
-Rate = Callable[[float], float]
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a training stands, and what a stepwise schedule goes by.
+
+    Attributes:
+        epoch: epochs done, from 0; those before the schedule started are not counted.
+        epochs: epochs of the whole schedule.
+        every: epochs between two steps, at least 1.
+        factor: of the learning rate at a step, in (0, 1].
+    """
+
+    epoch: int
+    epochs: int
+    every: int = 30
+    factor: float = 0.1
+
+
+# -> factor of the initial learning rate
+Rate = Callable[[Progress], float]
 
 RATES: Registry[Rate] = Registry("learning rate schedule")
 
 
 @RATES.register("constant")
-def constant_rate(progress: float) -> float:
+def constant_rate(progress: Progress) -> float:
     """1 throughout."""
     return 1.0
 
 
 @RATES.register("cosine")
-def cosine_rate(progress: float) -> float:
-    """(1 + cos(pi progress)) / 2, from 1 towards 0 (Loshchilov & Hutter 2017, eq. 5)."""
-    return (1 + math.cos(math.pi * progress)) / 2
+def cosine_rate(progress: Progress) -> float:
+    """(1 + cos(pi epoch / epochs)) / 2, from 1 towards 0 (Loshchilov & Hutter 2017, eq. 5)."""
+    return (1 + math.cos(math.pi * progress.epoch / progress.epochs)) / 2
+
+
+@RATES.register("step")
+def step_rate(progress: Progress) -> float:
+    """factor ** floor(epoch / every)."""
+    return progress.factor ** (progress.epoch // progress.every)
 
 
 class ChangeRate(Callback):
@@ -36,13 +61,20 @@ class ChangeRate(Callback):
     Args:
         rate: a name of RATES.
         first_epoch: where progress starts; it ends at the `epochs` of `fit`.
+        every, factor: of the rate "step", see `Progress`.
 
     Raises:
-        ValueError: an unknown name, or first_epoch after the epoch where training starts.
+        ValueError: an unknown name, a number out of range, or first_epoch after the epoch where
+            training starts.
     """
 
-    def __init__(self, rate: str = "cosine", first_epoch: int = 0) -> None:
-        self.factor, self.first_epoch = RATES.get(rate), first_epoch
+    def __init__(
+        self, rate: str = "cosine", first_epoch: int = 0, every: int = 30, factor: float = 0.1
+    ) -> None:
+        self.rate, self.first_epoch = RATES.get(rate), first_epoch
+        require(every >= 1, "ChangeRate", "every", "must be at least 1", every)
+        require(0 < factor <= 1, "ChangeRate", "factor", "must lie in (0, 1]", factor)
+        self.every, self.factor = every, factor
 
     def on_train_start(self, state: TrainState) -> None:
         """Note the initial rates, unless an earlier part of the run did."""
@@ -58,6 +90,7 @@ class ChangeRate(Callback):
 
     def on_epoch_start(self, state: TrainState) -> None:
         """Set this epoch's rates."""
-        progress = (state.epoch - self.first_epoch) / (state.epochs - self.first_epoch)
+        done, epochs = state.epoch - self.first_epoch, state.epochs - self.first_epoch
+        factor = self.rate(Progress(done, epochs, self.every, self.factor))
         for group in state.optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * self.factor(progress)
+            group["lr"] = group["initial_lr"] * factor

@@ -12,6 +12,7 @@ SETTINGS = {"batch_size": 32, "seed": 5}
 OPTIMIZERS = [
     HParams(optimizer="adam", lr=1e-2, weight_decay=1e-3),
     HParams(optimizer="sgd", lr=1e-2, momentum=0.9, weight_decay=1e-3),
+    HParams(optimizer="sgd", lr=1e-2, momentum=0.9, nesterov=True),
 ]
 
 

@@ -8,6 +8,7 @@ from sparseq.train import (
     RATES,
     Callback,
     ChangeRate,
+    Progress,
     fit,
     load_checkpoint,
     make_optimizer,
@@ -35,7 +36,7 @@ def rates(split, model, optimizer, change, **settings):
 
 @pytest.mark.parametrize("name", RATES.names())
 def test_every_rate_starts_at_one_and_stays_positive(name):
-    factors = [RATES.get(name)(i / 50) for i in range(50)]
+    factors = [RATES.get(name)(Progress(i, 50, every=20)) for i in range(50)]
     assert factors[0] == 1
     assert all(0 < factor <= 1 for factor in factors)
 
@@ -45,6 +46,13 @@ def test_cosine(split, make_model):
     found = rates(split, model, torch.optim.SGD(model.parameters(), 0.5), ChangeRate(), epochs=4)
     expected = [0.25 * (1 + math.cos(math.pi * epoch / 4)) for epoch in range(4)]
     assert found == pytest.approx(expected)
+
+
+def test_step_falls_every_so_many_epochs(split, make_model):
+    model = make_model()
+    change = ChangeRate("step", every=2, factor=0.5)
+    found = rates(split, model, torch.optim.SGD(model.parameters(), 0.8), change, epochs=5)
+    assert found == pytest.approx([0.8, 0.8, 0.4, 0.4, 0.2])
 
 
 def test_progress_counts_from_the_first_epoch(split, make_model):
@@ -73,8 +81,13 @@ def test_a_resumed_run_has_the_rates_of_a_whole_one(tmp_path, split, make_model,
 
 
 def test_bad_arguments(split, make_model):
-    with pytest.raises(ValueError, match="unknown learning rate schedule 'step'"):
-        ChangeRate("step")
+    with pytest.raises(ValueError, match="unknown learning rate schedule 'steps'"):
+        ChangeRate("steps")
+    with pytest.raises(ValueError, match="every must be at least 1"):
+        ChangeRate("step", every=0)
+    for factor in (0, 1.5):
+        with pytest.raises(ValueError, match="factor must lie in"):
+            ChangeRate("step", factor=factor)
     model = make_model()
     for first in (-1, 2):
         with pytest.raises(ValueError, match=r"first_epoch must lie in 0\.\.1"):
