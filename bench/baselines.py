@@ -75,6 +75,23 @@ def cat_then_linear(x: Tensor, parts: Iterable[Tensor], bias: Tensor | None) -> 
     return F.linear(x, torch.cat([torch.cat(row, dim=1) for row in rows], dim=0), bias)
 
 
+def cat_then_conv(
+    x: Tensor, parts: Iterable[Tensor], bias: Tensor | None, padding: int
+) -> Tensor:
+    """The same for convolutions: build the 4x real weight, call torch's.
+
+    Args:
+        x: (n, 4 k, height, width).
+        parts: r, i, j, k, each (m, k, *kernel), parameters of their own.
+        bias: (4 m) or None.
+        padding: zeros on each side.
+    """
+    r, i, j, k = parts
+    rows = ([r, -i, -j, -k], [i, r, -k, j], [j, k, r, -i], [k, -j, i, r])
+    weight = torch.cat([torch.cat(row, dim=1) for row in rows], dim=0)
+    return F.conv2d(x, weight, bias, padding=padding)
+
+
 class CatThenLinear(nn.Module):
     """`cat_then_linear` as a layer with four parameters.
 

@@ -12,6 +12,8 @@ from sparseq.formats import CSRPattern
 
 SIZES = [(784, 300), (1024, 1024), (2048, 2048)]  # inputs k, outputs m
 BATCHES = [1, 16, 64, 512]
+MAPS = [(64, 32), (128, 16), (256, 8), (512, 4)]  # channels, height of VGG's maps on CIFAR
+IMAGE_BATCHES = [1, 32]
 DENSITIES = [0.2, 0.1, 0.05, 0.02]
 
 
@@ -25,6 +27,8 @@ over_densities = _over("density", DENSITIES, "density-{}")
 over_steps = pytest.mark.parametrize("step", ["forward", "training"])
 # the operators alone: the layers, which are what is called, cover the whole grid
 over_large_sizes = _over("size", SIZES[1:], "{0[0]}x{0[1]}")
+over_maps = _over("size", MAPS, "{0[0]}ch-{0[1]}x{0[1]}")
+over_image_batches = _over("batch", IMAGE_BATCHES, "batch-{}")
 over_few_batches = _over("batch", [16, 512], "batch-{}")
 over_few_densities = _over("density", [0.1, 0.02], "density-{}")
 
@@ -50,3 +54,8 @@ def random_pattern(rows: int, columns: int, density: float) -> CSRPattern:
 def name_of(size: tuple[int, int]) -> str:
     """784x300: inputs x outputs."""
     return f"{size[0]}x{size[1]}"
+
+
+def name_of_map(size: tuple[int, int]) -> str:
+    """64ch 32x32: channels, height and width."""
+    return f"{size[0]}ch {size[1]}x{size[1]}"

@@ -18,11 +18,20 @@ if TYPE_CHECKING:
     from sparseq.nn.expander import ExpanderLinear, ExpanderQLinear
     from sparseq.nn.norm import QBatchNorm1d, QBatchNorm2d, QBatchNorm3d
     from sparseq.nn.quaternion import QLinear
+    from sparseq.nn.quaternion_conv import (
+        QConv1d,
+        QConv2d,
+        QConv3d,
+        QConvTranspose1d,
+        QConvTranspose2d,
+        QConvTranspose3d,
+    )
     from sparseq.nn.sparse import SparseLinear, SparseQLinear
     from sparseq.profiling import profile
     from sparseq.pruning import Mask, prune
 
 __all__ = [
+    "QConv1d", "QConv2d", "QConv3d", "QConvTranspose1d", "QConvTranspose2d", "QConvTranspose3d",
     "QLinear", "SparseLinear", "SparseQLinear", "ExpanderLinear", "ExpanderQLinear", "Mask",
     "prune", "compress", "to_dense", "swap", "profile", "save", "load", "PruningWrapper",
     "QBatchNorm1d", "QBatchNorm2d", "QBatchNorm3d",
@@ -31,6 +40,10 @@ __all__ = [
 
 _HOMES = {
     "QLinear": "nn.quaternion",
+    **dict.fromkeys(("QConv1d", "QConv2d", "QConv3d"), "nn.quaternion_conv"),
+    **dict.fromkeys(
+        ("QConvTranspose1d", "QConvTranspose2d", "QConvTranspose3d"), "nn.quaternion_conv"
+    ),
     "SparseLinear": "nn.sparse",
     "SparseQLinear": "nn.sparse",
     "ExpanderLinear": "nn.expander",

@@ -25,6 +25,14 @@ from sparseq.formats import CSRPattern
 from sparseq.nn.expander import ExpanderLinear, ExpanderQLinear
 from sparseq.nn.norm import QBatchNorm1d, QBatchNorm2d, QBatchNorm3d
 from sparseq.nn.quaternion import QLinear
+from sparseq.nn.quaternion_conv import (
+    QConv1d,
+    QConv2d,
+    QConv3d,
+    QConvTranspose1d,
+    QConvTranspose2d,
+    QConvTranspose3d,
+)
 from sparseq.nn.sparse import SparseLinear, SparseQLinear
 from sparseq.registry import Registry
 
@@ -191,5 +199,10 @@ for _container in CONTAINERS:
     register_module(_container, lambda container: {})
 for _layer in (*PLAIN_LAYERS, *QUATERNION_LAYERS, ExpanderLinear, ExpanderQLinear):
     register_module(_layer)
+for _q_conv in (
+    *(QConv1d, QConv2d, QConv3d),
+    *(QConvTranspose1d, QConvTranspose2d, QConvTranspose3d),
+):
+    register_module(_q_conv)
 register_module(SparseLinear, _sparse_arguments, _build_sparse)
 register_module(SparseQLinear, _sparse_q_arguments, _build_sparse_q)

@@ -51,6 +51,23 @@ def hamilton_dw(draw: Draw) -> Iterator[Arguments]:
     yield draw(2, 2, 4), draw(2, 2, 68), "16"
 
 
+def hamilton_conv(draw: Draw) -> Iterator[Arguments]:
+    yield draw(2, 12, 5, 6), draw(4, 2, 3, 3, 3), draw(8), [1, 1], [1, 1], [1, 1], 1, "8"
+    yield draw(1, 8, 7), draw(4, 2, 1, 2), None, [2], [0], [2], 2, "16"
+    volume = draw(2, 4, 3, 4, 2), draw(4, 1, 1, 1, 2, 2), draw(4)
+    yield *volume, [1, 2, 1], [0, 1, 1], [1, 1, 1], 1, "8"
+
+
+def hamilton_conv_dx(draw: Draw) -> Iterator[Arguments]:
+    yield draw(2, 8, 5, 6), draw(4, 2, 3, 3, 3), [5, 6], [1, 1], [1, 1], [1, 1], 1, "8"
+    yield draw(1, 8, 3), draw(4, 2, 1, 2), [8], [2], [0], [2], 2, "16"
+
+
+def hamilton_conv_dw(draw: Draw) -> Iterator[Arguments]:
+    yield draw(2, 8, 5, 6), draw(2, 12, 5, 6), [3, 3], [1, 1], [1, 1], [1, 1], 1, "8"
+    yield draw(1, 8, 3), draw(1, 8, 8), [2], [2], [0], [2], 2, "16"
+
+
 def spmm(draw: Draw) -> Iterator[Arguments]:
     some = pattern(7, 19)
     yield draw(3, 19), draw(some.nnz), draw(7), some.tensors, False
@@ -99,6 +116,9 @@ SAMPLES: dict[str, Callable[[Draw], Iterator[Arguments]]] = {
         hamilton,
         hamilton_dx,
         hamilton_dw,
+        hamilton_conv,
+        hamilton_conv_dx,
+        hamilton_conv_dw,
         spmm,
         sddmm,
         sparse_hamilton,

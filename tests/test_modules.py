@@ -60,6 +60,8 @@ ARGUMENTS = {
 for _number in (1, 2, 3):
     ARGUMENTS[f"Conv{_number}d"] = [4, 6, 3, 2, 1, 2, 2, False, "circular"]
     ARGUMENTS[f"ConvTranspose{_number}d"] = [4, 6, 3, 2, 1, 1, 2, False, 1]
+    ARGUMENTS[f"QConv{_number}d"] = [16, 8, 3, 2, 1, 2, 2, False, "circular"]
+    ARGUMENTS[f"QConvTranspose{_number}d"] = [16, 8, 3, 2, 1, 1, 2, False, 1]
     ARGUMENTS[f"BatchNorm{_number}d"] = [5, 1e-3, None, False, False]
     ARGUMENTS[f"QBatchNorm{_number}d"] = [8, 1e-3, None, False, False]
     ARGUMENTS[f"Dropout{_number}d"] = [0.25, True]

@@ -6,6 +6,14 @@ from sparseq.nn.expander import ExpanderLinear, ExpanderQLinear
 from sparseq.nn.init import quaternion_init_
 from sparseq.nn.norm import QBatchNorm1d, QBatchNorm2d, QBatchNorm3d
 from sparseq.nn.quaternion import QLinear
+from sparseq.nn.quaternion_conv import (
+    QConv1d,
+    QConv2d,
+    QConv3d,
+    QConvTranspose1d,
+    QConvTranspose2d,
+    QConvTranspose3d,
+)
 from sparseq.nn.sparse import SparseLinear, SparseQLinear
 
 __all__ = [
@@ -14,6 +22,12 @@ __all__ = [
     "QBatchNorm1d",
     "QBatchNorm2d",
     "QBatchNorm3d",
+    "QConv1d",
+    "QConv2d",
+    "QConv3d",
+    "QConvTranspose1d",
+    "QConvTranspose2d",
+    "QConvTranspose3d",
     "QLinear",
     "SparseLinear",
     "SparseQLinear",

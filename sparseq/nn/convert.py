@@ -13,10 +13,19 @@ from torch import nn
 from sparseq.errors import require, unknown_name
 from sparseq.nn.expander import ExpanderLinear, ExpanderQLinear
 from sparseq.nn.quaternion import QLinear
+from sparseq.nn.quaternion_conv import (
+    QConv1d,
+    QConv2d,
+    QConv3d,
+    QConvNd,
+    QConvTranspose1d,
+    QConvTranspose2d,
+    QConvTranspose3d,
+)
 from sparseq.nn.sparse import SparseLinear, SparseQLinear
 
 Rule = Callable[[str, nn.Module], nn.Module | None]
-DENSE_TWINS = (QLinear, SparseLinear, SparseQLinear, ExpanderLinear, ExpanderQLinear)
+DENSE_TWINS = (QLinear, QConvNd, SparseLinear, SparseQLinear, ExpanderLinear, ExpanderQLinear)
 
 _log = logging.getLogger("sparseq")
 
@@ -47,7 +56,7 @@ def to_dense(model: nn.Module) -> nn.Module:
     """A deep copy of a model, every layer one step back to its dense twin: the same function.
 
     SparseLinear and ExpanderLinear become nn.Linear, SparseQLinear and ExpanderQLinear become
-    QLinear, QLinear becomes nn.Linear.
+    QLinear, QLinear becomes nn.Linear and each quaternion convolution that of torch.nn.
     """
     return replace_modules(
         model, lambda _, module: module.to_dense() if isinstance(module, DENSE_TWINS) else None
@@ -64,13 +73,14 @@ def swap(
     """A deep copy of a model with freshly initialized quaternion layers in place of real ones.
 
     The new layers have the sizes, bias, device and dtype of the old ones. Layers with a size that
-    is not divisible by 4 (3-channel stems, 10-way heads) are left; what was swapped and what was
-    left is logged at level INFO by the logger "sparseq". Subclasses of a type in the table are
-    left too, since they may be more than it.
+    is not divisible by 4 (3-channel stems, 10-way heads), or groups that split quaternions, are
+    left; what was swapped and what was left is logged at level INFO by the logger "sparseq".
+    Subclasses of a type in the table are left too, since they may be more than it.
 
     Args:
         model: any module, left as it is.
-        table: real layer type -> quaternion layer type, such as {nn.Linear: QLinear}.
+        table: real layer type -> quaternion layer type, such as {nn.Linear: QLinear,
+            nn.Conv2d: QConv2d}.
         filter: called with name and layer; False leaves the layer.
         generator: source of the initial weights; torch's own by default.
 
@@ -83,20 +93,37 @@ def swap(
         target = table.get(type(module))
         if target is None or not filter(name, module):
             return None
-        sizes = SIZES[type(module)](module)
-        if any(size % 4 for size in sizes):
-            _log.info("swap left %s: sizes %s are not divisible by 4", name or "the model", sizes)
+        sizes, settings = _arguments_of(module)
+        if any(size % (4 * settings.get("groups", 1)) for size in sizes):
+            _log.info("swap left %s: sizes %s are not divisible by %d", name or "the model", sizes,
+                      4 * settings.get("groups", 1))  # fmt: skip
             return None
         _log.info("swap made %s a %s", name or "the model", target.__name__)
-        return _fresh(module, sizes, target, generator)
+        weight = module.weight
+        return target(*sizes, **settings, bias=module.bias is not None, device=weight.device,
+                      dtype=weight.dtype, generator=generator)  # fmt: skip
 
     return replace_modules(model, rule)
 
 
-SIZES: dict[type[nn.Module], Callable[[Any], tuple[int, ...]]] = {
-    nn.Linear: lambda layer: (layer.in_features, layer.out_features),
-}
-QUATERNION_TWINS: dict[type[nn.Module], type[nn.Module]] = {nn.Linear: QLinear}
+QUATERNION_TWINS: dict[type[nn.Module], type[nn.Module]] = {
+    nn.Linear: QLinear,
+    **{
+        twin.real: twin
+        for twin in (QConv1d, QConv2d, QConv3d,
+                     QConvTranspose1d, QConvTranspose2d, QConvTranspose3d)
+    },
+}  # fmt: skip
+_SETTINGS = ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
+
+
+def _arguments_of(module: Any) -> tuple[tuple[int, int], dict[str, Any]]:
+    """The two sizes of a real layer, and the other arguments of its constructor."""
+    if isinstance(module, nn.Linear):
+        return (module.in_features, module.out_features), {}
+    names = (*_SETTINGS, *(("output_padding",) if module.transposed else ()))
+    settings = {name: getattr(module, name) for name in names}
+    return (module.in_channels, module.out_channels), settings
 
 
 def _check_table(table: Mapping[type[nn.Module], type[nn.Module]]) -> None:
@@ -107,12 +134,3 @@ def _check_table(table: Mapping[type[nn.Module], type[nn.Module]]) -> None:
         twin = QUATERNION_TWINS[source]
         require(isinstance(target, type) and issubclass(target, twin), "swap",
                 f"table[{source.__name__}]", f"must be {twin.__name__}", target)
-
-
-def _fresh(
-    module: Any, sizes: tuple[int, ...], target: type[nn.Module], generator: torch.Generator | None
-) -> nn.Module:
-    weight = module.weight
-    return target(
-        *sizes, module.bias is not None, weight.device, weight.dtype, generator=generator
-    )

@@ -24,3 +24,20 @@ def linear_of(weight: Tensor, twin: Any) -> nn.Linear:
     layer.weight = nn.Parameter(weight)
     match_twin(layer, twin)
     return layer
+
+
+def conv_of(kind: type[nn.Module], weight: Tensor, twin: Any) -> Any:
+    """A real convolution that holds `weight`, with the numbers, bias and flags of its twin.
+
+    Args:
+        kind: nn.Conv1d to nn.ConvTranspose3d.
+        weight: of the shape that kind has with `groups=1`.
+        twin: a layer with the attributes of that kind.
+    """
+    names = ("stride", "padding", "dilation", "padding_mode", "output_padding")
+    numbers = {name: getattr(twin, name) for name in names if hasattr(twin, name)}
+    layer = kind(twin.in_channels, twin.out_channels, twin.kernel_size,
+                 bias=twin.bias is not None, device="meta", **numbers)  # fmt: skip
+    layer.weight = nn.Parameter(weight)
+    match_twin(layer, twin)
+    return layer

@@ -1,5 +1,5 @@
 """L0: the operators, one file each. Importing them builds and loads nothing."""
 
-from sparseq.ops import block_mm, hamilton, sddmm, sparse_hamilton, spmm
+from sparseq.ops import block_mm, hamilton, hamilton_conv, sddmm, sparse_hamilton, spmm
 
-__all__ = ["block_mm", "hamilton", "sddmm", "sparse_hamilton", "spmm"]
+__all__ = ["block_mm", "hamilton", "hamilton_conv", "sddmm", "sparse_hamilton", "spmm"]

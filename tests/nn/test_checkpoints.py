@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from sparseq.nn import QLinear, convert_htorch
+from sparseq.nn import QConv2d, QConvTranspose1d, QLinear, convert_htorch
 from sparseq.nn.checkpoints import COMPONENTS
 
 
@@ -75,11 +75,11 @@ def test_the_dtype_stays():
         ({"j_weight": None}, "fc must have r_weight.*got no j_weight"),
         ({"i_weight": torch.zeros(3, 1)}, "fc must have components of one shape and dtype"),
         ({"i_weight": torch.zeros(2, 1).double()}, "components of one shape and dtype"),
-        ({n: torch.zeros(2, 1, 3) for n in COMPONENTS}, "fc must be a linear layer"),
+        ({n: torch.zeros(2) for n in COMPONENTS}, "fc must be a linear layer or convolution"),
         ({"bias": torch.zeros(5)}, r"fc bias must have shape \(4,\), got \(5,\)"),
         ({"zero_kernel": torch.zeros(2, 1)}, "without rotation or scale, got a zero_kernel"),
         ({"scale_param": torch.zeros(2, 1)}, "without rotation or scale, got a scale_param"),
-        ({"weight": torch.zeros(4, 1, 2)}, "plain quaternion linear layer.*got a weight"),
+        ({"weight": torch.zeros(4, 1, 2)}, "plain quaternion layer.*got a weight"),
     ],
 )
 def test_layers_that_do_not_fit_are_refused_by_name(change, message):
@@ -88,3 +88,30 @@ def test_layers_that_do_not_fit_are_refused_by_name(change, message):
     state = {name: tensor for name, tensor in state.items() if tensor is not None}
     with pytest.raises(ValueError, match=f"convert_htorch: .*{message}"):
         convert_htorch(state)
+
+
+def parts_of(layer: nn.Module, swapped: bool) -> dict[str, torch.Tensor]:
+    """Our weight as four foreign components, the first two sizes exchanged where asked."""
+    weight = layer.weight.detach()
+    return dict(zip(COMPONENTS, weight.transpose(1, 2) if swapped else weight, strict=True))
+
+
+def test_convolutions_of_both_orders():
+    layer = QConv2d(12, 8, (3, 2))
+    bias = {"bias": layer.bias.detach()}
+    for order, swapped in (("in_out", True), ("out_in", False)):
+        converted = convert_htorch(parts_of(layer, swapped) | bias, conv=order)
+        assert torch.equal(converted["weight"], layer.weight)
+    with pytest.raises(ValueError, match=r"bias must have shape \(12,\)"):
+        convert_htorch(parts_of(layer, True) | bias, conv="out_in")
+    with pytest.raises(ValueError, match="order of a convolution's sizes 'io'"):
+        convert_htorch({}, conv="io")
+
+
+@pytest.mark.parametrize("order", ["in_out", "out_in"])
+def test_transposed_convolutions_are_named(order):
+    layer = QConvTranspose1d(12, 8, 3)
+    state = {f"up.{name}": part for name, part in parts_of(layer, False).items()}
+    state["up.bias"] = layer.bias.detach()
+    converted = convert_htorch(state, conv=order, transposed=["up"])
+    assert torch.equal(converted["up.weight"], layer.weight)

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from sparseq.nn import QConv1d
 from tests.nn.conftest import CASES, assert_same
 
 
@@ -106,6 +107,7 @@ def train_in_parallel(rank: int, store: str, model: nn.Module) -> None:
 
 
 def test_distributed_data_parallel(tmp_path):
-    model = nn.Sequential(CASES[0].layer(), nn.Linear(8, 12), CASES[1].layer())
+    model = nn.Sequential(CASES[0].layer(), nn.Linear(8, 12), CASES[1].layer(),
+                          nn.Unflatten(1, (8, 1)), QConv1d(8, 4, 1))  # fmt: skip
     args = (str(tmp_path / "store"), model)
     torch.multiprocessing.spawn(train_in_parallel, args, nprocs=2)

@@ -1,0 +1,284 @@
+"""`hamilton_conv`: the quaternion convolution y = W (x) x + b and its two gradients.
+
+Channels lie in four blocks [r | i | j | k]; with * the cross-correlation of torch's convolutions,
+
+    y[n, o, p] = b[o] + sum over q, t of W[o, q, t] (x) x[n, q, p stride + t dilation - padding]
+
+where o and q count quaternions, t the taps of the kernel and (x) is the Hamilton product of
+`sparseq.ops.hamilton`. Groups split the quaternions: group g owns the same range in each block.
+Both gradients are Hamilton products too (dx with the conjugate transpose W*, dW of dy with x*), so
+the three ops differentiate into each other to any order, and dx with W conjugated is the
+transposed convolution.
+
+`algorithm` is "16", "8" (Howell & Lafon 1975, see `sparseq.ops.hamilton`) or "auto".
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparseq.errors import require, unknown_name
+from sparseq.ops._backend import below_autograd, declare
+from sparseq.ops.geometry import (
+    Sizes,
+    check_image,
+    format_of,
+    geometry_of,
+    numbers,
+    out_sizes,
+    transposed_sizes,
+)
+from sparseq.ops.hamilton import ALGORITHMS, fold_real, real_weight
+
+
+def hamilton_conv(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Sizes = 1,
+    padding: Sizes = 0,
+    dilation: Sizes = 1,
+    groups: int = 1,
+    algorithm: str = "auto",
+) -> Tensor:
+    """Quaternion convolution over one, two or three dimensions.
+
+    Args:
+        x: (n, 4 k, *spatial) or (4 k, *spatial), floating point.
+        weight: (4, m, k / groups, *kernel), components r, i, j, k, of x's dtype.
+        bias: (4 m) or None.
+        stride, padding, dilation: one number, or one for each dimension; padding is by zeros.
+        groups: groups of quaternions; divides m and k.
+        algorithm: "auto", "8" or "16".
+
+    Returns:
+        (n, 4 m, *spatial') or (4 m, *spatial'), x's dtype, channels last if x is.
+
+    Raises:
+        ValueError: a shape, number or algorithm that does not fit.
+    """
+    op, dims = "hamilton_conv", _check("hamilton_conv", weight, groups, algorithm)
+    geometry = geometry_of(op, dims, stride, padding, dilation)
+    check_image(op, x, 4 * weight.shape[2] * groups, dims)
+    if bias is not None and bias.shape != (4 * weight.shape[1],):
+        require(False, op, "bias", f"must have shape ({4 * weight.shape[1]},)", tuple(bias.shape))
+    if min(out_sizes(x.shape[-dims:], weight.shape[3:], *geometry)) < 1:
+        rule = f"must be no larger than the padded input {tuple(x.shape[-dims:])}"
+        require(False, op, "kernel", rule, tuple(weight.shape[3:]))
+    if x.dim() == dims + 1:
+        return _HAMILTON_CONV(x[None], weight, bias, *geometry, groups, algorithm)[0]
+    return _HAMILTON_CONV(x, weight, bias, *geometry, groups, algorithm)
+
+
+def hamilton_conv_transpose(
+    x: Tensor,
+    weight: Tensor,
+    stride: Sizes = 1,
+    padding: Sizes = 0,
+    output_padding: Sizes = 0,
+    dilation: Sizes = 1,
+    groups: int = 1,
+    algorithm: str = "auto",
+) -> Tensor:
+    """Transposed quaternion convolution, the W (x) x of each input spread over the outputs.
+
+    Args:
+        x: (n, 4 k, *spatial) or (4 k, *spatial), floating point.
+        weight: (4, k, m / groups, *kernel), components r, i, j, k, of x's dtype.
+        stride, padding, dilation: of the convolution whose input has the shape of the result.
+        output_padding: added to one side of the result's sizes.
+        groups: groups of quaternions; divides m and k.
+        algorithm: "auto", "8" or "16".
+
+    Returns:
+        (n, 4 m, *spatial') or (4 m, *spatial'), spatial' = (spatial - 1) stride - 2 padding
+        + dilation (kernel - 1) + output_padding + 1.
+
+    Raises:
+        ValueError: a shape, number or algorithm that does not fit.
+    """
+    op = "hamilton_conv_transpose"
+    dims = _check(op, weight, groups, algorithm)
+    geometry = geometry_of(op, dims, stride, padding, dilation)
+    check_image(op, x, 4 * weight.shape[1], dims)
+    extra = numbers(op, "output_padding", output_padding, dims)
+    size = transposed_sizes(op, x.shape[-dims:], weight.shape[3:], geometry, extra)
+    conjugate = torch.cat([weight[:1], -weight[1:]])
+    if x.dim() == dims + 1:
+        return _HAMILTON_CONV_DX(x[None], conjugate, size, *geometry, groups, algorithm)[0]
+    return _HAMILTON_CONV_DX(x, conjugate, size, *geometry, groups, algorithm)
+
+
+def _check(op: str, weight: Tensor, groups: int, algorithm: str) -> int:
+    """The number of spatial dimensions, after checks of what both directions share."""
+    if algorithm not in ALGORITHMS:
+        raise unknown_name("hamilton algorithm", algorithm, ALGORITHMS)
+    if not 4 <= weight.dim() <= 6 or weight.shape[0] != 4:
+        rule = "must have shape (4, m, k, *kernel) with 1 to 3 sizes of the kernel"
+        require(False, op, "weight", rule, tuple(weight.shape))
+    if groups < 1 or weight.shape[1] % groups:
+        require(False, op, "groups", f"must divide {weight.shape[1]} quaternions", groups)
+    return weight.dim() - 3
+
+
+def real_conv_weight(weight: Tensor, groups: int) -> Tensor:
+    """The real weight of the same map on channels in group-major order.
+
+    (4, m, k / groups, *kernel) -> (4 m, 4 k / groups, *kernel): rows and columns of each group
+    are its own blocks [r | i | j | k]. With one group that is the order of x itself.
+    """
+    if groups == 1:
+        return real_weight(weight)
+    apart = weight.unflatten(1, (groups, -1)).movedim(1, -1)  # groups ride along as a tap
+    return real_weight(apart).movedim(-1, 0).flatten(0, 1)
+
+
+def fold_real_conv(matrix: Tensor, groups: int) -> Tensor:
+    """Adjoint of `real_conv_weight`."""
+    if groups == 1:
+        return fold_real(matrix)
+    apart = matrix.unflatten(0, (groups, -1)).movedim(0, -1)
+    return fold_real(apart).movedim(-1, 1).flatten(1, 2)
+
+
+def _regroup(x: Tensor, outer: int, inner: int) -> Tensor:
+    """Channels (outer, inner, rest) to (inner, outer, rest)."""
+    if min(outer, inner) == 1:
+        return x
+    return x.unflatten(1, (outer, inner, -1)).transpose(1, 2).flatten(1, 3)
+
+
+def hamilton_conv_reference(
+    x: Tensor, weight: Tensor, bias: Tensor | None, stride, padding, dilation, groups, algorithm
+) -> Tensor:
+    """Plain torch: the real weight, then one dense convolution."""
+    dims = weight.dim() - 3
+    real = real_conv_weight(weight, groups)
+    y = torch.ops.aten.convolution(
+        _regroup(x, 4, groups), real, bias if groups == 1 else None,
+        stride, padding, dilation, False, [0] * dims, groups,
+    )  # fmt: skip
+    if groups > 1:
+        y = _regroup(y, groups, 4)
+        y = y if bias is None else y + bias.view(-1, *[1] * dims)
+    return y.contiguous(memory_format=format_of(x))
+
+
+def hamilton_conv_dx_reference(
+    dy: Tensor, weight: Tensor, size: list[int], stride, padding, dilation, groups, algorithm
+) -> Tensor:
+    """Plain torch: dx = W* (x) dy; dy (n, 4 m, *out), weight (4, m, k / groups, *kernel), size
+    the spatial sizes of x -> (n, 4 k, *size)."""
+    dims = weight.dim() - 3
+    real = real_conv_weight(weight, groups)
+    shape = (dy.shape[0], 4 * weight.shape[2] * groups, *size)
+    dx, _, _ = torch.ops.aten.convolution_backward(
+        _regroup(dy, 4, groups), dy.new_empty(1).expand(shape), real, None,
+        stride, padding, dilation, False, [0] * dims, groups, [True, False, False],
+    )  # fmt: skip
+    return _regroup(dx, groups, 4).contiguous(memory_format=format_of(dy))
+
+
+def hamilton_conv_dw_reference(
+    dy: Tensor, x: Tensor, kernel: list[int], stride, padding, dilation, groups, algorithm
+) -> Tensor:
+    """Plain torch: dW = sum over pixels of dy (x) x*; dy (n, 4 m, *out), x (n, 4 k, *spatial)
+    -> (4, m, k / groups, *kernel)."""
+    dims = len(kernel)
+    shape = (dy.shape[1], x.shape[1] // groups, *kernel)
+    _, dw, _ = torch.ops.aten.convolution_backward(
+        _regroup(dy, 4, groups), _regroup(x, 4, groups), dy.new_empty(1).expand(shape), None,
+        stride, padding, dilation, False, [0] * dims, groups, [False, True, False],
+    )  # fmt: skip
+    return fold_real_conv(dw, groups).contiguous()
+
+
+def _fake(x: Tensor, weight, bias, stride, padding, dilation, groups, algorithm) -> Tensor:
+    sizes = out_sizes(x.shape[2:], weight.shape[3:], stride, padding, dilation)
+    shape = (x.shape[0], 4 * weight.shape[1], *sizes)
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=format_of(x))
+
+
+def _fake_dx(dy: Tensor, weight, size, stride, padding, dilation, groups, algorithm) -> Tensor:
+    shape = (dy.shape[0], 4 * weight.shape[2] * groups, *size)
+    return torch.empty(shape, dtype=dy.dtype, device=dy.device, memory_format=format_of(dy))
+
+
+def _fake_dw(dy: Tensor, x, kernel, stride, padding, dilation, groups, algorithm) -> Tensor:
+    return dy.new_empty((4, dy.shape[1] // 4, x.shape[1] // 4 // groups, *kernel))
+
+
+class _HamiltonConv(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, *settings: Any):
+        ctx.save_for_backward(x, weight)
+        ctx.settings = settings
+        with below_autograd():
+            return _HAMILTON_CONV(x, weight, bias, *settings)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor):  # type: ignore[override]
+        x, weight = ctx.saved_tensors
+        dx, dw, db = ctx.needs_input_grad[:3]
+        return (
+            _HAMILTON_CONV_DX(dy, weight, x.shape[2:], *ctx.settings) if dx else None,
+            _HAMILTON_CONV_DW(dy, x, weight.shape[3:], *ctx.settings) if dw else None,
+            dy.sum((0, *range(2, dy.dim()))) if db else None,
+            *[None] * 5,
+        )
+
+
+class _HamiltonConvDx(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, dy: Tensor, weight: Tensor, size: list[int], *settings: Any):
+        ctx.save_for_backward(dy, weight)
+        ctx.settings = settings
+        with below_autograd():
+            return _HAMILTON_CONV_DX(dy, weight, size, *settings)
+
+    @staticmethod
+    def backward(ctx: Any, ddx: Tensor):  # type: ignore[override]
+        dy, weight = ctx.saved_tensors
+        need_dy, need_weight = ctx.needs_input_grad[:2]
+        return (
+            _HAMILTON_CONV(ddx, weight, None, *ctx.settings) if need_dy else None,
+            _HAMILTON_CONV_DW(dy, ddx, weight.shape[3:], *ctx.settings) if need_weight else None,
+            *[None] * 6,
+        )
+
+
+class _HamiltonConvDw(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, dy: Tensor, x: Tensor, kernel: list[int], *settings: Any):
+        ctx.save_for_backward(dy, x)
+        ctx.settings = settings
+        with below_autograd():
+            return _HAMILTON_CONV_DW(dy, x, kernel, *settings)
+
+    @staticmethod
+    def backward(ctx: Any, ddw: Tensor):  # type: ignore[override]
+        dy, x = ctx.saved_tensors
+        need_dy, need_x = ctx.needs_input_grad[:2]
+        return (
+            _HAMILTON_CONV(x, ddw, None, *ctx.settings) if need_dy else None,
+            _HAMILTON_CONV_DX(dy, ddw, x.shape[2:], *ctx.settings) if need_x else None,
+            *[None] * 6,
+        )
+
+
+_GEOMETRY = "int[] stride, int[] padding, int[] dilation, int groups, str algorithm"
+_HAMILTON_CONV = declare(
+    f"hamilton_conv(Tensor x, Tensor weight, Tensor? bias, {_GEOMETRY}) -> Tensor",
+    hamilton_conv_reference, _fake, _HamiltonConv,
+)
+_HAMILTON_CONV_DX = declare(
+    f"hamilton_conv_dx(Tensor dy, Tensor weight, SymInt[] size, {_GEOMETRY}) -> Tensor",
+    hamilton_conv_dx_reference, _fake_dx, _HamiltonConvDx,
+)
+_HAMILTON_CONV_DW = declare(
+    f"hamilton_conv_dw(Tensor dy, Tensor x, int[] kernel, {_GEOMETRY}) -> Tensor",
+    hamilton_conv_dw_reference, _fake_dw, _HamiltonConvDw,
+)
