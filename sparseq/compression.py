@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from sparseq.errors import require, unknown_name
+from sparseq.nn.chain import chain_sequentials
 from sparseq.nn.convert import replace_modules
 from sparseq.nn.quaternion import QLinear
 from sparseq.nn.sparse import SparseLinear, SparseQLinear
@@ -63,7 +64,8 @@ def compress(
         training: whether it will mostly be trained (forward and backward) or only run.
 
     Returns:
-        The copy. `sparseq.to_dense` undoes it, `sparseq.profile` measures it.
+        The copy; sparse layers in a row of an nn.Sequential run as one kernel at inference (see
+        `sparseq.nn.SparseSequential`). `sparseq.to_dense` undoes it, `sparseq.profile` measures it.
 
     Raises:
         ValueError: an unknown policy, a batch below 1, or a mask that does not fit the model's
@@ -86,6 +88,7 @@ def compress(
 
     result = replace_modules(model, sparse_twin)
     _zero_dropped(result, mask or {})
+    chain_sequentials(result)
     return result
 
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from sparseq.errors import argument_error, require
 from sparseq.formats import CSRPattern
+from sparseq.nn.chain import SparseSequential
 from sparseq.nn.expander import ExpanderLinear, ExpanderQLinear
 from sparseq.nn.norm import QBatchNorm1d, QBatchNorm2d, QBatchNorm3d
 from sparseq.nn.quaternion import QLinear
@@ -39,7 +40,7 @@ from sparseq.registry import Registry
 Node = dict[str, Any]
 
 NOT_DESCRIBED = {"self", "device", "dtype", "generator"}
-CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+CONTAINERS = (nn.Sequential, SparseSequential, nn.ModuleList, nn.ModuleDict)
 PLAIN_LAYERS = (
     *(nn.Linear, nn.Bilinear, nn.Embedding, nn.Identity, nn.Flatten, nn.Unflatten),
     *(nn.Conv1d, nn.Conv2d, nn.Conv3d),

@@ -76,6 +76,15 @@ def spmm(draw: Draw) -> Iterator[Arguments]:
     yield draw(4, 3), draw(0), None, none.tensors, False
 
 
+def spmm_chain(draw: Draw) -> Iterator[Arguments]:
+    first, second, third = pattern(7, 19), pattern(5, 7), pattern(4, 5)
+    values = [draw(some.nnz) for some in (first, second, third)]
+    biases = [draw(7), draw(0), draw(4)]
+    tensors = [*first.tensors, *second.tensors, *third.tensors]
+    yield draw(3, 19), values, biases, tensors, [1, 1, 0]
+    yield draw(2, 3, 19), values[:1], biases[:1], list(first.tensors), [0]
+
+
 def sddmm(draw: Draw) -> Iterator[Arguments]:
     some = pattern(7, 19)
     yield draw(3, 7), draw(3, 19), some.tensors
@@ -120,6 +129,7 @@ SAMPLES: dict[str, Callable[[Draw], Iterator[Arguments]]] = {
         hamilton_conv_dx,
         hamilton_conv_dw,
         spmm,
+        spmm_chain,
         sddmm,
         sparse_hamilton,
         sparse_hamilton_dv,

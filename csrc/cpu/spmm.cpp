@@ -12,6 +12,7 @@
 
 #include "dtypes.h"
 #include "pattern.h"
+#include "sparse_row.h"
 #include "tiles.h"
 
 namespace sparseq {
@@ -31,43 +32,6 @@ struct Problem {
   int64_t batch;
 };
 
-// Row sums of entries begin .. end - 1 over one tile, into `out` (NV vectors), starting at `start`.
-template <typename S, typename T, int NV, bool Ordered>
-SPARSEQ_INLINE void sum_row(const Problem<S, T>& problem, int64_t begin, int64_t end, const T* tile,
-                            T start, T* out) {
-  const int32_t* ids = problem.csr.col_idx;
-  const auto value_of = [&](int64_t p) {
-    return broadcast(problem.values[Ordered ? problem.order[p] : p]);
-  };
-  constexpr int lanes = NV * kLanes<T>;
-  constexpr int chains = NV >= 4 ? 2 : 8 / NV;  // independent sums hide the FMA's latency
-  Vec<T> sums[chains][NV];
-  for (int c = 0; c < chains; ++c) {
-    for (int i = 0; i < NV; ++i) sums[c][i] = broadcast(c == 0 ? start : T(0));
-  }
-  int64_t p = begin;
-  for (; p + chains <= end; p += chains) {
-    for (int c = 0; c < chains; ++c) {
-      const Vec<T> value = value_of(p + c);
-      const T* column = tile + static_cast<int64_t>(ids[p + c]) * lanes;
-      for (int i = 0; i < NV; ++i) {
-        sums[c][i] = fmadd(value, load(column + i * kLanes<T>), sums[c][i]);
-      }
-    }
-  }
-  for (; p < end; ++p) {
-    const Vec<T> value = value_of(p);
-    const T* column = tile + static_cast<int64_t>(ids[p]) * lanes;
-    for (int i = 0; i < NV; ++i) {
-      sums[0][i] = fmadd(value, load(column + i * kLanes<T>), sums[0][i]);
-    }
-  }
-  for (int i = 0; i < NV; ++i) {
-    for (int c = 1; c < chains; ++c) sums[0][i] += sums[c][i];
-    store(out + i * kLanes<T>, sums[0][i]);
-  }
-}
-
 // Output rows first .. last - 1 for the `count` batch rows from `row0` that the tile holds.
 template <typename S, typename T, int NV, bool Ordered>
 void tile_rows(const Problem<S, T>& problem, const T* tile, int64_t row0, int64_t count,
@@ -80,8 +44,8 @@ void tile_rows(const Problem<S, T>& problem, const T* tile, int64_t row0, int64_
     for (int64_t r = 0; r < rows; ++r) {
       const int64_t row = group + r;
       const T start = problem.bias == nullptr ? T(0) : static_cast<T>(problem.bias[row]);
-      sum_row<S, T, NV, Ordered>(problem, csr.row_ptr[row], csr.row_ptr[row + 1], tile, start,
-                                 buffer + r * lanes);
+      sum_row<T, NV, Ordered>(csr, row, problem.values, problem.order, tile, start,
+                              buffer + r * lanes);
     }
     unpack_tile(buffer, lanes, rows, count, problem.y + row0 * csr.rows + group, csr.rows);
   }

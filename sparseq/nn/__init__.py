@@ -1,5 +1,6 @@
 """L2: layers, their initialization and the conversions between them."""
 
+from sparseq.nn.chain import SparseSequential
 from sparseq.nn.checkpoints import convert_htorch
 from sparseq.nn.convert import replace_modules, swap, to_dense
 from sparseq.nn.expander import ExpanderLinear, ExpanderQLinear
@@ -31,6 +32,7 @@ __all__ = [
     "QLinear",
     "SparseLinear",
     "SparseQLinear",
+    "SparseSequential",
     "quaternion_init_",
     "replace_modules",
     "swap",

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from sparseq.errors import require, unknown_name
+from sparseq.nn.chain import unchain_sequentials
 from sparseq.nn.expander import ExpanderLinear, ExpanderQLinear
 from sparseq.nn.quaternion import QLinear
 from sparseq.nn.quaternion_conv import (
@@ -58,9 +59,11 @@ def to_dense(model: nn.Module) -> nn.Module:
     SparseLinear and ExpanderLinear become nn.Linear, SparseQLinear and ExpanderQLinear become
     QLinear, QLinear becomes nn.Linear and each quaternion convolution that of torch.nn.
     """
-    return replace_modules(
+    dense = replace_modules(
         model, lambda _, module: module.to_dense() if isinstance(module, DENSE_TWINS) else None
     )
+    unchain_sequentials(dense)
+    return dense
 
 
 def swap(

@@ -1,5 +1,21 @@
 """L0: the operators, one file each. Importing them builds and loads nothing."""
 
-from sparseq.ops import block_mm, hamilton, hamilton_conv, sddmm, sparse_hamilton, spmm
+from sparseq.ops import (
+    block_mm,
+    hamilton,
+    hamilton_conv,
+    sddmm,
+    sparse_hamilton,
+    spmm,
+    spmm_chain,
+)
 
-__all__ = ["block_mm", "hamilton", "hamilton_conv", "sddmm", "sparse_hamilton", "spmm"]
+__all__ = [
+    "block_mm",
+    "hamilton",
+    "hamilton_conv",
+    "sddmm",
+    "sparse_hamilton",
+    "spmm",
+    "spmm_chain",
+]

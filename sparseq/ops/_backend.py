@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import threading
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,10 +45,13 @@ def declare(
     schema: str,
     reference: Callable[..., torch.Tensor],
     fake: Callable[..., torch.Tensor],
-    function: type[torch.autograd.Function],
+    function: type[Any],
+    inputs: Callable[[Sequence[Any]], Sequence[Any]] = lambda args: args,
 ) -> Callable[..., torch.Tensor]:
     """Define `sparseq::<schema>`; arguments have no defaults, so every kernel sees all of them.
 
+    `function.apply`, an autograd.Function's or a composition of other ops, serves where one of
+    `inputs(arguments)` requires a gradient.
     Returns what calls it: the op itself, or what amounts to the same in a third of the time.
     """
     name = schema.split("(")[0]
@@ -56,11 +59,11 @@ def declare(
     call = getattr(torch.ops.sparseq, name).default
     operator = OPERATORS[name] = Operator(name, reference, call)
     LIBRARY.impl(name, _first_call(operator), "CompositeExplicitAutograd")
-    LIBRARY.impl(name, _differentiable(call, function), "Autograd")
+    LIBRARY.impl(name, _differentiable(call, function, inputs), "Autograd")
     for key, device in (("AutocastCPU", "cpu"), ("AutocastCUDA", "cuda")):
         LIBRARY.impl(name, _autocast(call, key, device), key)
     torch.library.register_fake(f"sparseq::{name}", fake, lib=LIBRARY)
-    return _shortcut(call, function)
+    return _shortcut(call, _differentiable(call, function, inputs))
 
 
 def below_autograd() -> Any:
@@ -69,10 +72,14 @@ def below_autograd() -> Any:
 
 
 def _differentiable(
-    call: Callable[..., torch.Tensor], function: type[torch.autograd.Function]
+    call: Callable[..., torch.Tensor],
+    function: type[Any],
+    inputs: Callable[[Sequence[Any]], Sequence[Any]],
 ) -> Callable[..., torch.Tensor]:
     def entry(*args: Any) -> torch.Tensor:
-        if torch.is_grad_enabled() and any(getattr(a, "requires_grad", False) for a in args):
+        if torch.is_grad_enabled() and any(
+            getattr(a, "requires_grad", False) for a in inputs(args)
+        ):
             return function.apply(*args)
         with below_autograd():
             return call(*args)
@@ -81,10 +88,9 @@ def _differentiable(
 
 
 def _shortcut(
-    call: Callable[..., torch.Tensor], function: type[torch.autograd.Function]
+    call: Callable[..., torch.Tensor], differentiable: Callable[..., torch.Tensor]
 ) -> Callable[..., torch.Tensor]:
     """The op without the dispatcher's detour to our Python at the Autograd key and back."""
-    differentiable = _differentiable(call, function)
     compiling, autocasting = torch.compiler.is_compiling, torch._C._is_any_autocast_enabled
 
     def entry(*args: Any) -> torch.Tensor:
@@ -102,6 +108,8 @@ def _autocast(
     keys = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))
 
     def cast(value: Any, dtype: torch.dtype) -> Any:
+        if isinstance(value, list):
+            return [cast(item, dtype) for item in value]
         if isinstance(value, torch.Tensor) and value.is_floating_point():
             return value if value.dtype == torch.float64 else value.to(dtype)
         return value
