@@ -26,6 +26,7 @@ from sparseq.nn.sparse import SparseLinear, SparseQLinear
 # arguments none of which is the default
 ARGUMENTS = {
     "Sequential": [],
+    "SparseSequential": [],
     "ModuleList": [],
     "ModuleDict": [],
     "Linear": [3, 5, False],
