@@ -67,7 +67,10 @@ def build(
 
 def std_hparams(name_or_file: str) -> HParams:
     """The usual hyperparameters of a model; the defaults of HParams for a user's file."""
-    return HParams() if is_file_reference(name_or_file) else STD_HPARAMS.get(name_or_file)()
+    if is_file_reference(name_or_file):
+        return HParams()
+    MODELS.get(name_or_file)  # an unknown name is that of a model
+    return STD_HPARAMS.get(name_or_file)()
 
 
 def _checked(name: str, builder: Builder, kwargs: dict[str, Any]) -> dict[str, Any]:

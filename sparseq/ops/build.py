@@ -35,6 +35,7 @@ __all__ = ["LIBRARIES", "BuildError", "library", "main"]
 LIBRARIES = {"cpu": "cpu", "host": "host"}
 FLAGS = ["-O3", "-std=c++20", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math",
          "-fvisibility=hidden", "-Wno-psabi", "-DTORCH_TARGET_VERSION=0x020b000000000000"]
+SOURCES = ["*.h", "*.cpp", "*.cu", "*.cuh"]
 PACKAGE = Path(__file__).resolve().parents[1]
 AHEAD = PACKAGE / "_lib"
 SIZES = "sizes.json"
@@ -72,9 +73,9 @@ def sources(name: str) -> list[str]:
 
 
 def source_hash() -> str:
-    """Hash of all C++ sources and headers, names included."""
+    """Hash of all C++ and CUDA sources and headers, names included."""
     root, digest = source_root(), hashlib.sha256()
-    for path in sorted([*root.rglob("*.h"), *root.rglob("*.cpp")]):
+    for path in sorted(path for kind in SOURCES for path in root.rglob(kind)):
         digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
 

@@ -16,7 +16,6 @@ from torch import nn
 
 from sparseq._version import __version__
 from sparseq.data import Split
-from sparseq.files import load
 from sparseq.ops.toolchain import cpu_model
 from sparseq.profiling import median_ms
 from sparseq.recipes.folder import RunFolder
@@ -47,7 +46,7 @@ def finish(config: PruningRounds, folder: RunFolder, trials: Sequence[Trial]) ->
 def _levels(config: PruningRounds, trials: Sequence[Trial]) -> list[Level]:
     """The levels of one network; times and sizes are of the (first) trial that went furthest."""
     furthest = max(trials, key=lambda trial: len(trial.rows))
-    models = {trial.number: [_network(trial, row["round"]) for row in trial.rows]
+    models = {trial.number: [trial.network(row["round"]) for row in trial.rows]
               for trial in trials}
     tests = {trial.number: [evaluate(model, trial.data.test).accuracy
                             for model in models[trial.number]] for trial in trials}
@@ -58,10 +57,6 @@ def _levels(config: PruningRounds, trials: Sequence[Trial]) -> list[Level]:
                      if number < len(trial.rows)], *times[number])
         for number, row in enumerate(furthest.rows)
     ]
-
-
-def _network(trial: Trial, number: int) -> nn.Module:
-    return load(trial.file(number), trial.new_model())
 
 
 def _latency(

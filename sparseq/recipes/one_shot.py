@@ -26,7 +26,7 @@ from sparseq.recipes.results import RESULTS
 from sparseq.recipes.train_dense import conclude, train_dense
 from sparseq.recipes.trial import Advance
 from sparseq.seeds import derive_seed
-from sparseq.train import EarlyBest, evaluate, fit
+from sparseq.train import EarlyBest, LogRows, RowLog, evaluate, fit
 
 
 @RECIPES.register("prune")
@@ -80,13 +80,13 @@ class OneShot(Experiment):
             data = self.load_data()
             report.begin((0 if self.file else self.training.epochs) + self.finetune)
             model = self._read(data) if self.file else train_dense(
-                self, data, folder, report, self.algebra)
+                self, data, folder, report, self.algebra, stage="train")
             before = evaluate(model, data.validation).accuracy
             mask = self._mask(model, data)
             mask.apply_(model)
             after = evaluate(model, data.validation).accuracy
             if self.finetune:
-                self._finetune(model, mask, data, report)
+                self._finetune(model, mask, data, RowLog(folder.path), report)
             return conclude(compress(model, mask, self.policy), data, folder,
                             density=mask.density, weights_kept=mask.kept, weights=mask.total,
                             unpruned_validation_accuracy=before,
@@ -122,12 +122,14 @@ class OneShot(Experiment):
                    f"must be at most the {left.density:.4g} that are left in the file")
         return left
 
-    def _finetune(self, model: nn.Module, mask: Mask, data: DataBundle, report: Reporter) -> None:
+    def _finetune(self, model: nn.Module, mask: Mask, data: DataBundle, log: RowLog,
+                  report: Reporter) -> None:
         optimizer, best = self.new_optimizer(model), EarlyBest(data.validation)
         with mask.enforce(model, optimizer):
             fit(model, optimizer, data.train, epochs=self.finetune,
                 batch_size=self.training.batch_size, seed=derive_seed("order", self.seed, 1),
-                callbacks=[self.change_rate(), Advance(report, "fine-tuning"), best])
+                callbacks=[self.change_rate(), Advance(report, "fine-tuning"), best,
+                           LogRows(log, stage="finetune")])
         best.restore(model)
 
 

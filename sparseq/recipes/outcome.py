@@ -9,8 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from sparseq.errors import require
-from sparseq.recipes.folder import RunFolder, read_json
+from sparseq.recipes.folder import RunFolder, read_object
 from sparseq.recipes.results import RESULTS
 
 MODEL_FILE = "model.sparseq"
@@ -30,10 +29,7 @@ class Outcome:
     @classmethod
     def read(cls, folder: Path) -> Outcome:
         """The outcome of a finished run; ValueError if the file is damaged."""
-        figures = read_json(folder / RESULTS)
-        require(isinstance(figures, dict), "Outcome.read", str(folder / RESULTS),
-                "must hold named figures", type(figures).__name__)
-        return cls(folder, figures)
+        return cls(folder, read_object(folder / RESULTS, "Outcome.read"))
 
     def show(self, console: Console) -> None:
         """Print the figures and where the network is."""

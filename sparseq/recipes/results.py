@@ -12,13 +12,14 @@ from rich.console import Console
 from rich.table import Table
 
 from sparseq.errors import require
-from sparseq.recipes.folder import RunFolder, read_json
+from sparseq.recipes.folder import RunFolder, read_object
 from sparseq.train import RowLog
 from sparseq.viz import Curve
 
 RESULTS, TABLE, FIGURE = "results.json", "table", "accuracy.png"
 FILES = {"figure": FIGURE, "table": f"{TABLE}.csv", "log": "log.jsonl",
          "networks": "*/trial-*/round-*.sparseq"}  # fmt: skip
+CONFIG_SHOWN, TIMING = ("model", "data"), ("batch", "threads", "processor")
 HEADINGS = ["\nround", "weights\nleft", "validation\n%", "test\n%", "bytes\non disk", "dense\nms",
             "sparse\nms", "speed\nup"]  # fmt: skip
 
@@ -89,13 +90,18 @@ class Results:
     @classmethod
     def read(cls, folder: Path) -> Results:
         """The results of a finished run; ValueError if the file is damaged."""
-        found = read_json(folder / RESULTS)
-        known = {field.name for field in fields(Level)}
-        rows = found.get("levels", [{}]) if isinstance(found, dict) else [{}]
-        for row in rows:
-            require(row.keys() == known, "Results.read", str(folder / RESULTS),
-                    "must hold the columns of this version", sorted(row))
-        return cls(folder, found["config"], [Level(**row) for row in rows], found["timing"])
+        path = folder / RESULTS
+        found = read_object(path, "Results.read")
+        for name, kind in {"config": dict, "levels": list, "timing": dict}.items():
+            part = found.get(name)
+            require(isinstance(part, kind) and bool(part), "Results.read", str(path),
+                    f"must hold {name!r}, a filled {kind.__name__}", repr(part)[:80])
+        _check_names(found["config"], CONFIG_SHOWN, f"{path}: config")
+        _check_names(found["timing"], TIMING, f"{path}: timing")
+        for row in found["levels"]:
+            _check_level(row, path)
+        return cls(folder, found["config"], [Level(**row) for row in found["levels"]],
+                   found["timing"])
 
     def show(self, console: Console) -> None:
         """Print one table for each network, what it comes to, and where the files are."""
@@ -107,6 +113,23 @@ class Results:
                       f"{timing['threads']} thread(s), {timing['processor']}", highlight=False)
         for what, name in FILES.items():
             console.print(f"{what}: {self.folder / name}", highlight=False, soft_wrap=True)
+
+
+def _check_names(found: dict[str, Any], names: Sequence[str], argument: str) -> None:
+    missing = [name for name in names if name not in found]
+    require(not missing, "Results.read", argument, f"must hold {', '.join(names)}",
+            f"none of the name {', '.join(missing)}")
+
+
+def _check_level(row: Any, path: Path) -> None:
+    """ValueError unless a row has the columns of a Level, and numbers where numbers belong."""
+    known = {field.name for field in fields(Level)}
+    got = sorted(row) if isinstance(row, dict) else row
+    require(got == sorted(known), "Results.read", str(path),
+            "must hold the columns of this version in every level", got)
+    for name in sorted(known - {"algebra"}):
+        require(isinstance(row[name], int | float), "Results.read", f"{path}: {name} of a level",
+                "must be a number", repr(row[name]))
 
 
 def _curve(algebra: str, levels: Sequence[Level]) -> Curve:
@@ -137,7 +160,13 @@ def summary(levels: list[Level]) -> str:
     return (f"{ticket.algebra}: {_percent(ticket.density)} of the weights keep the validation "
             f"accuracy within half a point; test {100 * dense.test_accuracy:.2f} -> "
             f"{100 * ticket.test_accuracy:.2f} %, {dense.size:,} -> {ticket.size:,} bytes "
-            f"({dense.size / ticket.size:.1f}x smaller), {ticket.speed_up:.2f}x faster")
+            f"({ratio_text(dense.size / ticket.size, 'smaller', 'larger')}), "
+            f"{ratio_text(ticket.speed_up, 'faster', 'slower')}")
+
+
+def ratio_text(ratio: float, above: str, below: str) -> str:
+    """A ratio in words: "1.50x faster", or of its inverse "1.20x slower"."""
+    return f"{ratio:.2f}x {above}" if ratio >= 1 else f"{1 / ratio:.2f}x {below}"
 
 
 def _cells(level: Level) -> list[str]:

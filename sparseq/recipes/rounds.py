@@ -13,8 +13,9 @@ from torch import Tensor
 
 from sparseq.data import DataBundle
 from sparseq.models import ALGEBRAS, build
+from sparseq.models.user_file import accepted
 from sparseq.ops._backend import activate
-from sparseq.pruning import CRITERIA, geometric
+from sparseq.pruning import CRITERIA, SCHEDULES
 from sparseq.recipes.experiment import Experiment
 from sparseq.recipes.finish import finish
 from sparseq.recipes.folder import RunFolder
@@ -36,6 +37,8 @@ class PruningRounds(Experiment):
     """Rounds of pruning after the first training."""
     rate: float = 0.2
     """Fraction of the remaining weights that a round removes."""
+    schedule: str = "geometric"
+    """geometric (rounds of `rate`), or one_shot: as much in a single round."""
     criterion: str = "magnitude"
     """Score by which weights are kept."""
     scope: Literal["global", "layerwise"] = "global"
@@ -62,10 +65,18 @@ class PruningRounds(Experiment):
         self.check(distinct and set(self.algebras) <= set(ALGEBRAS), "algebras",
                    f"must be different ones of: {', '.join(ALGEBRAS)}")
         CRITERIA.get(self.criterion)
+        SCHEDULES.get(self.schedule)
 
     def densities(self) -> list[float]:
-        """Fraction of the prunable weights kept in rounds 0, 1, ... `rounds`."""
-        return [1.0, *geometric(self.rounds, self.rate)] if self.rounds else [1.0]
+        """Fraction of the prunable weights kept in rounds 0, 1, ...
+
+        A schedule takes those of `rounds`, `rate` and the `density` they come to that it names.
+        """
+        if not self.rounds:
+            return [1.0]
+        schedule, density = SCHEDULES.get(self.schedule), (1 - self.rate) ** self.rounds
+        given = {"rounds": self.rounds, "rate": self.rate, "density": density}
+        return [1.0, *schedule(**accepted(schedule, given))]
 
     def rewind_step(self, steps_per_epoch: int) -> int:
         """Step of the first training whose weights are kept for rewinding."""

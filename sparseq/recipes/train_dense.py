@@ -10,7 +10,7 @@ from torch import nn
 from sparseq.data import DataBundle
 from sparseq.files import save
 from sparseq.recipes.experiment import RECIPES, Experiment
-from sparseq.recipes.folder import RunFolder
+from sparseq.recipes.folder import RunFolder, damage_named
 from sparseq.recipes.outcome import MODEL_FILE, Outcome
 from sparseq.recipes.progress import Reporter, Silent
 from sparseq.recipes.results import RESULTS
@@ -57,17 +57,21 @@ class Train(Experiment):
 
 
 def train_dense(config: Experiment, data: DataBundle, folder: RunFolder, report: Reporter,
-                algebra: str) -> nn.Module:
-    """A new network, trained to its best epoch; logs and checkpoints every epoch."""
+                algebra: str, **logged: str) -> nn.Module:
+    """A new network, trained to its best epoch; logs and checkpoints every epoch.
+
+    `logged` stands in every row of the log.
+    """
     model = config.new_model(data, algebra, derive_seed("weights", config.seed, 0))
     optimizer, best = config.new_optimizer(model), EarlyBest(data.validation)
     checkpoint, hparams = folder / CHECKPOINT, config.training
-    done = resume_training(checkpoint, model, optimizer, best)
+    with damage_named(checkpoint, "the training starts again"):
+        done = resume_training(checkpoint, model, optimizer, best)
     report.advance(done, "resumed")
     fit(model, optimizer, data.train, epochs=hparams.epochs, batch_size=hparams.batch_size,
         seed=derive_seed("order", config.seed, 0), start_epoch=done,
         callbacks=[config.change_rate(), Advance(report, f"{algebra} network"), best,
-                   LogRows(RowLog(folder.path)), SaveCheckpoint(checkpoint, best)])
+                   LogRows(RowLog(folder.path), **logged), SaveCheckpoint(checkpoint, best)])
     best.restore(model)
     return model
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from sparseq.compression import compress
 from sparseq.data import DataBundle
 from sparseq.errors import argument_error
-from sparseq.files import save
+from sparseq.files import load, save
 from sparseq.pruning import Mask, prune
-from sparseq.recipes.folder import RunFolder
+from sparseq.recipes.folder import RunFolder, damage_named
 from sparseq.recipes.progress import Reporter
 from sparseq.seeds import derive_seed
 from sparseq.train import (
@@ -195,13 +195,24 @@ class Trial:
         save_checkpoint(self._checkpoint(), tensors, {"rows": self.rows})
         self.log.append(self.rows[-1])
 
+    def network(self, number: int) -> nn.Module:
+        """The compressed network of a finished round; ValueError with the remedy if it is gone."""
+        with self._remedy():
+            return load(self.file(number), self.new_model())
+
     def _resume(self) -> None:
         if self._checkpoint().exists():
-            tensors, meta = load_checkpoint(self._checkpoint())
-            self.rows = meta["rows"]
-            self.rewound, self.final = part(tensors, "rewound"), part(tensors, "final")
-            self.mask = Mask(part(tensors, "mask")).to(self.config.device)
+            with self._remedy():
+                tensors, meta = load_checkpoint(self._checkpoint())
+                self.rows = meta["rows"]
+                self.rewound, self.final = part(tensors, "rewound"), part(tensors, "final")
+                self.mask = Mask(part(tensors, "mask")).to(self.config.device)
+                for row in self.rows:
+                    self.file(row["round"]).stat()
         self._reconcile()
+
+    def _remedy(self) -> AbstractContextManager[None]:
+        return damage_named(self._checkpoint().parent, "this trial runs again from its start")
 
     def _checkpoint(self) -> Path:
         return self.folder / f"{self.place}/checkpoint.safetensors"
@@ -209,7 +220,7 @@ class Trial:
     def _reconcile(self) -> None:
         """Make the log hold exactly this trial's rows: a crash falls between the two at times."""
         def mine(row: Row) -> bool:
-            return (row["algebra"], row["trial"]) == (self.algebra, self.number)
+            return (row.get("algebra"), row.get("trial")) == (self.algebra, self.number)
 
         logged = [row for row in self.log.rows if mine(row)]
         if logged != self.rows:

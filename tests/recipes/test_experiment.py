@@ -39,7 +39,7 @@ def test_small_data_has_its_own_schedule_unless_told():
         ({"optimizer": "sgd", "nesterov": True}, "nesterov needs a momentum"),
         ({"lr_schedule": "steep"}, "unknown learning rate schedule 'steep'; choose one of"),
         ({"data": "digit"}, "unknown data set 'digit'; choose one of: .*digits"),
-        ({"model": "lenet"}, "unknown model.* 'lenet'; choose one of: .*lenet_12"),
+        ({"model": "lenet"}, "unknown model 'lenet'; choose one of: .*lenet_12"),
     ],
 )
 def test_bad_fields_are_refused_at_once(recipe, fields, message):
@@ -60,6 +60,7 @@ def test_bad_fields_are_refused_at_once(recipe, fields, message):
         ({"algebras": ("real", "real")}, "algebras must be different ones"),
         ({"algebras": ("octonion",)}, "algebras must be different ones"),
         ({"criterion": "luck"}, "unknown criterion 'luck'; choose one of: .*magnitude"),
+        ({"schedule": "steep"}, "unknown schedule 'steep'; choose one of: geometric, one_shot"),
         ({"rewind": -1}, "rewind must be 0 or more"),
         ({"rewind": 21}, "rewind must lie within the 20 epochs"),
     ],
@@ -67,6 +68,13 @@ def test_bad_fields_are_refused_at_once(recipe, fields, message):
 def test_bad_fields_of_rounds_are_refused_at_once(fields, message):
     with pytest.raises(ValueError, match=message):
         Lottery(epochs=20, **fields)
+
+
+@pytest.mark.parametrize("recipe", [Lottery, Iterative])
+def test_a_schedule_gives_the_densities(recipe):
+    assert recipe(rounds=2, rate=0.5).densities() == [1, 0.5, 0.25]
+    assert recipe(rounds=2, rate=0.5, schedule="one_shot").densities() == [1, 0.25]
+    assert recipe(rounds=0, schedule="one_shot").densities() == [1]
 
 
 def test_identity_is_everything_but_places():

@@ -38,6 +38,43 @@ def test_another_run_is_refused_and_nothing_is_touched(tmp_path):
     assert contents(tmp_path) == before
 
 
+def test_of_another_recipe_only_the_recipe_is_named(tmp_path):
+    with RunFolder(tmp_path, IDENTITY):
+        pass
+    with pytest.raises(FileExistsError, match=r"run \(recipe lottery there, train here\); choose"):
+        RunFolder(tmp_path, {"recipe": "train", "epochs": 4})
+
+
+def fail(folder, first=lambda folder: None):
+    """A run that does something first, and then fails."""
+
+    def run():
+        with folder:
+            first(folder)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        run()
+
+
+def test_a_start_that_fails_leaves_nothing(tmp_path):
+    fail(RunFolder(tmp_path / "runs/a", IDENTITY), lambda f: (f / "real/trial-0/none").exists())
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_start_that_fails_leaves_what_it_found(tmp_path):
+    (tmp_path / "given").mkdir()
+    fail(RunFolder(tmp_path / "given", IDENTITY))
+    assert not list((tmp_path / "given").iterdir())
+
+
+@pytest.mark.parametrize("name", ["log.jsonl", "real/trial-0/round-00.sparseq"])
+def test_a_run_that_fails_later_stays(tmp_path, name):
+    fail(RunFolder(tmp_path / "a", IDENTITY), lambda folder: (folder / name).write_text("work"))
+    assert (tmp_path / "a/config.json").exists()
+    assert (tmp_path / "a" / name).exists()
+
+
 def test_a_folder_of_other_files_is_refused(tmp_path):
     (tmp_path / "thesis.txt").write_text("precious")
     with pytest.raises(FileExistsError, match="files that are no run"):
@@ -64,6 +101,9 @@ def test_two_at_once_are_refused_and_one_after_the_other_is_not(tmp_path):
 def test_a_damaged_config_is_an_error_that_names_it(tmp_path):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ValueError, match=r"config\.json is damaged"):
+        RunFolder(tmp_path, IDENTITY)
+    (tmp_path / "config.json").write_text("[1]")
+    with pytest.raises(ValueError, match=r"config\.json must hold a JSON object, got list"):
         RunFolder(tmp_path, IDENTITY)
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import shutil
 
 import pytest
 
-from sparseq.recipes import Iterative, Lottery
+from sparseq.recipes import Iterative, Lottery, Results
 from sparseq.recipes.progress import Silent
 from sparseq.train.checkpoint import load_checkpoint
 
@@ -118,22 +120,56 @@ def test_a_run_stopped_while_it_was_written_up_is_written_up_again(whole, tmp_pa
     assert (tmp_path / "accuracy.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_damaged_checkpoint_is_an_error_that_names_it(whole, tmp_path):
-    recipe, _ = whole
+@pytest.mark.parametrize("name", ["checkpoint.safetensors", "round-00.sparseq"])
+def test_a_damaged_or_deleted_file_is_an_error_with_a_remedy_that_works(whole, tmp_path, name):
+    recipe, results = whole
+    recipe(**TINY, out=tmp_path).run()
+    (tmp_path / "results.json").unlink()
+    path = tmp_path / "real/trial-0" / name
+    path.write_bytes(path.read_bytes()[:-1])
+    remedy = rf"{name}.*delete {path.parent}, .*start in another --out"
+    with pytest.raises(ValueError, match=remedy):
+        recipe(**TINY, out=tmp_path).run()
+    if name.startswith("round"):
+        path.unlink()
+        with pytest.raises(ValueError, match=rf"No such file.*{remedy}"):
+            recipe(**TINY, out=tmp_path).run()
+    shutil.rmtree(path.parent)
+    assert table(recipe(**TINY, out=tmp_path).run()) == table(results)
+
+
+def test_rows_of_another_shape_are_dropped(whole, tmp_path):
+    recipe, results = whole
     with pytest.raises(KeyboardInterrupt):
         recipe(**TINY, out=tmp_path).run(Stop(3))
-    path = tmp_path / "real/trial-0/checkpoint.safetensors"
-    path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(ValueError, match=r"checkpoint\.safetensors"):
-        recipe(**TINY, out=tmp_path).run()
+    with (tmp_path / "log.jsonl").open("a") as file:
+        file.write('{"other": 1}\n')
+    assert table(recipe(**TINY, out=tmp_path).run()) == table(results)
 
 
-def test_damaged_results_are_an_error_that_names_them(whole, tmp_path):
-    recipe, _ = whole
-    recipe(**TINY, out=tmp_path).run()
-    (tmp_path / "results.json").write_text("[]")
-    with pytest.raises(ValueError, match=r"results\.json"):
-        recipe(**TINY, out=tmp_path).run()
+WRONG = {
+    "[]": "must hold a JSON object, got list",
+    "{}": "must hold 'config', a filled dict, got None",
+    '{"config": {"model": 1, "data": 1}, "levels": [], "timing": {}}': "'levels', a filled list",
+    '{"config": {"a": 1}, "levels": [1], "timing": {"a": 1}}': "config must hold model, data",
+    '{"config": {"model": 1, "data": 1}, "levels": [1], "timing": {"a": 1}}': "timing must hold",
+}
+
+
+@pytest.mark.parametrize("text", WRONG)
+def test_results_of_another_shape_are_an_error_that_names_them(tmp_path, text):
+    (tmp_path / "results.json").write_text(text)
+    with pytest.raises(ValueError, match=rf"results\.json:? ?.*{WRONG[text]}"):
+        Results.read(tmp_path)
+
+
+@pytest.mark.parametrize("level", [1, {}, {"dense_ms": "fast"}])
+def test_levels_of_another_shape_are_an_error_that_names_them(whole, tmp_path, level):
+    found = json.loads((whole[1].folder / "results.json").read_text())
+    found["levels"][1] = {**found["levels"][1], **level} if level not in (1, {}) else level
+    (tmp_path / "results.json").write_text(json.dumps(found))
+    with pytest.raises(ValueError, match=r"results\.json.*(columns of this version|be a number)"):
+        Results.read(tmp_path)
 
 
 def test_iterative_rounds_go_on_from_the_trained_weights_in_one_long_order(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from torch import nn
@@ -13,7 +15,7 @@ from sparseq.nn.convert import to_dense
 from sparseq.nn.expander import ExpanderLinear, ExpanderQLinear
 from sparseq.nn.patterned import PatternedLayer
 from sparseq.pruning import Mask
-from sparseq.recipes import OneShot, Train
+from sparseq.recipes import Lottery, OneShot, Train
 from sparseq.recipes.outcome import Outcome
 from sparseq.train import evaluate
 from tests.recipes.test_resume import Count, Stop
@@ -91,6 +93,40 @@ def test_fine_tuning_keeps_the_mask_and_helps(trained, tmp_path):
     assert after["weights_kept"] == before["weights_kept"] == round(0.1 * 888)
     assert after["pruned_validation_accuracy"] == before["pruned_validation_accuracy"]
     assert after["validation_accuracy"] > before["validation_accuracy"]
+
+
+def rows(folder):
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def test_both_stages_of_pruning_are_logged_each_epoch_once(tmp_path):
+    config = OneShot(**TINY, finetune=2, out=tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        config.run(Stop(4))
+    config.run()
+    stages = [(row["stage"], row["epoch"]) for row in rows(tmp_path)]
+    assert stages == [("train", 1), ("train", 2), ("train", 3), ("finetune", 1), ("finetune", 2)]
+    assert all({"loss", "validation_accuracy"} <= row.keys() for row in rows(tmp_path))
+
+
+def test_a_damaged_checkpoint_names_its_remedy(trained, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        Train(**TINY, out=tmp_path).run(Stop(2))
+    path = tmp_path / "checkpoint.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=rf"delete {path}, and the training starts again, or"):
+        Train(**TINY, out=tmp_path).run()
+    path.unlink()
+    assert Train(**TINY, out=tmp_path).run().figures == trained.figures
+
+
+@pytest.mark.parametrize("fields", [{"model": "nowhere.py:net"}, {"data": "mnist"}])
+@pytest.mark.parametrize("recipe", [Train, OneShot, Lottery])
+def test_a_start_that_fails_leaves_no_folder(tmp_path, recipe, fields):
+    config = recipe(**fields, data_dir=tmp_path / "none", out=tmp_path / "o")
+    with pytest.raises(FileNotFoundError):
+        config.run()
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("granularity", ["component", "quaternion"])
