@@ -10,7 +10,9 @@ from torch import nn
 
 from bench.baselines import agrees
 from bench.cases import normal, over_densities, random_mask
-from sparseq.nn import SparseLinear, SparseSequential
+from sparseq.nn import SparseLinear
+from sparseq.nn.chain import chain_arguments
+from sparseq.ops.spmm_chain import spmm_chain
 
 WIDTHS = {"784-300-100-10": (784, 300, 100, 10), "4 x 2048": (2048,) * 5}
 
@@ -32,14 +34,14 @@ def networks(widths: tuple[int, ...], density: float) -> tuple[nn.Sequential, nn
 @over_densities
 def test_spmm_chain(race, case, batch, density):
     dense, layers = networks(WIDTHS[case], density)
-    chain = SparseSequential(*layers)
+    maps = chain_arguments(list(layers))
     x = normal(batch, WIDTHS[case][0])
     with torch.no_grad():
         exact = dense.double()(x.double())
-        agrees(chain(x), exact, "spmm_chain")
+        agrees(spmm_chain(x, *maps), exact, "spmm_chain")
         agrees(layers(x), exact, "layers")
         dense.float()
-        sides = {"sparseq": lambda: chain(x), "layer by layer": lambda: layers(x),
+        sides = {"sparseq": lambda: spmm_chain(x, *maps), "layer by layer": lambda: layers(x),
                  "dense fp32": lambda: dense(x)}  # fmt: skip
         race(sides, "spmm_chain", suite="spmm_chain", subject="spmm_chain", case=case,
              batch=batch, density=density)  # fmt: skip

@@ -11,16 +11,20 @@ from torch import Tensor, nn
 from sparseq.nn.sparse import SparseLinear
 from sparseq.ops.spmm_chain import spmm_chain
 
+FEW = 60_000  # kept weights of a run up to which the calls cost more than the products
+MANY = 1_000_000  # from here on a run's weights are read anew for every tile
+ROWS = 32  # examples for each thread from which on whole tiles keep it busy
+
 
 class SparseSequential(nn.Sequential):
     """nn.Sequential that takes each run of SparseLinear and ReLU through `ops.spmm_chain`.
 
     What lies between the layers of a run stays in the kernel's layout, and bias and ReLU cost no
-    pass of their own. That is done on CPU tensors where no gradient is recorded; in training,
-    under autocast, while compiling or exporting, and where a module of the run has hooks, the
-    modules run one by one. Both ways agree to rounding. A Dropout in evaluation mode and an
-    Identity do not end a run. `compress` makes it of nn.Sequential, `to_dense` undoes it; the
-    state_dict is the same.
+    pass of their own. That is done on CPU tensors where no gradient is recorded and where it was
+    measured to pay (bench/ops/spmm_chain.py); in training, under autocast, while compiling or
+    exporting, and where a module of the run has hooks, the modules run one by one. Both ways agree
+    to rounding. A Dropout in evaluation mode and an Identity do not end a run. `compress` makes it
+    of nn.Sequential, `to_dense` undoes it; the state_dict is the same.
     """
 
     def forward(self, input: Any) -> Any:
@@ -28,8 +32,8 @@ class SparseSequential(nn.Sequential):
         if _one_by_one(input):
             return super().forward(input)
         for run in runs(list(self._modules.values())):
-            if len(run) > 1 and not _records_gradients(run, input):
-                input = _chain(run, input)
+            if len(run) > 1 and _pays(run, input) and not _records_gradients(run, input):
+                input = spmm_chain(input, *chain_arguments(run))
                 continue
             for module in run:
                 input = module(input)
@@ -85,6 +89,14 @@ def _one_by_one(x: Any) -> bool:
     )
 
 
+def _pays(run: Sequence[Any], x: Tensor) -> bool:
+    weights = sum(module.values.shape[0] for module in run if type(module) is SparseLinear)
+    if weights <= FEW:
+        return True
+    rows = x.numel() // max(x.shape[-1], 1) if x.dim() else 0
+    return weights <= MANY and rows >= ROWS * torch.get_num_threads()
+
+
 def _records_gradients(run: Sequence[Any], x: Tensor) -> bool:
     if not torch.is_grad_enabled():
         return False
@@ -92,7 +104,10 @@ def _records_gradients(run: Sequence[Any], x: Tensor) -> bool:
     return x.requires_grad or any(tensor is not None and tensor.requires_grad for tensor in own)
 
 
-def _chain(run: Sequence[Any], x: Tensor) -> Tensor:
+def chain_arguments(
+    run: Sequence[Any],
+) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[int]]:
+    """values, biases, patterns and relu of a run, as `spmm_chain` takes them."""
     values: list[Tensor] = []
     biases: list[Tensor] = []
     patterns: list[Tensor] = []
@@ -106,4 +121,4 @@ def _chain(run: Sequence[Any], x: Tensor) -> Tensor:
             relu.append(0)
         elif type(module) is nn.ReLU:
             relu[-1] = 1
-    return spmm_chain(x, values, biases, patterns, relu)
+    return values, biases, patterns, relu

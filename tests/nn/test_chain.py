@@ -7,7 +7,7 @@ from torch import nn
 
 import sparseq
 from sparseq.nn import SparseSequential
-from sparseq.nn.chain import runs
+from sparseq.nn.chain import ROWS, runs
 from sparseq.ops import spmm_chain
 
 
@@ -42,6 +42,19 @@ def test_runs_of_sparse_layers_are_one_call_at_inference(batch, calls):
     with torch.no_grad():
         torch.testing.assert_close(model(x), want)
     assert calls == [3]  # the last layer stands alone behind a sigmoid
+
+
+def test_only_what_pays_goes_through_one_kernel(calls, monkeypatch):
+    model = compressed()
+    with torch.no_grad():
+        monkeypatch.setattr("sparseq.nn.chain.FEW", 0)
+        model(torch.randn(5, 20))
+        assert calls == []
+        model(torch.randn(ROWS * torch.get_num_threads(), 20))
+        assert calls == [3]
+        monkeypatch.setattr("sparseq.nn.chain.MANY", 0)
+        model(torch.randn(ROWS * torch.get_num_threads(), 20))
+        assert calls == [3]
 
 
 def test_training_runs_module_by_module(calls):
