@@ -57,7 +57,7 @@ LONG_CPP_FUNCTIONS: dict[str, str] = {}
 # what lies among the operators and serves all of them
 SHARED = {"backend", "build", "toolchain", "host", "geometry"}
 # operators that plain torch serves so far
-WITHOUT_KERNEL = {"hamilton_conv"}
+WITHOUT_KERNEL: set[str] = set()
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "misc", "common", "base"}
 PRODUCT = ["sparseq", "triton_kernels"]
 

@@ -141,6 +141,23 @@ void pack_b(const Task<S>& task, int64_t lane0, int64_t count, int width, T* til
   transform(from, to, b, T(1), block);
 }
 
+// Adds sums to rows of c, `c_row` apart, of each component with the product's factors.
+template <typename T, int MR, int NV>
+SPARSEQ_INLINE void add_to_components(const Vec<T> (&sums)[MR][NV], const float (&to)[4], T* c,
+                                      int64_t c_row, int64_t c_component) {
+  for (int component = 0; component < 4; ++component) {
+    if (to[component] == 0.f) continue;
+    const Vec<T> factor = broadcast(static_cast<T>(to[component]));
+    T* out = c + component * c_component;
+    for (int r = 0; r < MR; ++r) {
+      for (int i = 0; i < NV; ++i) {
+        T* at = out + r * c_row + i * kLanes<T>;
+        store(at, fmadd(factor, sums[r][i], load(at)));
+      }
+    }
+  }
+}
+
 // MR rows of A times a tile, added to the components' rows of c with the product's factors.
 template <typename T, int MR, int NV>
 SPARSEQ_INLINE void micro_kernel(const T* a, int64_t a_stride, const T* b, int64_t depth,
@@ -155,17 +172,7 @@ SPARSEQ_INLINE void micro_kernel(const T* a, int64_t a_stride, const T* b, int64
       for (int i = 0; i < NV; ++i) sums[r][i] = fmadd(entry, column[i], sums[r][i]);
     }
   }
-  for (int component = 0; component < 4; ++component) {
-    if (to[component] == 0.f) continue;
-    const Vec<T> factor = broadcast(static_cast<T>(to[component]));
-    T* out = c + component * c_component;
-    for (int r = 0; r < MR; ++r) {
-      for (int i = 0; i < NV; ++i) {
-        T* at = out + r * width + i * n;
-        store(at, fmadd(factor, sums[r][i], load(at)));
-      }
-    }
-  }
+  add_to_components<T, MR, NV>(sums, to, c, width, c_component);
 }
 
 template <typename T, int NV>
