@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from sparseq.compat import PruningWrapper
     from sparseq.compression import compress
     from sparseq.files import load, save
+    from sparseq.nn.color import rgb_to_quaternion
     from sparseq.nn.convert import swap, to_dense
     from sparseq.nn.expander import ExpanderLinear, ExpanderQLinear
     from sparseq.nn.norm import QBatchNorm1d, QBatchNorm2d, QBatchNorm3d
@@ -34,7 +35,7 @@ __all__ = [
     "QConv1d", "QConv2d", "QConv3d", "QConvTranspose1d", "QConvTranspose2d", "QConvTranspose3d",
     "QLinear", "SparseLinear", "SparseQLinear", "ExpanderLinear", "ExpanderQLinear", "Mask",
     "prune", "compress", "to_dense", "swap", "profile", "save", "load", "PruningWrapper",
-    "QBatchNorm1d", "QBatchNorm2d", "QBatchNorm3d",
+    "QBatchNorm1d", "QBatchNorm2d", "QBatchNorm3d", "rgb_to_quaternion",
     "__version__",
 ]  # fmt: skip
 
@@ -51,6 +52,7 @@ _HOMES = {
     "QBatchNorm1d": "nn.norm",
     "QBatchNorm2d": "nn.norm",
     "QBatchNorm3d": "nn.norm",
+    "rgb_to_quaternion": "nn.color",
     "Mask": "pruning",
     "prune": "pruning",
     "compress": "compression",

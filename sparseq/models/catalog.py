@@ -39,7 +39,8 @@ class HParams:
     lr_factor: float = 0.1
 
 
-# a builder takes algebra, in_shape, num_classes and seed, all by name
+# a builder takes in_shape, with a default, and seed; a classifier also num_classes, one that can
+# be quaternion also algebra; and options of its own, all by name
 Builder = Callable[..., nn.Module]
 
 MODELS: Registry[Builder] = MODEL_BUILDERS  # files rebuild models through it

@@ -2,6 +2,7 @@
 
 from sparseq.nn.chain import SparseSequential
 from sparseq.nn.checkpoints import convert_htorch
+from sparseq.nn.color import rgb_to_quaternion
 from sparseq.nn.convert import replace_modules, swap, to_dense
 from sparseq.nn.expander import ExpanderLinear, ExpanderQLinear
 from sparseq.nn.init import quaternion_init_
@@ -35,6 +36,7 @@ __all__ = [
     "SparseSequential",
     "quaternion_init_",
     "replace_modules",
+    "rgb_to_quaternion",
     "swap",
     "to_dense",
     "convert_htorch",

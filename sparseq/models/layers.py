@@ -1,0 +1,122 @@
+"""The layers models are made of: real or quaternion, with weights drawn from one seed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparseq.errors import require, unknown_name
+from sparseq.modules import register_module
+from sparseq.nn.color import rgb_to_quaternion
+from sparseq.nn.norm import QBatchNorm2d
+from sparseq.nn.quaternion import QLinear
+from sparseq.nn.quaternion_conv import QConv2d
+from sparseq.seeds import derived_generator
+
+ALGEBRAS = ["real", "quaternion"]
+
+
+class Layers:
+    """Makes the layers of one model, in the order in which it is called.
+
+    Weights are drawn from the He distribution (variance 2 / fan-in; for quaternion layers see
+    `sparseq.nn.init`), biases are zero. The global random state is neither read nor changed. Under
+    `torch.device("meta")` the layers hold no data.
+
+    Args:
+        algebra: "real" or "quaternion".
+        seed: of all weights.
+
+    Raises:
+        ValueError: an unknown algebra.
+    """
+
+    def __init__(self, algebra: str, seed: int) -> None:
+        if algebra not in ALGEBRAS:
+            raise unknown_name("algebra", algebra, ALGEBRAS)
+        self.algebra, self.generator = algebra, derived_generator("weights", seed)
+
+    def linear(self, in_features: int, out_features: int, bias: bool = True) -> nn.Module:
+        """A fully connected layer of the algebra."""
+        if self.algebra == "quaternion":
+            return QLinear(in_features, out_features, bias, generator=self.generator)
+        return self.output(in_features, out_features, bias)
+
+    def output(self, in_features: int, out_features: int, bias: bool = True) -> nn.Module:
+        """A fully connected layer that is always real."""
+        return self._real(nn.Linear, in_features, out_features, bias=bias)
+
+    def conv(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 3,
+        stride: int = 1,
+        padding: int = 1,
+        bias: bool = True,
+    ) -> nn.Module:
+        """A convolution of the algebra."""
+        sizes = (in_channels, out_channels, kernel_size, stride, padding)
+        if self.algebra == "quaternion":
+            return QConv2d(*sizes, bias=bias, generator=self.generator)
+        return self._real(nn.Conv2d, *sizes, bias=bias)
+
+    def conv_transpose(
+        self, in_channels: int, out_channels: int, kernel_size: int, stride: int, padding: int = 1
+    ) -> nn.Module:
+        """A transposed convolution, always real."""
+        sizes = (in_channels, out_channels, kernel_size, stride, padding)
+        return self._real(nn.ConvTranspose2d, *sizes, bias=True)
+
+    def norm(self, channels: int) -> nn.Module:
+        """Batch normalization of the algebra; that of quaternions whitens their components."""
+        return QBatchNorm2d(channels) if self.algebra == "quaternion" else nn.BatchNorm2d(channels)
+
+    def images(self, channels: int) -> tuple[dict[str, nn.Module], int]:
+        """What a model of images begins with, by name, and the channels its layers get.
+
+        Real models take the images as they are. Quaternion models take grey or RGB images too,
+        and make quaternions of them first, so that both are called alike; other images need
+        channels in whole quaternions.
+        """
+        if self.algebra == "quaternion" and channels in (1, 3):
+            return {"quaternions": ImageToQuaternion()}, 4
+        return {}, channels
+
+    def _real(self, kind: Any, *sizes: int, bias: bool) -> nn.Module:
+        # torch's own initialization is left out: it draws from the global generator
+        device = torch.get_default_device()
+        layer = kind(*sizes, bias=bias, device="meta").to_empty(device=device)
+        if device.type != "meta":
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=self.generator)
+            if bias:
+                nn.init.zeros_(layer.bias)
+        return layer
+
+
+class ImageToQuaternion(nn.Module):
+    """(N, 3, H, W) or (N, 1, H, W) images to (N, 4, H, W), one quaternion [R, G, B, grey] a pixel.
+
+    A grey image counts as one with R = G = B. See `sparseq.nn.color.rgb_to_quaternion`.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Add the fourth channel."""
+        return rgb_to_quaternion(x.expand(-1, 3, -1, -1))
+
+
+register_module(ImageToQuaternion, lambda module: {})
+
+
+def check_classes(model: str, num_classes: int) -> None:
+    """ValueError unless there is a class."""
+    require(num_classes >= 1, model, "num_classes", "must be at least 1", num_classes)
+
+
+def check_images(model: str, in_shape: tuple[int, ...], smallest: int = 1) -> None:
+    """ValueError unless examples are images that the model can take."""
+    fits = len(in_shape) == 3 and in_shape[0] >= 1 and min(in_shape[1:]) >= smallest
+    rule = f"must be (channels, height, width) of at least {smallest}x{smallest} pixels"
+    require(fits, model, "in_shape", rule, tuple(in_shape))

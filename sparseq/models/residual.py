@@ -1,0 +1,131 @@
+"""Residual networks (He et al. 2016): blocks beside a shortcut, real or quaternion."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from sparseq.errors import unknown_name
+from sparseq.models.catalog import HParams
+from sparseq.models.layers import Layers, check_classes, check_images
+
+STEMS = ["auto", "imagenet", "cifar"]
+# images up to this size keep it through the stem
+LARGEST_CIFAR = 64
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The shape of a residual network.
+
+    Attributes:
+        name: of the model.
+        blocks: number of blocks of each stage.
+        widths: channels of each stage, before expansion.
+        expansion: 1, two 3x3 convolutions a block; or more, 1x1, 3x3, 1x1 with that many times
+            the channels at the end.
+    """
+
+    name: str
+    blocks: tuple[int, ...]
+    widths: tuple[int, ...] = (64, 128, 256, 512)
+    expansion: int = 1
+
+
+class Residual(nn.Module):
+    """relu(main(x) + shortcut(x))."""
+
+    def __init__(self, main: nn.Module, shortcut: nn.Module) -> None:
+        super().__init__()
+        self.main, self.shortcut, self.relu = main, shortcut, nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See above."""
+        return self.relu(self.main(x) + self.shortcut(x))
+
+
+def residual_network(
+    plan: Plan, layers: Layers, in_shape: tuple[int, ...], num_classes: int, stem: str = "auto"
+) -> nn.Sequential:
+    """Stem, stages of blocks, the mean over all positions, and a real output layer.
+
+    The first block of every stage but the first halves the image; its shortcut, as any between
+    different shapes, is a 1x1 convolution with normalization. Convolutions have no bias. Bottleneck
+    blocks stride in their 3x3 convolution.
+
+    Args:
+        plan: the shape.
+        layers: what makes the layers; quaternion networks make quaternions of RGB and grey images
+            first, so that they take what the real ones take.
+        in_shape: (channels, height, width).
+        num_classes: width of the output.
+        stem: "imagenet", 7x7 of stride 2 and a pooling; "cifar", 3x3; "auto", the latter for
+            images of at most 64x64.
+
+    Raises:
+        ValueError: an unknown stem, or examples that are no images.
+
+    Source: He et al. 2016, "Deep residual learning for image recognition", table 1, section 4.2.
+    """
+    check_images(plan.name, in_shape)
+    check_classes(plan.name, num_classes)
+    if stem not in STEMS:
+        raise unknown_name(f"{plan.name} stem", stem, STEMS)
+    small = max(in_shape[1:]) <= LARGEST_CIFAR if stem == "auto" else stem == "cifar"
+    first, channels = layers.images(in_shape[0])
+    parts = OrderedDict({**first, **_stem(layers, channels, plan.widths[0], small)})
+    channels = plan.widths[0]
+    for stage, (count, width) in enumerate(zip(plan.blocks, plan.widths, strict=True), start=1):
+        blocks = []
+        for number in range(count):
+            stride = 2 if stage > 1 and number == 0 else 1
+            blocks.append(_block(layers, channels, width, plan.expansion, stride))
+            channels = width * plan.expansion
+        parts[f"stage{stage}"] = nn.Sequential(*blocks)
+    parts["average"], parts["flatten"] = nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    parts["out"] = layers.output(channels, num_classes)
+    return nn.Sequential(parts)
+
+
+def _stem(layers: Layers, channels: int, width: int, small: bool) -> dict[str, nn.Module]:
+    size, stride = (3, 1) if small else (7, 2)
+    conv = layers.conv(channels, width, size, stride, size // 2, bias=False)
+    parts = {"stem": conv, "stem_norm": layers.norm(width), "stem_relu": nn.ReLU()}
+    return parts if small else {**parts, "pool": nn.MaxPool2d(3, 2, padding=1)}
+
+
+def _block(layers: Layers, channels: int, width: int, expansion: int, stride: int) -> Residual:
+    out = width * expansion
+    if expansion == 1:
+        shapes = [(channels, width, 3, stride), (width, out, 3, 1)]
+    else:
+        shapes = [(channels, width, 1, 1), (width, width, 3, stride), (width, out, 1, 1)]
+    main: OrderedDict[str, nn.Module] = OrderedDict()
+    for number, (inside, outside, size, step) in enumerate(shapes, start=1):
+        if main:
+            main[f"relu{number - 1}"] = nn.ReLU()
+        main[f"conv{number}"] = layers.conv(inside, outside, size, step, size // 2, bias=False)
+        main[f"norm{number}"] = layers.norm(outside)
+    shortcut: nn.Module = nn.Identity()
+    if stride > 1 or channels != out:
+        conv = layers.conv(channels, out, 1, stride, 0, bias=False)
+        shortcut = nn.Sequential(OrderedDict(conv=conv, norm=layers.norm(out)))
+    return Residual(nn.Sequential(main), shortcut)
+
+
+def usual_hparams() -> HParams:
+    """SGD 0.05 with Nesterov's momentum, halved every 30 of 300 epochs (Stewart et al. 2023)."""
+    return HParams(
+        epochs=300,
+        batch_size=128,
+        optimizer="sgd",
+        lr=0.05,
+        momentum=0.9,
+        nesterov=True,
+        weight_decay=5e-4,
+        lr_schedule="step",
+        lr_step=30,
+        lr_factor=0.5,
+    )

@@ -1,0 +1,110 @@
+"""A variational autoencoder of images (Kingma & Welling 2014)."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sparseq.errors import require
+from sparseq.models.catalog import MODELS, STD_HPARAMS, HParams
+from sparseq.models.layers import Layers, check_images
+from sparseq.models.perceptron import add_hidden
+
+NAME = "vae"
+HIDDEN, LATENT = (2048, 4096), 100
+# both strided convolutions halve the image, and both transposed ones double it
+SHRINK = 4
+
+
+class Reconstruction(NamedTuple):
+    """What the autoencoder gives for a batch of n images.
+
+    Attributes:
+        image: (n, c, h, w) in (0, 1).
+        mean, log_variance: (n, 100), of the normal distribution of each image's code.
+        original: the images themselves.
+    """
+
+    image: Tensor
+    mean: Tensor
+    log_variance: Tensor
+    original: Tensor
+
+
+class VAE(nn.Module):
+    """Encoder, a normal distribution of codes, decoder; see `build_vae`."""
+
+    def __init__(self, layers: Layers, in_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        channels, height, width = in_shape
+        maps = (64, height // SHRINK, width // SHRINK)
+        features = maps[0] * maps[1] * maps[2]
+        parts: OrderedDict[str, nn.Module] = OrderedDict(
+            conv1=layers.conv(channels, 32, 4, 2),
+            conv1_relu=nn.ReLU(),
+            conv2=layers.conv(32, 64, 4, 2),
+            conv2_relu=nn.ReLU(),
+            flatten=nn.Flatten(),
+        )
+        code = add_hidden(parts, layers, features, HIDDEN, bias=False)
+        self.encoder = nn.Sequential(parts)
+        self.mean = layers.linear(code, LATENT, bias=False)
+        self.log_variance = layers.linear(code, LATENT, bias=False)
+        parts = OrderedDict()
+        code = add_hidden(parts, layers, LATENT, (*reversed(HIDDEN), features), bias=False)
+        parts["unflatten"] = nn.Unflatten(1, maps)
+        parts["conv1"], parts["conv1_relu"] = layers.conv_transpose(64, 32, 4, 2), nn.ReLU()
+        parts["conv2"] = layers.conv_transpose(32, channels, 4, 2)
+        parts["sigmoid"] = nn.Sigmoid()
+        self.decoder = nn.Sequential(parts)
+
+    def forward(self, x: Tensor) -> Reconstruction:
+        """(n, c, h, w) images in 0..1. The code is drawn in training, and the mean otherwise."""
+        hidden = self.encoder(x)
+        mean, log_variance = self.mean(hidden), self.log_variance(hidden)
+        code = mean
+        if self.training:
+            code = mean + torch.randn_like(mean) * (log_variance / 2).exp()
+        return Reconstruction(self.decoder(code), mean, log_variance, x)
+
+
+def vae_loss(outputs: Reconstruction, target: Tensor | None = None) -> Tensor:
+    """Negative evidence lower bound, summed over pixels and code, the mean over the images.
+
+        BCE(image, original) - 1/2 sum (1 + log_variance - mean^2 - exp(log_variance))
+
+    Args:
+        outputs: of the autoencoder.
+        target: ignored; training loops give the classes here.
+
+    Source: Kingma & Welling 2014, "Auto-encoding variational Bayes", equation 10.
+    """
+    mean, log_variance, count = outputs.mean, outputs.log_variance, max(len(outputs.image), 1)
+    difference = F.binary_cross_entropy(outputs.image, outputs.original, reduction="sum")
+    divergence = -0.5 * (1 + log_variance - mean.square() - log_variance.exp()).sum()
+    return (difference + divergence) / count
+
+
+@MODELS.register(NAME)
+def build_vae(in_shape: tuple[int, ...] = (3, 64, 64), seed: int = 0) -> nn.Module:
+    """Images of 3x64x64 to codes of 100 numbers and back: 85,183,619 parameters. Real only.
+
+    Encoder: 32 and 64 4x4 convolutions of stride 2, 16384-2048-4096, from there 100 means and 100
+    log variances. Decoder: 100-4096-2048-16384, 32 and 3 transposed 4x4 convolutions of stride 2,
+    a sigmoid. The fully connected layers have no biases. `vae_loss` trains it.
+    """
+    check_images(NAME, in_shape, SHRINK)
+    whole = in_shape[1] % SHRINK == in_shape[2] % SHRINK == 0
+    rule = f"must have a height and width divisible by {SHRINK}"
+    require(whole, NAME, "in_shape", rule, tuple(in_shape))
+    return VAE(Layers("real", seed), tuple(in_shape))
+
+
+@STD_HPARAMS.register(NAME)
+def std_hparams() -> HParams:
+    """Adam 1e-3, batches of 128, 100 epochs."""
+    return HParams(epochs=100, batch_size=128, optimizer="adam", lr=1e-3)
