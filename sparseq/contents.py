@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sparseq.container import check_container, read_index
+from sparseq.container import read_container, read_index
+from sparseq.description import checked_description
 from sparseq.storage import NEGATIVE, PLACES, pattern_names
 
 STREAMS = ("row lengths", "gaps")
@@ -41,23 +42,24 @@ def describe_file(path: str | os.PathLike[str]) -> list[FileRow]:
         FileNotFoundError: there is no such file.
         ValueError: a foreign, cut or changed file, or one of a newer format.
     """
+    stored, description = read_container(path, "model")
+    recipe = checked_description(description, stored, path)
     data = Path(path).read_bytes()
-    head = check_container(data, path, "model")
     index, start = read_index(data, path, "describe_file")
-    recipe = len(json.dumps(index.pop("__metadata__"), separators=(",", ":")))
+    text = len(json.dumps(index.pop("__metadata__"), separators=(",", ":")))
     rows = [
-        FileRow("(header)", start - recipe, "safetensors index, JSON", "", ()),
-        FileRow("(recipe)", recipe, "JSON with checksum", "", ()),
+        FileRow("(header)", start - text, "safetensors index, JSON", "", ()),
+        FileRow("(recipe)", text, "JSON with checksum", "", ()),
     ]
-    return rows + list(_tensor_rows(data[start:], index, _encodings(head["description"])))
+    return rows + list(_tensor_rows(data[start:], index, _encodings(recipe)))
 
 
 def _encodings(recipe: Mapping[str, Any]) -> dict[str, str]:
     """How tensors that are not stored as they are lie in the file; streams without their width."""
     found: dict[str, str] = {}
-    for path in recipe.get("patterns", {}):
+    for path in recipe["patterns"]:
         found.update(zip(pattern_names(path), STREAMS, strict=True))
-    for name, entry in recipe.get("zeros", {}).items():
+    for name, entry in recipe["zeros"].items():
         found[name] = f"without the zeros of {' x '.join(map(str, entry['shape']))}"
         found[name + PLACES] = "gaps"
         found[name + NEGATIVE] = "gaps of -0.0"

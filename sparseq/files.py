@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from sparseq.container import read_container, write_atomically, write_container
+from sparseq.description import checked_description
 from sparseq.errors import argument_error, require
 from sparseq.modules import (
     Node,
@@ -47,7 +48,7 @@ from sparseq.storage import (
     pattern_names,
 )
 
-__all__ = ["MODEL_BUILDERS", "load", "save", "write_atomically"]
+__all__ = ["MODEL_BUILDERS", "load", "recorded_builder", "save", "write_atomically"]
 
 MODEL_BUILDERS: Registry[Callable[..., nn.Module]] = Registry("model")
 
@@ -101,10 +102,13 @@ def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Mod
         ValueError: a foreign, cut or changed file, one of a newer format, a model that only its
             own code can build, or one that does not fit the file.
     """
-    stored, recipe = read_container(path, "model")
-    recipe = {"patterns": {}, "zeros": {}, "aliases": {}, "frozen": [], **recipe}
-    decode_patterns(recipe["patterns"], stored)
-    decode_zeros(recipe["zeros"], stored)
+    stored, recipe = _read(path)
+    try:
+        decode_patterns(recipe["patterns"], stored)
+        decode_zeros(recipe["zeros"], stored)
+    except (ValueError, RuntimeError) as error:
+        rule = "must hold patterns and zeros that can be decoded"
+        raise argument_error("load", f"file {str(path)!r}", rule, error) from None
     state = {**stored, **{name: stored[source] for name, source in recipe["aliases"].items()}}
     with torch.random.fork_rng(devices=[]):
         skeleton = _skeleton(recipe) if model is None else model
@@ -113,6 +117,21 @@ def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Mod
     _fill(result, state)
     _restore_flags(result, recipe)
     return result
+
+
+def recorded_builder(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """How the model of a file says it was built, {"name": ..., "kwargs": {...}}; {} if it does not.
+
+    Raises:
+        FileNotFoundError, ValueError: as for `load`.
+    """
+    return _read(path)[1]["builder"]
+
+
+def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors as stored, and the recipe, checked."""
+    stored, description = read_container(path, "model")
+    return stored, checked_description(description, stored, path)
 
 
 def _builder(model: nn.Module) -> dict[str, Any]:
@@ -140,7 +159,7 @@ def _aliases(state: Mapping[str, Tensor]) -> dict[str, str]:
 
 def _skeleton(recipe: Mapping[str, Any]) -> nn.Module:
     """A model of the file's modules, its state yet to come."""
-    builder, custom = recipe.get("builder"), custom_modules(recipe["modules"])
+    builder, custom = recipe["builder"], custom_modules(recipe["modules"])
     if not custom:
         return build_tree(recipe["modules"])
     if builder and builder["name"] in MODEL_BUILDERS.names():
@@ -214,5 +233,5 @@ def _restore_flags(model: nn.Module, recipe: Mapping[str, Any]) -> None:
             model.get_submodule(path).training = node["training"]
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name not in recipe["frozen"])
-    if recipe.get("builder"):
+    if recipe["builder"]:
         model.recipe = recipe["builder"]

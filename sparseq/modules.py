@@ -127,7 +127,7 @@ def build_module(path: str, node: Node) -> nn.Module:
     recipe = MODULES.get(node["type"])
     try:
         return recipe.build(**tuples(node.get("args", {})))
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError, LookupError, ArithmeticError) as error:
         rule = f"must be valid arguments of {node['type']} ({error})"
         raise argument_error("load", f"recipe of module {path!r}", rule, node) from None
 
@@ -147,8 +147,16 @@ def build_tree(nodes: Mapping[str, Node]) -> nn.Module:
         built[path] = build_module(path, node) if source is None else built[source]
         parent, _, name = path.rpartition(".")
         if path and nodes[parent].get("same_as") is None:
-            built[parent].add_module(name, built[path])
+            _add(built[parent], path, name, built[path])
     return built[""]
+
+
+def _add(parent: nn.Module, path: str, name: str, module: nn.Module) -> None:
+    try:
+        parent.add_module(name, module)
+    except KeyError as error:
+        rule = f"must have a free name ({error})"
+        raise argument_error("load", f"recipe of module {path!r}", rule, repr(name)) from None
 
 
 def custom_modules(nodes: Mapping[str, Node]) -> list[str]:

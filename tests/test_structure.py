@@ -30,6 +30,7 @@ LAYERS = [
     ["pruning"],
     ["compression"],
     ["modules", "storage"],
+    ["description"],
     ["files"],
     ["contents", "profiling"],
     ["models", "data"],
