@@ -1,23 +1,30 @@
 """The command line: `sparseq COMMAND`, one line and exit status 2 for every mistake of the user.
 
-A command is a dataclass whose fields are the flags: a recipe of `sparseq.recipes`, or one below.
-torch is imported by the command that needs it, so the list of commands comes at once.
+A command is a dataclass whose fields are the flags: a recipe of `sparseq.recipes`, or one of
+`sparseq.commands`. torch is imported by what runs, so that the list of commands comes at once.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sparseq._version import __version__
-from sparseq.errors import require
+from sparseq.commands import Compress, Doctor, Info, Profile
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 FAILED, USER_ERROR, INTERRUPTED = 1, 2, 130
 DEBUG = "SPARSEQ_TRACEBACK"
+# how what the library's errors advise is spelled here
+FLAGS = {"overwrite=True": "--overwrite", "load(path, model=...)": "--model FILE.py:function"}
 
 
 @dataclass(frozen=True)
@@ -37,24 +44,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     name = given[0] if given else "--help"
-    if name in ("-h", "--help", "help"):
-        print(overview())
-        return 0 if given else USER_ERROR
-    if name == "--version":
-        print(f"sparseq {__version__}")
-        return 0
+    if name in ANSWERS:
+        status = guarded("", lambda: print(ANSWERS[name]()))
+        return status if given else USER_ERROR
     if name not in COMMANDS:
         return complain("", f"unknown command {name!r}; choose one of: {', '.join(COMMANDS)}")
-    return guarded(name, given[1:])
+    return guarded(name, lambda: COMMANDS[name].run(name, given[1:]))
 
 
-def guarded(name: str, arguments: list[str]) -> int:
-    """Run one command; mistakes become one line on stderr."""
+def guarded(name: str, run: Callable[[], object]) -> int:
+    """Run something; mistakes and warnings become one line on stderr."""
     try:
-        passed = COMMANDS[name].run(name, arguments)
+        passed = unadorned(run)
     except KeyboardInterrupt:
-        print(f"\nsparseq {name}: interrupted; started again, the same command goes on from the "
-              "last finished round", file=sys.stderr)
+        say(f"interrupted{going_on(name)}", name, "\n")
         return INTERRUPTED
     except BrokenPipeError:
         # the reader has gone; keep Python from flushing into the closed pipe at exit
@@ -68,15 +71,39 @@ def guarded(name: str, arguments: list[str]) -> int:
     return 0
 
 
+def unadorned(run: Callable[[], object]) -> object:
+    """Run something; its warnings are lines without the code that gave them, its output is out."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}")
+        try:
+            return run()
+        finally:
+            sys.stdout.flush()
+
+
+def going_on(name: str) -> str:
+    """What to say of an interrupted command that can be gone on with."""
+    if name not in COMMANDS or COMMANDS[name].run is not run_recipe:
+        return ""
+    return "; started again, the same command goes on from what it has finished"
+
+
 def complain(name: str, text: str) -> int:
-    """One line on stderr; returns the exit status."""
-    print(f"sparseq{name and ' '}{name}: error: {text}", file=sys.stderr)
+    """A mistake as one line on stderr; returns the exit status."""
+    say(f"error: {text}", name)
     return USER_ERROR
+
+
+def say(text: str, name: str = "", before: str = "") -> None:
+    """One line on stderr, under the command's name."""
+    print(f"{before}sparseq{name and ' '}{name}: {text}", file=sys.stderr)
 
 
 def describe(error: Exception) -> str:
     """An exception's message on one line; for those that may be no user's mistake, the remedy."""
     text = " ".join(str(error).split()) or type(error).__name__
+    for call, flag in FLAGS.items():
+        text = text.replace(call, flag)
     expected = isinstance(error, ValueError | OSError)
     return text if expected else f"{text} ({DEBUG}=1 shows where)"
 
@@ -111,133 +138,55 @@ def run_recipe(name: str, arguments: list[str]) -> None:
 
     from sparseq.recipes import RECIPES
     from sparseq.recipes.progress import Bar
+    from sparseq.recipes.rounds import PruningRounds
 
     recipe = parse(RECIPES.get(name), name, arguments)
     console = Console()
     console.print(f"run folder: {recipe.folder()}", highlight=False, soft_wrap=True)
-    with Bar(console) as bar:
+    # what is said of each layer in each round would bury the table
+    level = logging.WARNING if isinstance(recipe, PruningRounds) else logging.INFO
+    with notes(console, level), Bar(console) as bar:
         results = recipe.run(bar)
     results.show(console)
 
 
 def runs(command: type) -> Callable[[str, list[str]], object]:
-    """What runs a dataclass below."""
-    return lambda name, arguments: parse(command, name, arguments).run()
+    """What runs a dataclass of `sparseq.commands`."""
 
-
-@dataclass(frozen=True)
-class Compress:
-    """Turn a network's exact zeros into sparse layers: file to file."""
-
-    source: Path
-    """A file that sparseq saved."""
-    target: Path
-    """The file to write."""
-    policy: str = "auto"
-    """auto (leave layers dense where that is faster) or sparse."""
-    batch: int = 64
-    """Examples the network will mostly run at; auto goes by it."""
-    overwrite: bool = False
-    """Replace an existing target."""
-
-    def run(self) -> None:
-        """Write the file and say what was gained."""
-        from sparseq.compression import compress
-        from sparseq.files import load, save
-
-        small = compress(load(self.source), policy=self.policy, batch=self.batch)
-        before = self.source.stat().st_size
-        save(small, self.target, overwrite=self.overwrite)
-        after = self.target.stat().st_size
-        print(f"{self.target}: {after:,} bytes, from {before:,} ({before / after:.2f}x smaller)")
-
-
-@dataclass(frozen=True)
-class Info:
-    """Show where every byte of a file goes."""
-
-    file: Path
-    """A file that sparseq saved."""
-
-    def run(self) -> None:
-        """Print the table."""
-        from rich.console import Console
-        from rich.table import Table
-
-        from sparseq.contents import describe_file
-
-        rows = describe_file(self.file)
-        total = sum(row.bytes for row in rows)
-        table = Table(title=f"{self.file}: {total:,} bytes", title_justify="left")
-        for heading in ("part", "bytes", "share", "encoding", "type", "shape"):
-            table.add_column(heading, justify="right" if heading in ("bytes", "share") else "left")
-        for row in rows:
-            table.add_row(row.name, f"{row.bytes:,}", f"{row.bytes / total:.1%}", row.encoding,
-                          row.dtype, " x ".join(map(str, row.shape)))
-        Console().print(table)
-
-
-@dataclass(frozen=True)
-class Profile:
-    """Measure a network layer by layer, dense against sparse."""
-
-    model: str
-    """A saved file, a registered model, or path/to/file.py:function."""
-    data: str = "digits"
-    """The data set whose shapes the examples have."""
-    algebra: str = "real"
-    """real or quaternion, for a model that is no file."""
-    batch: int = 256
-    """Examples per forward pass."""
-    repeats: int = 20
-    """Samples behind each median."""
-    threads: int = 1
-    """CPU threads."""
-    device: str = "cpu"
-    """Where to run."""
-    seed: int = 0
-    """Of the random examples, and of the weights of a model that is no file."""
-
-    def __post_init__(self) -> None:
-        for name in ("batch", "threads"):
-            require(getattr(self, name) >= 1, "profile", name, "must be at least 1",
-                    getattr(self, name))
-
-    def run(self) -> None:
-        """Print the table."""
-        import torch
+    def run(name: str, arguments: list[str]) -> object:
         from rich.console import Console
 
-        from sparseq.data import find_dataset
-        from sparseq.profiling import profile
+        ready = parse(command, name, arguments)
+        with notes(Console()):
+            return ready.run()
 
-        torch.set_num_threads(self.threads)
-        generator = torch.Generator().manual_seed(self.seed)
-        x = torch.randn(self.batch, *find_dataset(self.data).in_shape, generator=generator)
-        network = self.open_model().to(self.device)
-        Console().print(profile(network, x.to(self.device), repeats=self.repeats))
-
-    def open_model(self) -> Any:
-        """The network from the file, or freshly built for the shapes of the data set."""
-        from sparseq.data import find_dataset
-        from sparseq.files import load
-        from sparseq.models import build
-
-        if self.model.endswith(".sparseq") or Path(self.model).is_file():
-            return load(self.model)
-        shapes = find_dataset(self.data)
-        return build(self.model, self.algebra, shapes.in_shape, shapes.num_classes, self.seed)
+    return run
 
 
-@dataclass(frozen=True)
-class Doctor:
-    """Show versions, compilers, CPU features, cache and kernels, and test them."""
+class Notes(logging.Handler):
+    """Prints what the library logs, a line each."""
 
-    def run(self) -> bool:
-        """Print the report; False if a result was wrong."""
-        from sparseq.doctor import print_report
+    def __init__(self, console: Console, level: int) -> None:
+        super().__init__(level)
+        self.console = console
 
-        return print_report()
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print, above a progress bar if there is one."""
+        self.console.print(record.getMessage(), highlight=False, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def notes(console: Console, level: int = logging.INFO) -> Iterator[None]:
+    """Inside, what the library logs is printed."""
+    logger, handler = logging.getLogger("sparseq"), Notes(console, level)
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(level)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
 
 
 def run_build(name: str, arguments: list[str]) -> None:
@@ -247,6 +196,10 @@ def run_build(name: str, arguments: list[str]) -> None:
     build(arguments)
 
 
+ANSWERS: dict[str, Callable[[], str]] = {
+    **dict.fromkeys(("-h", "--help", "help"), overview),
+    "--version": lambda: f"sparseq {__version__}",
+}
 COMMANDS = {
     "lottery": Command("train, prune, rewind, train again, round by round", run_recipe),
     "iterative": Command("train, prune, keep training, round by round", run_recipe),

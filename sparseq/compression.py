@@ -151,14 +151,14 @@ def _stays_dense(path: str, module: nn.Module, keep: Tensor, batch: int, trainin
     kind, density, whole = type(module), density_of(keep), keeps_whole(keep)
     dense = keep_dense(kind, density, tuple(keep.shape), batch, whole=whole, training=training)
     if dense:
+        limit = break_even(kind, keep.numel(), batch, whole=whole, training=training)
         LOGGER.info(
-            "compress: %s (%s) stays dense, faster so at density %.3g and batch %d: sparse pays "
-            "up to density %.3g",
+            "compress: %s (%s) stays dense, faster so at density %.3g and batch %d: %s",
             path or "the model",
             kind.__name__,
             density,
             batch,
-            break_even(kind, keep.numel(), batch, whole=whole, training=training),
+            f"sparse pays up to density {limit:.3g}" if limit else "too small for sparse",
         )
     return dense
 

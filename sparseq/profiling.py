@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from sparseq.compression import CONVERTERS, break_even, convert, density_of, keeps_whole
 from sparseq.errors import require
+from sparseq.layer_table import LayerRow, layer_table
 from sparseq.nn.convert import replace_modules
 from sparseq.nn.graphed import ExpanderLayer
 from sparseq.nn.patterned import PatternedLayer
@@ -35,41 +36,6 @@ WARM_UP = 2
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 Work = Callable[[], Any]
-
-
-@dataclass(frozen=True)
-class LayerRow:
-    """One layer, or the whole model.
-
-    Attributes:
-        name: path of the module in the model.
-        kind: its type.
-        density: fraction of the dense twin's weights that is kept (not exactly 0).
-        weights: number of the dense twin's weights.
-        nnz: number of kept weights.
-        bytes: of its parameters and buffers in memory, prepared forms of the pattern included.
-        dense_ms: median milliseconds of the dense layer; None if the model did not call it.
-        sparse_ms: the same of the sparse layer; of what it would take if the layer is dense but
-            has zeros. None where there is nothing sparse.
-        kernel: what computes the layer as it is: op and backend, or "torch".
-        reason: why a layer with zeros is dense, as `compress` sees it at this batch; "" for others.
-    """
-
-    name: str
-    kind: str
-    density: float
-    weights: int
-    nnz: int
-    bytes: int
-    dense_ms: float | None
-    sparse_ms: float | None
-    kernel: str
-    reason: str = ""
-
-    @property
-    def speedup(self) -> float | None:
-        """Dense time over sparse time."""
-        return self.dense_ms / self.sparse_ms if self.dense_ms and self.sparse_ms else None
 
 
 @dataclass(frozen=True)
@@ -95,14 +61,9 @@ class Profile:
 
     def table(self) -> Table:
         """A rich table."""
-        title = f"batch {self.batch}, {self.device}, {self.threads} threads"
-        table = Table(title=f"{title}, median of {self.repeats}", show_footer=True)
-        for number, (heading, footer) in enumerate(zip(HEADINGS, _cells(self.total), strict=True)):
-            justify: Any = "left" if number in LEFT else "right"
-            table.add_column(heading, footer, justify=justify)
-        for row in self.rows:
-            table.add_row(*_cells(row))
-        return table
+        threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
+        title = f"batch {self.batch}, {self.device}, {threads}, median of {self.repeats}"
+        return layer_table(self.rows, self.total, title)
 
     def __rich__(self) -> Table:
         return self.table()
@@ -111,22 +72,6 @@ class Profile:
         console = Console(file=io.StringIO(), width=120)
         console.print(self.table())
         return console.file.getvalue()  # type: ignore[attr-defined]
-
-
-HEADINGS = ["layer", "kind", "density", "nnz", "bytes"]
-HEADINGS += ["dense ms", "sparse ms", "speed-up", "kernel"]
-LEFT = (0, 1, 8)
-
-
-def _cells(row: LayerRow) -> list[str]:
-    times = [_number(row.dense_ms, ".4f"), _number(row.sparse_ms, ".4f")]
-    counts = [f"{row.density:.2%}", f"{row.nnz:,}", f"{row.bytes:,}"]
-    kernel = f"{row.kernel}: {row.reason}" if row.reason else row.kernel
-    return [row.name, row.kind, *counts, *times, _number(row.speedup, ".2f"), kernel]
-
-
-def _number(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)
 
 
 def profile(model: nn.Module, x: Tensor | Sequence[Any], repeats: int = 20) -> Profile:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import warnings
 
 import pytest
 
@@ -117,13 +118,38 @@ def test_an_error_that_is_no_users_mistake_says_how_to_see_more(monkeypatch, cap
     assert "out of memory (SPARSEQ_TRACEBACK=1" in complaint(capsys, "train")
 
 
-def test_an_interrupted_run_says_how_it_goes_on(monkeypatch, capsys):
-    def interrupt(name, arguments):
+@pytest.mark.parametrize(("command", "goes_on"), [("lottery", True), ("info", False)])
+def test_only_an_interrupted_run_says_how_it_goes_on(command, goes_on, monkeypatch, capsys):
+    def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(cli.COMMANDS, "lottery", cli.Command("", interrupt))
-    assert run("lottery") == 130
-    assert "goes on from the last finished round" in capsys.readouterr().err
+    monkeypatch.setattr(cli, "parse", interrupt)
+    assert run(command) == 130
+    error = capsys.readouterr().err
+    assert error.startswith(f"\nsparseq {command}: interrupted")
+    assert ("goes on from what it has finished" in error) == goes_on
+
+
+@pytest.mark.parametrize("arguments", [["help"], ["--version"], ["lottery", "--help"], []])
+def test_a_reader_that_goes_away_is_no_error(arguments):
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "sparseq", *arguments]
+    result = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert result.stderr == ""
+    assert result.returncode == (0 if arguments else 2)
+
+
+def test_a_warning_is_one_line_without_code(monkeypatch, capsys):
+    def warn(name, arguments):
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            warnings.warn("it is slow", stacklevel=1)
+
+    monkeypatch.setitem(cli.COMMANDS, "train", cli.Command("", warn))
+    assert run("train") == 0
+    assert capsys.readouterr().err == "sparseq: warning: it is slow\n"
 
 
 def test_a_failed_self_test_is_a_failure(monkeypatch):
@@ -159,33 +185,6 @@ def test_another_run_in_the_folder_is_one_line(capsys):
 def test_iterative_runs(capsys):
     assert run("iterative", *ROUNDS) == 0
     assert "lenet_12, real, on digits: 888 weights" in capsys.readouterr().out
-
-
-def test_train_prune_compress_info_profile(tmp_path, capsys):
-    model, pruned = tmp_path / "t/model.sparseq", tmp_path / "p/model.sparseq"
-    assert run("train", *TINY, "--out", "t") == 0
-    assert run("prune", *TINY, "--file", model, "--density", "0.1", "--out", "p") == 0
-    assert run("compress", pruned, "small.sparseq", "--policy", "sparse") == 0
-    assert run("info", "small.sparseq") == 0
-    assert run("profile", "small.sparseq", "--batch", "4", "--repeats", "2") == 0
-    text = capsys.readouterr().out
-    size = (tmp_path / "small.sparseq").stat().st_size
-    assert f"small.sparseq: {size:,} bytes" in text
-    assert "SparseLinear" in text
-    assert "pruned validation accuracy" in text
-
-
-def test_compress_overwrites_only_when_told(capsys):
-    run("train", *TINY, "--out", "t")
-    assert run("compress", "t/model.sparseq", "c.sparseq") == 0
-    assert "exists" in complaint(capsys, "compress", "t/model.sparseq", "c.sparseq")
-    assert run("compress", "t/model.sparseq", "c.sparseq", "--overwrite") == 0
-
-
-@pytest.mark.parametrize("algebra", ["real", "quaternion"])
-def test_profile_builds_a_model_by_name(algebra, capsys):
-    assert run("profile", "lenet_12", "--algebra", algebra, "--batch", "4", "--repeats", "1") == 0
-    assert "fc1" in capsys.readouterr().out
 
 
 def test_a_users_own_model_trains(tmp_path):

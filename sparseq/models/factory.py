@@ -1,8 +1,9 @@
-"""`build`: a model by its registered name, or from a user's file."""
+"""`build`: a model by its registered name, or from a user's file; `restore`: a saved one."""
 
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,9 +12,11 @@ import torch
 from torch import nn
 
 from sparseq.errors import unknown_name
+from sparseq.files import load, recorded_builder
 from sparseq.models.catalog import MODELS, STD_HPARAMS, Builder, HParams
 from sparseq.models.layers import ALGEBRAS
 from sparseq.models.user_file import accepted, is_file_reference, load_function, needed
+from sparseq.modules import tuples
 from sparseq.seeds import derive_seed
 
 MNIST_SHAPE = (1, 28, 28)
@@ -91,6 +94,28 @@ def algebras_of(name: str) -> list[str]:
     """The algebras that a registered model can have."""
     quaternion = "algebra" in inspect.signature(MODELS.get(name)).parameters
     return ALGEBRAS if quaternion else ALGEBRAS[:1]
+
+
+def restore(path: str | os.PathLike[str], name_or_file: str | None = None) -> nn.Module:
+    """The model of a file that `sparseq.save` wrote.
+
+    Args:
+        path: the file.
+        name_or_file: what builds the model where the file holds classes that are not registered:
+            a name of MODELS or `path/to/file.py:function`, called with the arguments that the
+            file has recorded. No code is run that only the file names.
+
+    Raises:
+        FileNotFoundError: no such file, or no such Python file.
+        ValueError, TypeError: as for `load` and `build`.
+    """
+    if name_or_file is None:
+        return load(path)
+    recorded = recorded_builder(path)
+    model = load(path, build(name_or_file, **tuples(recorded.get("kwargs", {}))))
+    if not recorded:  # what the skeleton says of itself is not what the file says
+        model.__dict__.pop("recipe", None)
+    return model
 
 
 def std_hparams(name_or_file: str) -> HParams:

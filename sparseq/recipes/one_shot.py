@@ -13,7 +13,8 @@ from torch import nn
 from sparseq.compression import compress
 from sparseq.data import DataBundle
 from sparseq.errors import argument_error
-from sparseq.files import load
+from sparseq.models import restore
+from sparseq.models.user_file import is_file_reference
 from sparseq.nn.convert import replace_modules
 from sparseq.nn.patterned import PatternedLayer
 from sparseq.pruning import CRITERIA, Mask, prune
@@ -41,7 +42,8 @@ class OneShot(Experiment):
     recipe: ClassVar[str] = "prune"
 
     file: Path | None = None
-    """A saved network to prune; without it, `model` is trained first."""
+    """A saved network to prune, of your own classes if `model` is a file; without it, `model` is
+    trained first."""
     algebra: Literal["real", "quaternion"] = "real"
     """Layers of the network that is trained first."""
     density: float = 0.1
@@ -95,7 +97,8 @@ class OneShot(Experiment):
     def _read(self, data: DataBundle) -> nn.Module:
         """The file's network, its sparse layers made dense, tried on one example."""
         assert self.file is not None
-        model = replace_modules(load(self.file), _dense_form).to(self.device)
+        code = self.model if is_file_reference(self.model) else None
+        model = replace_modules(restore(self.file, code), _dense_form).to(self.device)
         try:
             evaluate(model, data.validation.take(torch.tensor([0])))
         except (RuntimeError, ValueError, IndexError) as error:
