@@ -33,6 +33,17 @@ def test_train_prune_compress_info_profile(tmp_path, capsys):
     assert "pruned validation accuracy" in text
 
 
+@pytest.mark.parametrize("model", ["conv_2", "resnet20"])
+@pytest.mark.parametrize("algebra", ["real", "quaternion"])
+def test_convolutional_networks_train_and_are_pruned(model, algebra, tmp_path, capsys):
+    chosen = ["--model", model, "--epochs", "1"]
+    assert run("train", *chosen, "--algebra", algebra, "--out", "t") == 0
+    file = tmp_path / "t/model.sparseq"
+    assert run("prune", *chosen, "--file", file, "--density", "0.3", "--finetune", "0") == 0
+    assert run("profile", file, "--batch", "2", "--repeats", "1") == 0
+    assert "Conv2d" in capsys.readouterr().out
+
+
 def test_compress_overwrites_only_when_told(capsys):
     run("train", *TINY, "--out", "t")
     assert run("compress", "t/model.sparseq", "c.sparseq") == 0

@@ -19,7 +19,7 @@ from sparseq.models import (
     vgg16bn,
 )
 from sparseq.models.catalog import MODELS, STD_HPARAMS, Builder, HParams
-from sparseq.models.factory import algebras_of, build, restore, std_hparams
+from sparseq.models.factory import algebras_of, build, classifies, restore, std_hparams
 from sparseq.models.layers import ALGEBRAS, Layers
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "Layers",
     "algebras_of",
     "build",
+    "classifies",
     "restore",
     "std_hparams",
     "cnn_small",

@@ -118,6 +118,13 @@ def restore(path: str | os.PathLike[str], name_or_file: str | None = None) -> nn
     return model
 
 
+def classifies(name_or_file: str) -> bool:
+    """Whether a model gives a score to each class; a user's own is taken to."""
+    if is_file_reference(name_or_file):
+        return True
+    return "num_classes" in inspect.signature(MODELS.get(name_or_file)).parameters
+
+
 def std_hparams(name_or_file: str) -> HParams:
     """The usual hyperparameters of a model; the defaults of HParams for a user's file."""
     if is_file_reference(name_or_file):

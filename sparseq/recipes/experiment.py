@@ -15,7 +15,7 @@ from torch import nn
 
 from sparseq.data import DataBundle, find_dataset, load_data
 from sparseq.errors import argument_error, require
-from sparseq.models import HParams, build, std_hparams
+from sparseq.models import HParams, build, classifies, std_hparams
 from sparseq.registry import Registry
 from sparseq.train import OPTIMIZERS, RATES, ChangeRate, make_optimizer
 
@@ -72,6 +72,7 @@ class Experiment:
 
     def __post_init__(self) -> None:
         training = self.training
+        self.check(classifies(self.model), "model", "must be a classifier")
         for name in ("epochs", "batch_size", "lr_step"):
             self.check(getattr(training, name) >= 1, name, "must be at least 1")
         self.check(training.lr > 0, "lr", "must be above 0")

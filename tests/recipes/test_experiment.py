@@ -17,6 +17,13 @@ def test_hyperparameters_not_given_are_those_usual_for_the_model():
     assert (training.lr, training.epochs, training.batch_size) == (0.5, usual.epochs, 60)
 
 
+def test_models_that_are_trained_in_a_way_of_their_own_are_so_on_small_data_too():
+    assert Train(model="resnet20").training == std_hparams("resnet20")
+    training = Train(model="vgg16bn", data="cifar10", lr_step=20, nesterov=False).training
+    assert (training.lr_schedule, training.lr_step, training.lr_factor) == ("step", 20, 0.5)
+    assert training.nesterov is False
+
+
 def test_small_data_has_its_own_schedule_unless_told():
     assert (Train().training.epochs, Train().training.lr) == (20, 4e-3)
     assert Train(epochs=7).training.epochs == 7
@@ -34,6 +41,7 @@ def test_small_data_has_its_own_schedule_unless_told():
         ({"threads": 0}, "threads must be at least 1"),
         ({"seed": -1}, "seed must be 0 or more"),
         ({"optimizer": "adamax"}, "unknown optimizer 'adamax'; choose one of: adam"),
+        ({"model": "vae"}, "model must be a classifier, got vae"),
         ({"lr_step": 0}, "lr_step must be at least 1"),
         ({"lr_factor": 0.0}, "lr_factor must lie in"),
         ({"optimizer": "sgd", "nesterov": True}, "nesterov needs a momentum"),
