@@ -95,9 +95,8 @@ def check_container(data: bytes, path: object, kind: str) -> dict[str, Any]:
     rule = f"must be of format version {FORMAT_VERSION} or older (upgrade sparseq)"
     require(known, op, argument, rule, f"version {head['version']}")
     size = start + _data_size(index, argument, op)
-    require(
-        size == len(data), op, argument, f"must have {size} bytes (is it cut short?)", len(data)
-    )
+    doubt = "is it cut short?" if len(data) < size else "was something appended?"
+    require(size == len(data), op, argument, f"must have {size} bytes ({doubt})", len(data))
     _check_digest(data, head["sha256"], argument, op)
     require(head["kind"] == kind, op, argument, f"must hold a {kind}", f"a {head['kind']}")
     return head

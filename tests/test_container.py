@@ -57,8 +57,11 @@ def test_every_cut_is_noticed(path):
         path.write_bytes(data[:length])
         with pytest.raises(ValueError, match="read model: file"):
             read_container(path, "model")
-    path.write_bytes(data + b"\0")
+    path.write_bytes(data[:-1])
     with pytest.raises(ValueError, match="cut short"):
+        read_container(path, "model")
+    path.write_bytes(data + b"\0")
+    with pytest.raises(ValueError, match=rf"must have {len(data)} bytes \(was something appended"):
         read_container(path, "model")
 
 

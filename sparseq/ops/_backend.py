@@ -10,10 +10,12 @@ cannot be had is an error, never a silent fallback.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +26,7 @@ from sparseq.errors import unknown_name
 Kernels = Mapping[str, Callable[..., torch.Tensor] | None]
 
 CHOICES = ["auto", "compiled", "reference", "triton"]
+PACKAGE = Path(__file__).parents[1]
 LIBRARY = torch.library.Library("sparseq", "DEF")
 
 
@@ -196,11 +199,20 @@ def _compiled(device: str, choices: set[str]) -> Kernels:
             raise
         remedy = f"; remove {path.parent}" if path else ""
         text = f"sparseq runs its slow plain-torch kernels: {error}{remedy}"
-        warnings.warn(text, stacklevel=2)
+        warnings.warn(text, stacklevel=_callers_level())
         return {}
     key = device.upper()
     has = torch._C._dispatch_has_kernel_for_dispatch_key
     return {name: None for name in OPERATORS if has(f"sparseq::{name}", key)}
+
+
+def _callers_level() -> int:
+    """The `stacklevel` of the code that called sparseq, for a warning given by our caller."""
+    ours = tuple(f"{folder}{os.sep}" for folder in (PACKAGE, Path(torch.__file__).parent))
+    frame, level = sys._getframe(1), 1
+    while frame.f_back and frame.f_code.co_filename.startswith(ours):
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def _triton(device: str, choices: set[str]) -> Kernels:

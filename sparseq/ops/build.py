@@ -41,13 +41,17 @@ AHEAD = PACKAGE / "_lib"
 SIZES = "sizes.json"
 
 
-def library(name: str) -> Path:
+def library(name: str, verbose: bool = False) -> Path:
     """Path of a compiled library for this machine, built now if it must be.
+
+    Args:
+        name: a key of LIBRARIES.
+        verbose: show all that the compiler says.
 
     Raises:
         BuildError: it cannot be built; nothing was changed.
     """
-    return _ahead_of_time(name) or _cached(name)
+    return _ahead_of_time(name) or _cached(name, verbose)
 
 
 def existing(name: str) -> Path | None:
@@ -102,23 +106,29 @@ def cache_root() -> Path:
     asked = os.environ.get("SPARSEQ_CACHE_DIR")
     user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sparseq"
     shared = Path(tempfile.gettempdir()) / f"sparseq-{getattr(os, 'getuid', int)()}"
-    for root in [Path(asked)] if asked else [user, shared]:
-        if _private_folder(root):
+    roots = [Path(asked)] if asked else [user, shared]
+    reasons = []
+    for root in roots:
+        reasons.append(_unfit(root))
+        if not reasons[-1]:
             return root
-    raise BuildError(f"no folder to build in: {asked or f'{user} and {shared}'} cannot be written; "
-                     "set SPARSEQ_CACHE_DIR to one that can")
+    tried = ", ".join(f"{root} {reason}" for root, reason in zip(roots, reasons, strict=True))
+    raise BuildError(f"no folder to build in: {tried}; set SPARSEQ_CACHE_DIR to a folder that only "
+                     "you can write")
 
 
-def _private_folder(root: Path) -> bool:
-    """Whether root is, or could be made, a folder of ours that nobody else can write."""
+def _unfit(root: Path) -> str:
+    """Why root cannot be a folder of ours that nobody else can write; "" if it is, or is now."""
     try:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = root.stat()
-    except OSError:
-        return False
-    ours = not hasattr(os, "getuid") or status.st_uid == os.getuid()
-    closed = not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-    return ours and closed and os.access(root, os.W_OK | os.X_OK)
+    except OSError as error:
+        return f"cannot be made ({error.strerror})"
+    if hasattr(os, "getuid") and status.st_uid != os.getuid():
+        return "belongs to another user"
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return f"can be written by others (chmod go-w {root})"
+    return "" if os.access(root, os.W_OK | os.X_OK) else "cannot be written"
 
 
 def _ahead_of_time(name: str) -> Path | None:
@@ -128,17 +138,17 @@ def _ahead_of_time(name: str) -> Path | None:
     except (OSError, ValueError):
         return None
     path = AHEAD / (f"cpu_{toolchain.cpu_isa()}.so" if name == "cpu" else f"{name}.so")
-    fits = manifest.get("sources") == source_hash() and (
+    fits = isinstance(manifest, dict) and manifest.get("sources") == source_hash() and (
         name != "host" or manifest.get("python") == sys.implementation.cache_tag
     )
     return path if fits and path.exists() else None
 
 
-def _cached(name: str) -> Path:
+def _cached(name: str, verbose: bool) -> Path:
     isa = toolchain.cpu_isa()
     folder = cache_root() / cache_key(isa)
     if not _whole(folder):
-        _build_locked(folder, isa)
+        _build_locked(folder, isa, verbose)
     return folder / f"{name}.so"
 
 
@@ -147,11 +157,11 @@ def _whole(folder: Path) -> bool:
     try:
         sizes = json.loads((folder / SIZES).read_text())
         return all((folder / name).stat().st_size == size for name, size in sizes.items())
-    except (OSError, ValueError):
+    except (OSError, ValueError, AttributeError):  # the last for JSON of another shape
         return False
 
 
-def _build_locked(folder: Path, isa: str) -> None:
+def _build_locked(folder: Path, isa: str, verbose: bool) -> None:
     """Build into `folder` unless another process did while we waited for the lock."""
     lock = FileLock(f"{folder}.lock")
     try:
@@ -162,18 +172,18 @@ def _build_locked(folder: Path, isa: str) -> None:
     try:
         if not _whole(folder):
             shutil.rmtree(folder, ignore_errors=True)
-            _build(folder, isa)
+            _build(folder, isa, verbose)
     finally:
         lock.release()
 
 
-def _build(folder: Path, isa: str) -> None:
+def _build(folder: Path, isa: str, verbose: bool) -> None:
     """Build in a temporary folder, then rename; the caller holds the lock."""
     for left in folder.parent.glob(f"{folder.name}.tmp-*"):  # of a builder that was killed
         shutil.rmtree(left, ignore_errors=True)
     temporary = Path(tempfile.mkdtemp(prefix=f"{folder.name}.tmp-", dir=folder.parent))
     try:
-        _compile(temporary, isa)
+        _compile(temporary, isa, verbose)
         sizes = {path.name: path.stat().st_size for path in temporary.glob("*.so")}
         (temporary / SIZES).write_text(json.dumps(sizes))
         temporary.rename(folder)
@@ -181,20 +191,23 @@ def _build(folder: Path, isa: str) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _compile(folder: Path, isa: str) -> None:
+def _compile(folder: Path, isa: str, verbose: bool = False) -> None:
     """Compile all libraries into `folder`, in a process of its own: nothing gets loaded here."""
     started = time.monotonic()
     _say(f"compiling the {isa} kernels, once for this machine (about half a minute)")
     command = [sys.executable, "-m", "sparseq.ops.build", "--into", str(folder), "--isa", isa]
+    command += ["--verbose"] if verbose else []
     environment = toolchain.build_environment()
     python_path = [str(PACKAGE.parent), environment.get("PYTHONPATH", "")]
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, python_path))
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    run = subprocess.run(
+        command, env=environment, capture_output=not verbose, text=True, check=False
+    )
     if run.returncode:
-        lines = (run.stderr + run.stdout).splitlines()
+        lines = f"{run.stderr or ''}{run.stdout or ''}".splitlines()
         errors = [line for line in lines if " error: " in line] or lines[-5:]
-        raise BuildError("the kernels do not compile:\n  " + "\n  ".join(errors[:5]) +
-                         "\n`sparseq build --verbose` shows everything")
+        shown = ["the kernels do not compile:", *(f"  {line}" for line in errors[:5])]
+        raise BuildError("\n".join([*shown, "`sparseq build --verbose` shows everything"]))
     _say(f"compiled in {time.monotonic() - started:.0f} s")
 
 
@@ -261,16 +274,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--into", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--isa", default="", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    if options.into or options.verbose:
-        folder = options.into or Path(tempfile.mkdtemp())
+    if options.into:
         os.environ.update(toolchain.build_environment())
-        _compile_here(folder, options.isa or toolchain.cpu_isa(), options.verbose)
+        _compile_here(options.into, options.isa or toolchain.cpu_isa(), options.verbose)
     elif options.compile_cuda:
         print("\n".join(compile_cuda()) or "no CUDA sources")
     elif options.ahead_of_time:
         _build_ahead_of_time()
     else:
-        print(library("cpu").parent)
+        there = existing("cpu")
+        folder = library("cpu", options.verbose).parent
+        if options.verbose and there:
+            _say("compiled before; `sparseq build` compiles again once this folder is removed")
+        print(folder)
 
 
 if __name__ == "__main__":

@@ -107,6 +107,15 @@ def test_without_a_compiler_plain_torch_serves_with_one_warning(tmp_path, no_com
     assert "apt install g++" in err
 
 
+def test_the_warning_names_the_line_of_the_user(tmp_path, no_compiler):
+    script = tmp_path / "mine.py"
+    script.write_text("\n".join(line.strip() for line in CALL.split(";")))
+    clean = environment(tmp_path / "cache", PYTHONPATH=str(build.PACKAGE.parent), **no_compiler)
+    command = [sys.executable, str(script)]
+    result = subprocess.run(command, env=clean, capture_output=True, text=True, check=True)
+    assert result.stderr.startswith(f"{script}:4: UserWarning: sparseq runs its slow plain-torch")
+
+
 def test_reference_on_request_says_nothing_and_builds_nothing(tmp_path, no_compiler):
     out, err, _ = call(tmp_path / "cache", SPARSEQ_BACKEND="reference", **no_compiler)
     assert out == f"{EXPECTED} reference"
@@ -168,9 +177,54 @@ def test_read_only_home_falls_back_to_a_private_folder(tmp_path, monkeypatch):
     root = build.cache_root()
     assert root.parent == tmp_path
     assert root.stat().st_mode & 0o777 == 0o700
-    root.chmod(0o777)
-    with pytest.raises(build.BuildError, match="set SPARSEQ_CACHE_DIR"):
+    root.chmod(0o770)
+    reasons = (
+        rf"{blocker}/sparseq cannot be made \(Not a directory\), {root} can be written by others"
+    )
+    with pytest.raises(
+        build.BuildError, match=rf"{reasons} \(chmod go-w {root}\); set SPARSEQ_CACHE"
+    ):
         build.cache_root()
+    monkeypatch.setattr(os, "getuid", lambda: 12345)
+    monkeypatch.setenv("SPARSEQ_CACHE_DIR", str(root))
+    with pytest.raises(build.BuildError, match=f"{root} belongs to another user; set"):
+        build.cache_root()
+
+
+@pytest.mark.usefixtures("needs_compiler")
+def test_a_verbose_build_fills_the_cache(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("SPARSEQ_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(build, "AHEAD", tmp_path / "none")
+    asked = []
+
+    def compile_nothing(folder, isa, verbose):
+        asked.append(verbose)
+        for name in build.LIBRARIES:
+            (folder / f"{name}.so").write_text("")
+
+    monkeypatch.setattr(build, "_compile", compile_nothing)
+    build.main(["--verbose"])
+    folder = Path(capsys.readouterr().out.strip())
+    assert (folder / "cpu.so").exists()
+    assert build.existing("cpu") == folder / "cpu.so"
+    build.main(["--verbose"])
+    assert "compiled before" in capsys.readouterr().err
+    (folder / build.SIZES).write_text("[]")
+    build.main([])
+    assert asked == [True, False]
+
+
+@pytest.mark.usefixtures("needs_compiler")
+def test_a_build_that_fails_says_how_to_see_more(tmp_path, monkeypatch):
+    def fail(command, **options):
+        return subprocess.CompletedProcess(command, 1, "a.cpp:1: error: no\n", None)
+
+    monkeypatch.setattr(build.subprocess, "run", fail)
+    monkeypatch.setattr(toolchain, "compiler", lambda: "c++")
+    with pytest.raises(
+        build.BuildError, match=r"do not compile:\n  a.cpp:1: error: no\n`sparseq b"
+    ):
+        build._compile(tmp_path, "scalar")
 
 
 def test_importing_builds_and_writes_nothing(tmp_path):
@@ -197,6 +251,15 @@ def test_key_follows_sources_flags_and_cpu(monkeypatch):
     assert len(keys) == 5
 
 
+def test_the_hash_follows_every_kind_of_source(tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "source_root", lambda: tmp_path)
+    hashes = {build.source_hash()}
+    for name in ("a.h", "a.cpp", "a.cu", "a.cuh"):
+        (tmp_path / name).write_text("")
+        hashes.add(build.source_hash())
+    assert len(hashes) == 5
+
+
 def test_libraries_built_ahead_of_time_are_used_only_for_their_sources(tmp_path, monkeypatch):
     monkeypatch.setattr(build, "AHEAD", tmp_path)
     isa = toolchain.cpu_isa()
@@ -205,5 +268,6 @@ def test_libraries_built_ahead_of_time_are_used_only_for_their_sources(tmp_path,
     manifest = tmp_path / "manifest.json"
     manifest.write_text(f'{{"sources": "{build.source_hash()}"}}')
     assert build._ahead_of_time("cpu") == tmp_path / f"cpu_{isa}.so"
-    manifest.write_text('{"sources": "older"}')
-    assert build._ahead_of_time("cpu") is None
+    for other in ('{"sources": "older"}', "[]"):
+        manifest.write_text(other)
+        assert build._ahead_of_time("cpu") is None
