@@ -13,9 +13,7 @@
 
 #include <optional>
 
-#include "dtypes.h"
-#include "pattern.h"
-#include "tiles.h"
+#include "sampled.h"
 
 namespace sparseq {
 namespace {
@@ -178,37 +176,15 @@ void tile_blocks(const Csr& grid, const T* dy, const T* x, int vectors, int64_t 
 }
 
 template <typename S, typename T>
-void sample(const Csr& grid, const S* dy, const S* x, int64_t batch, int64_t rows, int64_t columns,
-            T* dv) {
-  const int64_t m = grid.rows * rows, k = grid.columns * columns, features = m + k;
-  const int64_t width = tile_vectors<T>(batch, kMostVectors) * kLanes<T>;
-  const int64_t tiles = (batch + width - 1) / width;
-  const int64_t work = grid.nnz() * rows * columns + features;
-  const int64_t threads = useful_threads(work * tiles * width / kLanes<T>);
-  static thread_local Scratch scratch;
-  T* packed = scratch.get<T>(tiles * width * features);  // per tile: dy, then x
-  parallel_items(tiles, threads, [&](int64_t tile) {
-    const int64_t row0 = tile * width, count = std::min(width, batch - row0);
-    const int lanes = tile_vectors<T>(count, kMostVectors) * kLanes<T>;
-    T* to = packed + tile * width * features;
-    pack_tile(dy + row0 * m, m, m, count, lanes, to);
-    pack_tile(x + row0 * k, k, k, count, lanes, to + m * lanes);
-  });
-  parallel_items(threads, threads, [&](int64_t part) {
-    const int64_t first = balanced_row(grid, part, threads);
-    const int64_t last = balanced_row(grid, part + 1, threads);
-    for (int64_t tile = 0; tile < tiles; ++tile) {
-      const int64_t count = std::min(width, batch - tile * width);
-      const int vectors = tile_vectors<T>(count, kMostVectors);
-      const T* own = packed + tile * width * features;
-      const T* other = own + m * vectors * kLanes<T>;
-      const auto run = [&](auto blocks) {
-        blocks(grid, own, other, vectors, rows, columns, first, last, tile == 0, dv);
-      };
-      constexpr int n = kLanes<T>;
-      columns == 1 ? run(tile_blocks<T, n>) : run(tile_blocks < T, n >= 8 ? 4 : 2 >);
-    }
-  });
+void sample(const Csr& grid, const GradientData<S>& data, int64_t rows, int64_t columns, T* dv) {
+  const auto begins = [&](int64_t part, int64_t parts) { return balanced_row(grid, part, parts); };
+  over_packed_pairs<T>(
+      data, {1, rows}, kMostVectors, grid.nnz() * rows * columns, begins,
+      [&](const PackedPair<T>& pair, int64_t first, int64_t last) {
+        constexpr int n = kLanes<T>;
+        const auto run = columns == 1 ? tile_blocks<T, n> : tile_blocks<T, (n >= 8 ? 4 : 2)>;
+        run(grid, pair.dy, pair.x, pair.vectors, rows, columns, first, last, pair.start, dv);
+      });
 }
 
 Tensor block_mm(const Tensor& x, const Tensor& values, const std::optional<Tensor>& bias,
@@ -219,69 +195,28 @@ Tensor block_mm(const Tensor& x, const Tensor& values, const std::optional<Tenso
   const int64_t r = values.size(1), c = values.size(2);
   const Csr& grid = transposed ? both.transposed : both.forward;
   const int64_t out = transposed ? c : r, in = transposed ? r : c;
-  SPARSEQ_CHECK(x.dim() > 0 && x.size(-1) == grid.columns * in, "block_mm", "x",
-                "must have as many features as the matrix has columns", x.numel());
-  check_same_type("block_mm", "values", x, values);
-  if (bias.has_value()) check_same_type("block_mm", "bias", x, *bias);
-  const Tensor input = as_contiguous(x), kept = as_contiguous(values);
-  const std::optional<Tensor> offset = as_contiguous(bias);
-  const int64_t rows = grid.rows * out;
-  Tensor y = new_output(x, with_last(x, rows));
-  if (y.numel() == 0) return y;
-  with_types("block_mm", x, [&](auto types) {
+  const auto body = [&](auto types, const auto& data) {
     using S = typename decltype(types)::S;
     using T = typename decltype(types)::T;
-    const S* stored = static_cast<const S*>(kept.const_data_ptr());
-    Problem<S, T> problem{grid,
-                          nullptr,
-                          transposed ? both.perm : nullptr,
-                          data_or_null<S>(offset),
-                          static_cast<const S*>(input.const_data_ptr()),
-                          static_cast<S*>(y.mutable_data_ptr()),
-                          y.numel() / rows,
-                          out,
-                          in,
-                          transposed ? 1 : c,
-                          transposed ? c : 1};
-    if constexpr (std::is_same_v<S, T>) {
-      problem.values = stored;
-    } else {
-      static thread_local Scratch scratch;
-      T* converted = scratch.get<T>(values.numel());
-      gather_values(stored, nullptr, values.numel(), 1, converted);
-      problem.values = converted;
-    }
-    multiply(problem);
-  });
-  return y;
+    const T* kept = values_as<T>(data.weight, nullptr, values.numel(), 1, true);
+    multiply(Problem<S, T>{grid, kept, transposed ? both.perm : nullptr, data.bias, data.x, data.y,
+                           data.batch, out, in, transposed ? 1 : c, transposed ? c : 1});
+  };
+  return linear_map("block_mm", {"x", x}, grid.columns * in, {"values", values}, bias,
+                    grid.rows * out, body);
 }
 
 Tensor block_mm_dv(const Tensor& dy, const Tensor& x, const std::vector<Tensor>& pattern,
                    int64_t rows, int64_t columns) {
-  const char* op = "block_mm_dv";
-  const Csr grid = view_pattern(op, pattern).forward;
-  const int64_t m = grid.rows * rows, k = grid.columns * columns;
-  SPARSEQ_CHECK(dy.dim() > 0 && dy.size(-1) == m, op, "dy", "must have one feature for each row",
-                dy.numel());
-  const int64_t batch = m == 0 ? 0 : dy.numel() / m;
-  SPARSEQ_CHECK(x.dim() > 0 && x.size(-1) == k && x.numel() == batch * k, op, "x",
-                "must have dy's batch and one feature for each column", x.numel());
-  check_same_type(op, "x", dy, x);
-  const Tensor left = as_contiguous(dy), right = as_contiguous(x);
-  if (batch == 0) return torch::stable::new_zeros(dy, {grid.nnz(), rows, columns});
-  Tensor dv = new_output(dy, {grid.nnz(), rows, columns});
-  if (dv.numel() == 0) return dv;
-  with_types(op, dy, [&](auto types) {
+  const Csr grid = view_pattern("block_mm_dv", pattern).forward;
+  const auto body = [&](auto types, const auto& data) {
     using S = typename decltype(types)::S;
     using T = typename decltype(types)::T;
-    static thread_local Scratch scratch;
-    S* out = static_cast<S*>(dv.mutable_data_ptr());
-    T* sums = std::is_same_v<S, T> ? reinterpret_cast<T*>(out) : scratch.get<T>(dv.numel());
-    sample<S, T>(grid, static_cast<const S*>(left.const_data_ptr()),
-                 static_cast<const S*>(right.const_data_ptr()), batch, rows, columns, sums);
-    if constexpr (!std::is_same_v<S, T>) std::copy(sums, sums + dv.numel(), out);
-  });
-  return dv;
+    in_sums<S, T>(data.out, grid.nnz() * rows * columns,
+                  [&](T* sums) { sample(grid, data, rows, columns, sums); });
+  };
+  return weight_gradient("block_mm_dv", dy, grid.rows * rows, x, grid.columns * columns,
+                         {grid.nnz(), rows, columns}, body);
 }
 
 }  // namespace

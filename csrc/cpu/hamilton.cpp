@@ -19,8 +19,7 @@
 #include <optional>
 #include <string>
 
-#include "../common/tensors.h"
-#include "dtypes.h"
+#include "operands.h"
 #include "quaternion_direct.h"
 #include "quaternion_product.h"
 
@@ -31,73 +30,55 @@ bool use_eight(const std::string& algorithm, int64_t depth) {
   return algorithm == "8" || (algorithm != "16" && depth >= 16);
 }
 
-void check_quaternion(const char* op, const char* argument, const Tensor& x, int64_t features) {
-  SPARSEQ_CHECK(x.dim() > 0 && x.size(-1) == features, op, argument,
-                "must have four features for each quaternion of the weight", x.numel());
+void check_weight(const char* op, const Tensor& weight) {
+  SPARSEQ_CHECK(weight.dim() == 3 && weight.size(0) == 4, op, "weight", "must have shape (4, m, k)",
+                weight.dim());
 }
 
 Tensor hamilton(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
                 std::string algorithm) {
-  SPARSEQ_CHECK(weight.dim() == 3 && weight.size(0) == 4, "hamilton", "weight",
-                "must have shape (4, m, k)", weight.dim());
+  check_weight("hamilton", weight);
   const int64_t m = weight.size(1), k = weight.size(2);
-  check_quaternion("hamilton", "x", x, 4 * k);
-  check_same_type("hamilton", "weight", x, weight);
-  const Tensor input = as_contiguous(x), matrix = as_contiguous(weight);
-  if (bias.has_value()) check_same_type("hamilton", "bias", x, *bias);
-  const std::optional<Tensor> offset = as_contiguous(bias);
-  Tensor y = new_output(x, with_last(x, 4 * m));
-  if (y.numel() == 0) return y;
-  with_types("hamilton", x, [&](auto types) {
+  const auto body = [&](auto types, const auto& data) {
     using S = typename decltype(types)::S;
     using T = typename decltype(types)::T;
-    const S* in = static_cast<const S*>(input.const_data_ptr());
-    const S* w = static_cast<const S*>(matrix.const_data_ptr());
-    const S* b = data_or_null<S>(offset);
-    S* out = static_cast<S*>(y.mutable_data_ptr());
-    const int64_t batch = y.numel() / (4 * m);
-    if (direct_serves(batch, algorithm)) return direct_y<T>(in, w, b, out, batch, m, k);
-    multiply<S, T>({{w, m * k, k, 1, false},
-                    {in, k, 1, 4 * k, false},
-                    {out, m, 1, 4 * m, false},
-                    b,
+    if (direct_serves(data.batch, algorithm)) {
+      return direct_y<T>(data.x, data.weight, data.bias, data.y, data.batch, m, k);
+    }
+    multiply<S, T>({{data.weight, m * k, k, 1, false},
+                    {data.x, k, 1, 4 * k, false},
+                    {data.y, m, 1, 4 * m, false},
+                    data.bias,
                     m,
                     k,
-                    batch,
+                    data.batch,
                     use_eight(algorithm, k)});
-  });
-  return y;
+  };
+  return linear_map("hamilton", {"x", x}, 4 * k, {"weight", weight}, bias, 4 * m, body);
 }
 
 Tensor hamilton_dx(const Tensor& dy, const Tensor& weight, std::string algorithm) {
-  SPARSEQ_CHECK(weight.dim() == 3 && weight.size(0) == 4, "hamilton_dx", "weight",
-                "must have shape (4, m, k)", weight.dim());
+  check_weight("hamilton_dx", weight);
   const int64_t m = weight.size(1), k = weight.size(2);
-  check_quaternion("hamilton_dx", "dy", dy, 4 * m);
-  check_same_type("hamilton_dx", "weight", dy, weight);
-  const Tensor input = as_contiguous(dy), matrix = as_contiguous(weight);
-  Tensor dx = new_output(dy, with_last(dy, 4 * k));
-  if (dx.numel() == 0) return dx;
-  with_types("hamilton_dx", dy, [&](auto types) {
+  const auto body = [&](auto types, const auto& data) {
     using S = typename decltype(types)::S;
     using T = typename decltype(types)::T;
-    const S* in = static_cast<const S*>(input.const_data_ptr());
-    const S* w = static_cast<const S*>(matrix.const_data_ptr());
-    S* out = static_cast<S*>(dx.mutable_data_ptr());
-    const int64_t batch = dx.numel() / (4 * k);
     if constexpr (std::is_same_v<S, T>) {
-      if (direct_serves(batch, algorithm)) return direct_dx(in, w, out, batch, m, k);
+      if (direct_serves(data.batch, algorithm)) {
+        return direct_dx(data.x, data.weight, data.y, data.batch, m, k);
+      }
     }
-    multiply<S, T>({{w, m * k, 1, k, true},
-                    {in, m, 1, 4 * m, false},
-                    {out, k, 1, 4 * k, false},
+    multiply<S, T>({{data.weight, m * k, 1, k, true},
+                    {data.x, m, 1, 4 * m, false},
+                    {data.y, k, 1, 4 * k, false},
                     nullptr,
                     k,
                     m,
-                    batch,
+                    data.batch,
                     use_eight(algorithm, m)});
-  });
-  return dx;
+  };
+  return linear_map("hamilton_dx", {"dy", dy}, 4 * m, {"weight", weight}, std::nullopt, 4 * k,
+                    body);
 }
 
 Tensor hamilton_dw(const Tensor& dy, const Tensor& x, std::string algorithm) {
@@ -106,33 +87,24 @@ Tensor hamilton_dw(const Tensor& dy, const Tensor& x, std::string algorithm) {
   SPARSEQ_CHECK(x.dim() > 0 && x.size(-1) % 4 == 0, "hamilton_dw", "x",
                 "must have a multiple of 4 features", x.numel());
   const int64_t m = dy.size(-1) / 4, k = x.size(-1) / 4;
-  const int64_t batch = m == 0 ? 0 : dy.numel() / (4 * m);
-  SPARSEQ_CHECK(m == 0 || x.numel() == batch * 4 * k, "hamilton_dw", "x", "must have dy's batch",
-                x.numel());
-  check_same_type("hamilton_dw", "x", dy, x);
-  const Tensor left = as_contiguous(dy), right = as_contiguous(x);
-  if (batch == 0) return torch::stable::new_zeros(dy, {4, m, k});
-  Tensor dw = new_output(dy, {4, m, k});
-  if (dw.numel() == 0) return dw;
-  with_types("hamilton_dw", dy, [&](auto types) {
+  const auto body = [&](auto types, const auto& data) {
     using S = typename decltype(types)::S;
     using T = typename decltype(types)::T;
-    const S* a = static_cast<const S*>(left.const_data_ptr());
-    const S* b = static_cast<const S*>(right.const_data_ptr());
-    S* out = static_cast<S*>(dw.mutable_data_ptr());
     if constexpr (std::is_same_v<S, T>) {
-      if (direct_serves(batch, algorithm)) return direct_dw(a, b, out, batch, m, k);
+      if (direct_serves(data.batch, algorithm)) {
+        return direct_dw(data.dy, data.x, data.out, data.batch, m, k);
+      }
     }
-    multiply<S, T>({{a, m, 1, 4 * m, false},
-                    {b, k, 4 * k, 1, true},
-                    {out, m * k, k, 1, false},
+    multiply<S, T>({{data.dy, m, 1, 4 * m, false},
+                    {data.x, k, 4 * k, 1, true},
+                    {data.out, m * k, k, 1, false},
                     nullptr,
                     m,
-                    batch,
+                    data.batch,
                     k,
-                    use_eight(algorithm, batch)});
-  });
-  return dw;
+                    use_eight(algorithm, data.batch)});
+  };
+  return weight_gradient("hamilton_dw", dy, 4 * m, x, 4 * k, {4, m, k}, body);
 }
 
 }  // namespace

@@ -53,4 +53,17 @@ void gather_values(const S* values, const int32_t* perm, int64_t nnz, int width,
   });
 }
 
+// The values as the type sums are kept in: the tensor's own where they may stay as they are and
+// the types agree, else gathered in the order of a pattern into a buffer of the calling thread.
+template <typename T, typename S>
+const T* values_as(const S* values, const int32_t* perm, int64_t nnz, int width, bool stay) {
+  if constexpr (std::is_same_v<S, T>) {
+    if (stay) return values;
+  }
+  static thread_local Scratch scratch;
+  T* gathered = scratch.get<T>(nnz * width);
+  gather_values(values, perm, nnz, width, gathered);
+  return gathered;
+}
+
 }  // namespace sparseq

@@ -7,9 +7,7 @@
 
 #include <torch/csrc/stable/library.h>
 
-#include "dtypes.h"
-#include "pattern.h"
-#include "tiles.h"
+#include "sampled.h"
 
 namespace sparseq {
 namespace {
@@ -44,36 +42,14 @@ void tile_entries(const Csr& csr, const T* dy, const T* x, int64_t first, int64_
 }
 
 template <typename S, typename T>
-void sample(const Csr& csr, const S* dy, const S* x, int64_t batch, T* dv) {
-  const int64_t width = tile_vectors<T>(batch, kMostVectors) * kLanes<T>;
-  const int64_t tiles = (batch + width - 1) / width;
-  const int64_t vectors = width / kLanes<T>, features = csr.rows + csr.columns;
-  const int64_t threads = useful_threads((csr.nnz() + features) * tiles * vectors);
-  static thread_local Scratch scratch;
-  T* packed = scratch.get<T>(tiles * width * features);  // per tile: dy, then x
-  parallel_items(tiles, threads, [&](int64_t tile) {
-    const int64_t row0 = tile * width, count = std::min(width, batch - row0);
-    const int lanes = tile_vectors<T>(count, kMostVectors) * kLanes<T>;
-    T* to = packed + tile * width * features;
-    pack_tile(dy + row0 * csr.rows, csr.rows, csr.rows, count, lanes, to);
-    pack_tile(x + row0 * csr.columns, csr.columns, csr.columns, count, lanes,
-              to + csr.rows * lanes);
-  });
-  parallel_items(threads, threads, [&](int64_t part) {
-    const int64_t first = balanced_row(csr, part, threads);
-    const int64_t last = balanced_row(csr, part + 1, threads);
-    for (int64_t tile = 0; tile < tiles; ++tile) {
-      const int64_t count = std::min(width, batch - tile * width);
-      const int used = tile_vectors<T>(count, kMostVectors);
-      const T* from = packed + tile * width * features;
-      const T* columns = from + csr.rows * used * kLanes<T>;
-      if (used == 1) {
-        tile_entries<T, 1>(csr, from, columns, first, last, tile == 0, dv);
-      } else {
-        tile_entries<T, kMostVectors>(csr, from, columns, first, last, tile == 0, dv);
-      }
-    }
-  });
+void sample(const Csr& csr, const GradientData<S>& data, T* dv) {
+  const auto begins = [&](int64_t part, int64_t parts) { return balanced_row(csr, part, parts); };
+  over_packed_pairs<T>(data, {1, 1}, kMostVectors, csr.nnz(), begins,
+                       [&](const PackedPair<T>& pair, int64_t first, int64_t last) {
+                         const auto run =
+                             pair.vectors == 1 ? tile_entries<T, 1> : tile_entries<T, kMostVectors>;
+                         run(csr, pair.dy, pair.x, first, last, pair.start, dv);
+                       });
 }
 
 // One batch row: each entry is one product.
@@ -95,32 +71,15 @@ void sample_row(const Csr& csr, const S* dy, const S* x, T* dv) {
 
 Tensor sddmm(const Tensor& dy, const Tensor& x, const std::vector<Tensor>& pattern) {
   const Csr csr = view_pattern("sddmm", pattern).forward;
-  SPARSEQ_CHECK(dy.dim() > 0 && dy.size(-1) == csr.rows, "sddmm", "dy",
-                "must have as many features as the pattern has rows", dy.numel());
-  const int64_t batch = csr.rows == 0 ? 0 : dy.numel() / csr.rows;
-  SPARSEQ_CHECK(x.dim() > 0 && x.size(-1) == csr.columns && x.numel() == batch * csr.columns,
-                "sddmm", "x", "must have dy's batch and the pattern's columns", x.numel());
-  check_same_type("sddmm", "x", dy, x);
-  const Tensor rows = as_contiguous(dy), columns = as_contiguous(x);
-  if (batch == 0) return torch::stable::new_zeros(dy, {csr.nnz()});
-  Tensor dv = new_output(dy, {csr.nnz()});
-  if (csr.nnz() == 0) return dv;
-  with_types("sddmm", dy, [&](auto types) {
+  const auto body = [&](auto types, const auto& data) {
     using S = typename decltype(types)::S;
     using T = typename decltype(types)::T;
-    static thread_local Scratch scratch;
-    S* out = static_cast<S*>(dv.mutable_data_ptr());
-    T* sums = std::is_same_v<S, T> ? reinterpret_cast<T*>(out) : scratch.get<T>(csr.nnz());
-    const S* left = static_cast<const S*>(rows.const_data_ptr());
-    const S* right = static_cast<const S*>(columns.const_data_ptr());
-    if (batch == 1) {
-      sample_row(csr, left, right, sums);
-    } else {
-      sample(csr, left, right, batch, sums);
-    }
-    if constexpr (!std::is_same_v<S, T>) std::copy(sums, sums + csr.nnz(), out);
-  });
-  return dv;
+    in_sums<S, T>(data.out, csr.nnz(), [&](T* sums) {
+      if (data.batch == 1) return sample_row(csr, data.dy, data.x, sums);
+      sample(csr, data, sums);
+    });
+  };
+  return weight_gradient("sddmm", dy, csr.rows, x, csr.columns, {csr.nnz()}, body);
 }
 
 }  // namespace

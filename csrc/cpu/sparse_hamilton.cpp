@@ -12,10 +12,8 @@
 
 #include <optional>
 
-#include "dtypes.h"
-#include "pattern.h"
 #include "quaternion.h"
-#include "tiles.h"
+#include "sampled.h"
 
 namespace sparseq {
 namespace {
@@ -277,36 +275,15 @@ void tile_entries(const Csr& csr, const T* dy, const T* x, int64_t m, int64_t k,
 }
 
 template <typename S, typename T>
-void sample(const Csr& csr, const S* dy, const S* x, int64_t m, int64_t k, int64_t batch,
-            bool whole, T* dv) {
-  const int64_t width = tile_vectors<T>(batch, kGradientVectors) * kLanes<T>,
-                features = 4 * (m + k);
-  const int64_t tiles = (batch + width - 1) / width;
-  const int64_t work = csr.nnz() * (whole ? 16 : 4) + features;
-  const int64_t threads = useful_threads(work * tiles * width / kLanes<T>);
-  static thread_local Scratch scratch;
-  T* packed = scratch.get<T>(tiles * width * features);  // per tile: dy, then x
-  parallel_items(tiles, threads, [&](int64_t tile) {
-    const int64_t row0 = tile * width, count = std::min(width, batch - row0);
-    const int lanes = tile_vectors<T>(count, kGradientVectors) * kLanes<T>;
-    T* to = packed + tile * width * features;
-    pack_tile(dy + row0 * 4 * m, 4 * m, 4 * m, count, lanes, to);
-    pack_tile(x + row0 * 4 * k, 4 * k, 4 * k, count, lanes, to + 4 * m * lanes);
-  });
-  parallel_items(threads, threads, [&](int64_t part) {
-    const int64_t first = m * part / threads, last = m * (part + 1) / threads;
-    for (int64_t tile = 0; tile < tiles; ++tile) {
-      const int64_t count = std::min(width, batch - tile * width);
-      const int vectors = tile_vectors<T>(count, kGradientVectors);
-      const T* own = packed + tile * width * features;
-      const T* other = own + 4 * m * vectors * kLanes<T>;
-      if (vectors == 1) {
-        tile_entries<T, 1>(csr, own, other, m, k, whole, first, last, tile == 0, dv);
-      } else {
-        tile_entries<T, kGradientVectors>(csr, own, other, m, k, whole, first, last, tile == 0, dv);
-      }
-    }
-  });
+void sample(const Csr& csr, const GradientData<S>& data, bool whole, T* dv) {
+  const int64_t m = data.m / 4, k = data.k / 4;
+  const auto begins = [&](int64_t part, int64_t parts) { return m * part / parts; };
+  over_packed_pairs<T>(data, {4, 1}, kGradientVectors, csr.nnz() * (whole ? 16 : 4), begins,
+                       [&](const PackedPair<T>& pair, int64_t first, int64_t last) {
+                         const auto run = pair.vectors == 1 ? tile_entries<T, 1>
+                                                            : tile_entries<T, kGradientVectors>;
+                         run(csr, pair.dy, pair.x, m, k, whole, first, last, pair.start, dv);
+                       });
 }
 
 Tensor sparse_hamilton(const Tensor& x, const Tensor& values, const std::optional<Tensor>& bias,
@@ -314,76 +291,38 @@ Tensor sparse_hamilton(const Tensor& x, const Tensor& values, const std::optiona
   const char* op = "sparse_hamilton";
   const Pattern both = view_pattern(op, pattern);
   const bool whole = values.dim() == 2;
-  const int64_t nnz = both.forward.nnz(), per_row = whole ? 1 : 4;
-  const int64_t m = both.forward.rows / per_row, k = both.forward.columns;
-  SPARSEQ_CHECK(values.numel() == nnz * (whole ? 4 : 1), op, "values", "must fit the pattern",
+  const int width = whole ? 4 : 1, per_row = whole ? 1 : 4;
+  const int64_t nnz = both.forward.nnz();
+  SPARSEQ_CHECK(values.numel() == nnz * width, op, "values", "must fit the pattern",
                 values.numel());
   SPARSEQ_CHECK(both.forward.rows % per_row == 0, op, "pattern", "must have 4 m rows",
                 both.forward.rows);
-  SPARSEQ_CHECK(x.dim() > 0 && x.size(-1) == 4 * (conjugate ? m : k), op, "x",
-                "must have four features for each quaternion of the weight", x.numel());
-  check_same_type(op, "values", x, values);
-  const Tensor input = as_contiguous(x), kept = as_contiguous(values);
-  if (bias.has_value()) check_same_type(op, "bias", x, *bias);
-  const std::optional<Tensor> offset = as_contiguous(bias);
-  const int64_t outputs = conjugate ? k : m;
-  Tensor y = new_output(x, with_last(x, 4 * outputs));
-  if (y.numel() == 0) return y;
-  with_types(op, x, [&](auto types) {
+  const int64_t m = both.forward.rows / per_row, k = both.forward.columns;
+  const int64_t outputs = conjugate ? k : m, inputs = conjugate ? m : k;
+  const auto body = [&](auto types, const auto& data) {
     using S = typename decltype(types)::S;
     using T = typename decltype(types)::T;
-    const S* stored = static_cast<const S*>(kept.const_data_ptr());
-    Problem<S, T> problem{conjugate ? both.transposed : both.forward,
-                          nullptr,
-                          nullptr,
-                          static_cast<const S*>(input.const_data_ptr()),
-                          static_cast<S*>(y.mutable_data_ptr()),
-                          outputs,
-                          conjugate ? m : k,
-                          y.numel() / (4 * outputs),
-                          whole,
-                          conjugate};
-    problem.bias = data_or_null<S>(offset);
-    if constexpr (std::is_same_v<S, T>) problem.values = stored;
-    if (conjugate || problem.values == nullptr) {
-      static thread_local Scratch scratch;
-      const int width = whole ? 4 : 1;
-      T* gathered = scratch.get<T>(nnz * width);
-      gather_values(stored, conjugate ? both.perm : nullptr, nnz, width, gathered);
-      problem.values = gathered;
-    }
-    multiply(problem);
-  });
-  return y;
+    const T* kept =
+        values_as<T>(data.weight, conjugate ? both.perm : nullptr, nnz, width, !conjugate);
+    multiply(Problem<S, T>{conjugate ? both.transposed : both.forward, kept, data.bias, data.x,
+                           data.y, outputs, inputs, data.batch, whole, conjugate});
+  };
+  return linear_map(op, {"x", x}, 4 * inputs, {"values", values}, bias, 4 * outputs, body);
 }
 
 Tensor sparse_hamilton_dv(const Tensor& dy, const Tensor& x, const std::vector<Tensor>& pattern,
                           bool whole) {
-  const char* op = "sparse_hamilton_dv";
-  const Csr csr = view_pattern(op, pattern).forward;
-  const int64_t m = csr.rows / (whole ? 1 : 4), k = csr.columns, nnz = csr.nnz();
-  SPARSEQ_CHECK(dy.dim() > 0 && dy.size(-1) == 4 * m, op, "dy",
-                "must have four features for each output quaternion", dy.numel());
-  const int64_t batch = m == 0 ? 0 : dy.numel() / (4 * m);
-  SPARSEQ_CHECK(x.dim() > 0 && x.size(-1) == 4 * k && x.numel() == batch * 4 * k, op, "x",
-                "must have dy's batch and the weight's inputs", x.numel());
-  check_same_type(op, "x", dy, x);
-  const Tensor left = as_contiguous(dy), right = as_contiguous(x);
-  const std::vector<int64_t> sizes = whole ? std::vector<int64_t>{nnz, 4} : std::vector{nnz};
-  if (batch == 0) return torch::stable::new_zeros(dy, sizes);
-  Tensor dv = new_output(dy, sizes);
-  if (nnz == 0) return dv;
-  with_types(op, dy, [&](auto types) {
+  const Csr csr = view_pattern("sparse_hamilton_dv", pattern).forward;
+  const int64_t nnz = csr.nnz();
+  const auto body = [&](auto types, const auto& data) {
     using S = typename decltype(types)::S;
     using T = typename decltype(types)::T;
-    static thread_local Scratch scratch;
-    S* out = static_cast<S*>(dv.mutable_data_ptr());
-    T* sums = std::is_same_v<S, T> ? reinterpret_cast<T*>(out) : scratch.get<T>(dv.numel());
-    sample<S, T>(csr, static_cast<const S*>(left.const_data_ptr()),
-                 static_cast<const S*>(right.const_data_ptr()), m, k, batch, whole, sums);
-    if constexpr (!std::is_same_v<S, T>) std::copy(sums, sums + dv.numel(), out);
-  });
-  return dv;
+    in_sums<S, T>(data.out, nnz * (whole ? 4 : 1),
+                  [&](T* sums) { sample(csr, data, whole, sums); });
+  };
+  const std::vector<int64_t> sizes = whole ? std::vector<int64_t>{nnz, 4} : std::vector{nnz};
+  return weight_gradient("sparse_hamilton_dv", dy, csr.rows * (whole ? 4 : 1), x, 4 * csr.columns,
+                         sizes, body);
 }
 
 }  // namespace

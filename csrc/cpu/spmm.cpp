@@ -10,7 +10,7 @@
 
 #include <optional>
 
-#include "dtypes.h"
+#include "operands.h"
 #include "pattern.h"
 #include "sparse_row.h"
 #include "tiles.h"
@@ -120,42 +120,21 @@ Tensor spmm(const Tensor& x, const Tensor& values, const std::optional<Tensor>& 
             const std::vector<Tensor>& pattern, bool transposed) {
   const Pattern both = view_pattern("spmm", pattern);
   const Csr& csr = transposed ? both.transposed : both.forward;
-  SPARSEQ_CHECK(x.dim() > 0 && x.size(-1) == csr.columns, "spmm", "x",
-                "must have as many features as the pattern has columns", x.numel());
   SPARSEQ_CHECK(values.numel() == csr.nnz(), "spmm", "values", "must fit the pattern",
                 values.numel());
-  check_same_type("spmm", "values", x, values);
-  const Tensor input = as_contiguous(x);
-  const Tensor kept = as_contiguous(values);
-  if (bias.has_value()) check_same_type("spmm", "bias", x, *bias);
-  const std::optional<Tensor> offset = as_contiguous(bias);
-  Tensor y = new_output(x, with_last(x, csr.rows));
-  if (y.numel() == 0) return y;
-  with_types("spmm", x, [&](auto types) {
+  const auto body = [&](auto types, const auto& data) {
     using S = typename decltype(types)::S;
     using T = typename decltype(types)::T;
-    const S* stored = static_cast<const S*>(kept.const_data_ptr());
-    Problem<S, T> problem{csr,
-                          nullptr,
-                          transposed ? both.perm : nullptr,
-                          nullptr,
-                          static_cast<const S*>(input.const_data_ptr()),
-                          static_cast<S*>(y.mutable_data_ptr()),
-                          y.numel() / csr.rows};
-    problem.bias = data_or_null<S>(offset);
-    if constexpr (std::is_same_v<S, T>) problem.values = stored;
-    if (problem.values == nullptr || (transposed && problem.batch >= kGatherBatch)) {
-      static thread_local Scratch scratch;
-      T* gathered = scratch.get<T>(csr.nnz());
-      gather_values(stored, problem.order, csr.nnz(), 1, gathered);
-      problem.values = gathered;
-      problem.order = nullptr;
-    }
+    const int32_t* perm = transposed ? both.perm : nullptr;
+    const bool stay = std::is_same_v<S, T> && !(transposed && data.batch >= kGatherBatch);
+    const T* kept = values_as<T>(data.weight, perm, csr.nnz(), 1, stay);
+    const Problem<S, T> problem{csr,    kept,      stay ? perm : nullptr, data.bias, data.x,
+                                data.y, data.batch};
     if (problem.batch > 1) return multiply_tiles(problem);
     if (problem.order != nullptr) return multiply_vector<S, T, true>(problem);
     multiply_vector<S, T, false>(problem);
-  });
-  return y;
+  };
+  return linear_map("spmm", {"x", x}, csr.columns, {"values", values}, bias, csr.rows, body);
 }
 
 }  // namespace

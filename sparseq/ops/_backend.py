@@ -32,11 +32,12 @@ LIBRARY = torch.library.Library("sparseq", "DEF")
 
 @dataclass(frozen=True)
 class Operator:
-    """One dispatcher op: what `declare` was given, and the op itself."""
+    """One dispatcher op: its reference, the op itself, and what `declare` gave to call it by."""
 
     name: str
     reference: Callable[..., torch.Tensor]
     call: Callable[..., torch.Tensor]
+    entry: Callable[..., torch.Tensor]
 
 
 OPERATORS: dict[str, Operator] = {}
@@ -60,13 +61,15 @@ def declare(
     name = schema.split("(")[0]
     LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     call = getattr(torch.ops.sparseq, name).default
-    operator = OPERATORS[name] = Operator(name, reference, call)
+    differentiable = _differentiable(call, function, inputs)
+    operator = Operator(name, reference, call, _shortcut(call, differentiable))
+    OPERATORS[name] = operator
     LIBRARY.impl(name, _first_call(operator), "CompositeExplicitAutograd")
-    LIBRARY.impl(name, _differentiable(call, function, inputs), "Autograd")
+    LIBRARY.impl(name, differentiable, "Autograd")
     for key, device in (("AutocastCPU", "cpu"), ("AutocastCUDA", "cuda")):
         LIBRARY.impl(name, _autocast(call, key, device), key)
     torch.library.register_fake(f"sparseq::{name}", fake, lib=LIBRARY)
-    return _shortcut(call, _differentiable(call, function, inputs))
+    return operator.entry
 
 
 def below_autograd() -> Any:

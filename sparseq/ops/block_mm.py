@@ -12,14 +12,13 @@ only.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from sparseq.errors import require
-from sparseq.ops._backend import below_autograd, declare
+from sparseq.ops._backend import declare
+from sparseq.ops._patterned import product_function, sampled_function
 from sparseq.ops.spmm import row_indices
 
 
@@ -100,54 +99,12 @@ def _fake_dv(dy: Tensor, x: Tensor, pattern: list[Tensor], rows: int, columns: i
     return dy.new_empty((pattern[1].shape[0], rows, columns))
 
 
-class _BlockMm(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, values: Tensor, bias: Tensor | None, pattern, transposed):
-        ctx.save_for_backward(x, values)
-        ctx.pattern, ctx.transposed = pattern, transposed
-        with below_autograd():
-            return _BLOCK_MM(x, values, bias, pattern, transposed)
-
-    @staticmethod
-    def backward(ctx: Any, dy: Tensor):  # type: ignore[override]
-        x, values = ctx.saved_tensors
-        dx, dv, db = ctx.needs_input_grad[:3]
-        outer = (x, dy) if ctx.transposed else (dy, x)
-        return (
-            _BLOCK_MM(dy, values, None, ctx.pattern, not ctx.transposed) if dx else None,
-            _BLOCK_MM_DV(*outer, ctx.pattern, *values.shape[1:]) if dv else None,
-            dy.reshape(-1, dy.shape[-1]).sum(0) if db else None,
-            None,
-            None,
-        )
-
-
-class _BlockMmDv(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, dy: Tensor, x: Tensor, pattern: list[Tensor], rows: int, columns: int):
-        ctx.save_for_backward(dy, x)
-        ctx.pattern = pattern
-        with below_autograd():
-            return _BLOCK_MM_DV(dy, x, pattern, rows, columns)
-
-    @staticmethod
-    def backward(ctx: Any, ddv: Tensor):  # type: ignore[override]
-        dy, x = ctx.saved_tensors
-        need_dy, need_x = ctx.needs_input_grad[:2]
-        return (
-            _BLOCK_MM(x, ddv, None, ctx.pattern, False) if need_dy else None,
-            _BLOCK_MM(dy, ddv, None, ctx.pattern, True) if need_x else None,
-            None,
-            None,
-            None,
-        )
-
-
 _BLOCK_MM = declare(
     "block_mm(Tensor x, Tensor values, Tensor? bias, Tensor[] pattern, bool transposed) -> Tensor",
-    block_mm_reference, _fake, _BlockMm,
+    block_mm_reference, _fake,
+    product_function("block_mm", "block_mm_dv", form=lambda values: values.shape[1:]),
 )
-_BLOCK_MM_DV = declare(
+declare(
     "block_mm_dv(Tensor dy, Tensor x, Tensor[] pattern, int rows, int columns) -> Tensor",
-    block_mm_dv_reference, _fake_dv, _BlockMmDv,
+    block_mm_dv_reference, _fake_dv, sampled_function("block_mm_dv", "block_mm", form=2),
 )

@@ -8,13 +8,12 @@ for the entries of the pattern only; the dense (m, k) gradient never exists.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-import torch
 from torch import Tensor
 
 from sparseq.errors import require
-from sparseq.ops._backend import below_autograd, declare
+from sparseq.ops._backend import declare
+from sparseq.ops._patterned import sampled_function
 from sparseq.ops.spmm import row_indices
 
 
@@ -52,25 +51,7 @@ def _fake(dy: Tensor, x: Tensor, pattern: list[Tensor]) -> Tensor:
     return dy.new_empty(pattern[1].shape[0])
 
 
-class _Sddmm(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, dy: Tensor, x: Tensor, pattern: list[Tensor]):
-        ctx.save_for_backward(dy, x)
-        ctx.pattern = pattern
-        with below_autograd():
-            return _SDDMM(dy, x, pattern)
-
-    @staticmethod
-    def backward(ctx: Any, ddv: Tensor):  # type: ignore[override]
-        dy, x = ctx.saved_tensors
-        spmm = torch.ops.sparseq.spmm.default
-        return (
-            spmm(x, ddv, None, ctx.pattern, False) if ctx.needs_input_grad[0] else None,
-            spmm(dy, ddv, None, ctx.pattern, True) if ctx.needs_input_grad[1] else None,
-            None,
-        )
-
-
 _SDDMM = declare(
-    "sddmm(Tensor dy, Tensor x, Tensor[] pattern) -> Tensor", sddmm_reference, _fake, _Sddmm
+    "sddmm(Tensor dy, Tensor x, Tensor[] pattern) -> Tensor",
+    sddmm_reference, _fake, sampled_function("sddmm", "spmm"),
 )

@@ -16,13 +16,13 @@ gradient of the values, `sparse_hamilton_dv`, is sampled at the kept entries onl
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from sparseq.errors import require
-from sparseq.ops._backend import below_autograd, declare
+from sparseq.ops._backend import declare
+from sparseq.ops._patterned import product_function, sampled_function
 from sparseq.ops.hamilton import fold_real, hamilton_dx_reference, hamilton_reference
 from sparseq.ops.spmm import dense_matrix, row_indices
 
@@ -109,55 +109,16 @@ def _fake_dv(dy: Tensor, x: Tensor, pattern: list[Tensor], whole: bool) -> Tenso
     return dy.new_empty((nnz, 4) if whole else (nnz,))
 
 
-class _SparseHamilton(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, values: Tensor, bias: Tensor | None, pattern, conjugate):
-        ctx.save_for_backward(x, values)
-        ctx.pattern, ctx.conjugate = pattern, conjugate
-        with below_autograd():
-            return _SPARSE_HAMILTON(x, values, bias, pattern, conjugate)
-
-    @staticmethod
-    def backward(ctx: Any, dy: Tensor):  # type: ignore[override]
-        x, values = ctx.saved_tensors
-        dx, dv, db = ctx.needs_input_grad[:3]
-        outer = (x, dy) if ctx.conjugate else (dy, x)
-        whole = values.dim() == 2
-        return (
-            _SPARSE_HAMILTON(dy, values, None, ctx.pattern, not ctx.conjugate) if dx else None,
-            _SPARSE_HAMILTON_DV(*outer, ctx.pattern, whole) if dv else None,
-            dy.reshape(-1, dy.shape[-1]).sum(0) if db else None,
-            None,
-            None,
-        )
-
-
-class _SparseHamiltonDv(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, dy: Tensor, x: Tensor, pattern: list[Tensor], whole: bool):
-        ctx.save_for_backward(dy, x)
-        ctx.pattern = pattern
-        with below_autograd():
-            return _SPARSE_HAMILTON_DV(dy, x, pattern, whole)
-
-    @staticmethod
-    def backward(ctx: Any, ddv: Tensor):  # type: ignore[override]
-        dy, x = ctx.saved_tensors
-        need_dy, need_x = ctx.needs_input_grad[:2]
-        return (
-            _SPARSE_HAMILTON(x, ddv, None, ctx.pattern, False) if need_dy else None,
-            _SPARSE_HAMILTON(dy, ddv, None, ctx.pattern, True) if need_x else None,
-            None,
-            None,
-        )
-
-
 _SPARSE_HAMILTON = declare(
     "sparse_hamilton("
     "Tensor x, Tensor values, Tensor? bias, Tensor[] pattern, bool conjugate) -> Tensor",
-    sparse_hamilton_reference, _fake, _SparseHamilton,
+    sparse_hamilton_reference, _fake,
+    product_function(
+        "sparse_hamilton", "sparse_hamilton_dv", form=lambda values: (values.dim() == 2,)
+    ),
 )
-_SPARSE_HAMILTON_DV = declare(
+declare(
     "sparse_hamilton_dv(Tensor dy, Tensor x, Tensor[] pattern, bool whole) -> Tensor",
-    sparse_hamilton_dv_reference, _fake_dv, _SparseHamiltonDv,
+    sparse_hamilton_dv_reference, _fake_dv,
+    sampled_function("sparse_hamilton_dv", "sparse_hamilton", form=1),
 )

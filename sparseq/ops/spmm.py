@@ -11,14 +11,14 @@ x; the gradient of the values is `sddmm`. No dense gradient ever exists.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from sparseq.errors import require
-from sparseq.ops._backend import below_autograd, declare
+from sparseq.ops._backend import declare
+from sparseq.ops._patterned import product_function
 
 
 def spmm(
@@ -83,29 +83,7 @@ def _fake(
     return x.new_empty((*x.shape[:-1], pattern[2 if transposed else 0].shape[0] - 1))
 
 
-class _Spmm(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, values: Tensor, bias: Tensor | None, pattern, transposed):
-        ctx.save_for_backward(x, values)
-        ctx.pattern, ctx.transposed = pattern, transposed
-        with below_autograd():
-            return _SPMM(x, values, bias, pattern, transposed)
-
-    @staticmethod
-    def backward(ctx: Any, dy: Tensor):  # type: ignore[override]
-        x, values = ctx.saved_tensors
-        dx, dv, db = ctx.needs_input_grad[:3]
-        outer = (x, dy) if ctx.transposed else (dy, x)
-        return (
-            _SPMM(dy, values, None, ctx.pattern, not ctx.transposed) if dx else None,
-            torch.ops.sparseq.sddmm.default(*outer, ctx.pattern) if dv else None,
-            dy.reshape(-1, dy.shape[-1]).sum(0) if db else None,
-            None,
-            None,
-        )
-
-
 _SPMM = declare(
     "spmm(Tensor x, Tensor values, Tensor? bias, Tensor[] pattern, bool transposed) -> Tensor",
-    spmm_reference, _fake, _Spmm,
+    spmm_reference, _fake, product_function("spmm", "sddmm"),
 )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,8 @@ BATCHES = (0, 1, 2, 5, 16, 17, 33, 64, 65, 130)
 SIZES = ((1, 1), (3, 5), (16, 16), (17, 33), (49, 70))  # (m, k): below, at and past a vector
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 TOLERANCES = {torch.float64: 1e-13, torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 3e-2}
+
+Misfits = Iterable[tuple[str, Any, str]]
 
 over_dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 over_sizes = pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
@@ -58,6 +61,28 @@ def assert_same_bits_on_threads(op: str, run: Callable[[], Tensor]) -> None:
         results.append(run())
     torch.set_num_threads(before)
     assert torch.equal(*results)
+
+
+def assert_gradients(run: Callable[..., Tensor], *tensors: Tensor) -> None:
+    """First and second derivatives of run in all tensors agree with finite differences."""
+    leaves = [tensor.requires_grad_() for tensor in tensors]
+    assert torch.autograd.gradcheck(run, leaves)
+    assert torch.autograd.gradgradcheck(run, leaves)
+
+
+def assert_takes_any_layout(run: Callable[..., Tensor], x: Tensor, *others: Tensor) -> None:
+    """Leading dimensions of x (a, b, features) stay, and no tensor need be contiguous."""
+    want = run(x.flatten(0, 1), *others).unflatten(0, x.shape[:2])
+    torch.testing.assert_close(run(strided(x), *map(strided, others)), want)
+    torch.testing.assert_close(run(x[0, 0], *others), want[0, 0])
+
+
+def assert_refuses(run: Callable[..., Tensor], good: dict[str, Any], bad: Misfits) -> None:
+    """run(**good) works; each (argument, its value, the message) of `bad` alone is an error."""
+    run(**good)
+    for argument, value, message in bad:
+        with pytest.raises(ValueError, match=message):
+            run(**{**good, argument: value})
 
 
 def strided(x: Tensor) -> Tensor:
