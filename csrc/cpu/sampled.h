@@ -54,6 +54,16 @@ void over_packed_pairs(const GradientData<S>& data, const RowLayout& layout, int
   });
 }
 
+// Writes, or adds, the first `count` lanes of `sums` to out.
+template <typename T>
+SPARSEQ_INLINE void put_sums(Vec<T> sums, int64_t count, bool start, T* out) {
+  constexpr int n = kLanes<T>;
+  if (count >= n) return store(out, start ? sums : load(out) + sums);
+  alignas(64) T numbers[n];
+  store(numbers, sums);
+  for (int64_t j = 0; j < count; ++j) out[j] = start ? numbers[j] : out[j] + numbers[j];
+}
+
 // Calls fill(T* sums) with `out` itself, or where sums are kept in a wider type with a buffer
 // that is then rounded to it.
 template <typename S, typename T, typename Fill>

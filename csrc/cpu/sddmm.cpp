@@ -16,28 +16,36 @@ namespace {
 // further.
 constexpr int kMostVectors = 2;
 
+// Sums over the lanes for `count` entries of one row, at most a vector of them.
+template <typename T, int NV>
+SPARSEQ_INLINE Vec<T> entry_sums(const Vec<T> (&own)[NV], const int32_t* ids, int count,
+                                 const T* x) {
+  constexpr int n = kLanes<T>, lanes = NV * n;
+  Vec<T> sums[n];
+  for (int j = 0; j < n; ++j) {
+    // spare lanes repeat the last entry
+    const T* column = x + static_cast<int64_t>(ids[std::min(j, count - 1)]) * lanes;
+    sums[j] = own[0] * load(column);
+    for (int i = 1; i < NV; ++i) sums[j] = fmadd(own[i], load(column + i * n), sums[j]);
+  }
+  return sum_each<T>(sums);
+}
+
 template <typename T, int NV>
 void tile_entries(const Csr& csr, const T* dy, const T* x, int64_t first, int64_t last, bool start,
                   T* dv) {
-  constexpr int n = kLanes<T>, lanes = NV * n;
+  constexpr int n = kLanes<T>;
   for (int64_t row = first; row < last; ++row) {
     Vec<T> own[NV];
-    for (int i = 0; i < NV; ++i) own[i] = load(dy + row * lanes + i * n);
+    for (int i = 0; i < NV; ++i) own[i] = load(dy + (row * NV + i) * n);
     const int64_t end = csr.row_ptr[row + 1];
-    for (int64_t p = csr.row_ptr[row]; p < end; p += n) {
-      const int entries = static_cast<int>(std::min<int64_t>(n, end - p));
-      Vec<T> sums[n];
-      for (int j = 0; j < n; ++j) {
-        const int64_t entry = p + std::min(j, entries - 1);  // spare lanes repeat the last one
-        const T* column = x + static_cast<int64_t>(csr.col_idx[entry]) * lanes;
-        sums[j] = own[0] * load(column);
-        for (int i = 1; i < NV; ++i) sums[j] = fmadd(own[i], load(column + i * n), sums[j]);
-      }
-      const Vec<T> total = sum_each<T>(sums);
-      alignas(64) T out[n];
-      store(out, total);
-      for (int j = 0; j < entries; ++j) dv[p + j] = start ? out[j] : dv[p + j] + out[j];
+    int64_t p = csr.row_ptr[row];
+    for (; p + n <= end; p += n) {
+      put_sums(entry_sums<T, NV>(own, csr.col_idx + p, n, x), n, start, dv + p);
     }
+    const int left = static_cast<int>(end - p);
+    if (left == 0) continue;
+    put_sums(entry_sums<T, NV>(own, csr.col_idx + p, left, x), left, start, dv + p);
   }
 }
 

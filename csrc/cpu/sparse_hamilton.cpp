@@ -184,14 +184,12 @@ constexpr int kGradientVectors = kVectorRegisters >= 32 ? 2 : 1;
 template <typename T, int N>
 SPARSEQ_INLINE void store_sums(const Vec<T> (&sums)[N], int64_t count, bool start, T* out) {
   constexpr int n = kLanes<T>;
-  alignas(64) T total[N];
 #pragma GCC unroll 2
-  for (int first = 0; first < N; first += n) {
+  for (int first = 0; first < N && first < count; first += n) {
     Vec<T> rows[n];
     for (int j = 0; j < n; ++j) rows[j] = sums[first + j];
-    store(total + first, sum_each<T>(rows));
+    put_sums(sum_each<T>(rows), count - first, start, out + first);
   }
-  for (int64_t j = 0; j < count; ++j) out[j] = start ? total[j] : out[j] + total[j];
 }
 
 // Gradient of component C of output quaternion `row`, kept values one by one.

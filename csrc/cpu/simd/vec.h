@@ -118,6 +118,19 @@ SPARSEQ_INLINE void transpose_steps(Vec<T> (&rows)[kLanes<T>]) {
   }
 }
 
+// Lane j of the result is that of lane j ^ Step.
+template <int Step, int... J>
+SPARSEQ_INLINE auto swapped(const auto& a, std::integer_sequence<int, J...>) {
+  return __builtin_shufflevector(a, a, (J ^ Step)...);
+}
+
+// Lane j is that of a where j & Step is 0, else that of b.
+template <int Step, int N, int... J>
+SPARSEQ_INLINE auto blended(const auto& a, const auto& b, std::integer_sequence<int, J...>) {
+  return __builtin_shufflevector(a, b, ((J & Step) ? N + J : J)...);
+}
+
+// One shuffle for each sum of two vectors: a shuffle costs what several blends do.
 template <typename T, int Step>
 SPARSEQ_INLINE void sum_steps(Vec<T> (&rows)[kLanes<T>]) {
   constexpr int n = kLanes<T>;
@@ -125,8 +138,8 @@ SPARSEQ_INLINE void sum_steps(Vec<T> (&rows)[kLanes<T>]) {
     using Lanes = std::make_integer_sequence<int, n>;
     for (int i = 0; i < n; i += 2 * Step) {
       const Vec<T> low = rows[i], high = rows[i + Step];
-      rows[i] = butterfly<Step, n, false>(low, high, Lanes{}) +
-                butterfly<Step, n, true>(low, high, Lanes{});
+      rows[i] = blended<Step, n>(low, high, Lanes{}) +
+                swapped<Step>(blended<Step, n>(high, low, Lanes{}), Lanes{});
     }
     sum_steps<T, 2 * Step>(rows);
   }
