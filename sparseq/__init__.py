@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         QConvTranspose3d,
     )
     from sparseq.nn.sparse import SparseLinear, SparseQLinear
+    from sparseq.nn.sparse_conv import SparseConv1d, SparseConv2d, SparseConv3d
     from sparseq.profiling import profile
     from sparseq.pruning import Mask, prune
 
@@ -36,6 +37,7 @@ __all__ = [
     "QLinear", "SparseLinear", "SparseQLinear", "ExpanderLinear", "ExpanderQLinear", "Mask",
     "prune", "compress", "to_dense", "swap", "profile", "save", "load", "PruningWrapper",
     "QBatchNorm1d", "QBatchNorm2d", "QBatchNorm3d", "rgb_to_quaternion",
+    "SparseConv1d", "SparseConv2d", "SparseConv3d",
     "__version__",
 ]  # fmt: skip
 
@@ -47,6 +49,7 @@ _HOMES = {
     ),
     "SparseLinear": "nn.sparse",
     "SparseQLinear": "nn.sparse",
+    **dict.fromkeys(("SparseConv1d", "SparseConv2d", "SparseConv3d"), "nn.sparse_conv"),
     "ExpanderLinear": "nn.expander",
     "ExpanderQLinear": "nn.expander",
     "QBatchNorm1d": "nn.norm",

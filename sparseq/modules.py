@@ -35,6 +35,7 @@ from sparseq.nn.quaternion_conv import (
     QConvTranspose3d,
 )
 from sparseq.nn.sparse import SparseLinear, SparseQLinear
+from sparseq.nn.sparse_conv import SparseConv1d, SparseConv2d, SparseConv3d, SparseConvNd
 from sparseq.registry import Registry
 
 Node = dict[str, Any]
@@ -198,6 +199,18 @@ def _build_sparse_q(
     return SparseQLinear(in_features, out_features, pattern, bias=bias, granularity=granularity)
 
 
+def _sparse_conv_arguments(module: SparseConvNd) -> dict[str, Any]:
+    found = constructor_arguments(module)
+    return {name: value for name, value in found.items() if name not in ("pattern", "values")}
+
+
+def _sparse_conv_builder(kind: type[SparseConvNd]) -> Callable[..., SparseConvNd]:
+    def build(**arguments: Any) -> SparseConvNd:
+        return kind(pattern=_empty_pattern(*kind.pattern_shape(**arguments)), **arguments)
+
+    return build
+
+
 def _empty_pattern(rows: int, columns: int) -> CSRPattern:
     """A place holder; loading the state brings the real pattern."""
     empty: Tensor = torch.zeros(0, dtype=torch.int32)
@@ -215,3 +228,5 @@ for _q_conv in (
     register_module(_q_conv)
 register_module(SparseLinear, _sparse_arguments, _build_sparse)
 register_module(SparseQLinear, _sparse_q_arguments, _build_sparse_q)
+for _kind in (SparseConv1d, SparseConv2d, SparseConv3d):
+    register_module(_kind, _sparse_conv_arguments, _sparse_conv_builder(_kind))

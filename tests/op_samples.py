@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sparseq.formats import CSRPattern
+from sparseq.ops.sparse_conv import ConvGeometry
 
 Arguments = tuple[Any, ...]
 Draw = Callable[..., Tensor]
@@ -91,6 +92,24 @@ def sddmm(draw: Draw) -> Iterator[Arguments]:
     yield draw(2, 17, 7), draw(2, 17, 19), some.tensors
 
 
+def sparse_conv(draw: Draw) -> Iterator[Arguments]:
+    some, plain = pattern(6, 27), ConvGeometry.of((3, 3), padding=1).numbers()
+    yield draw(2, 3, 5, 4), draw(some.nnz), draw(6), some.tensors, plain, False
+    yield draw(1, 6, 5, 4), draw(some.nnz), draw(3), some.tensors, plain, True
+    line, apart = pattern(4, 6), ConvGeometry((3,), (2,), (1,), (2,), (1,), 2).numbers()
+    yield draw(17, 4, 9), draw(line.nnz), None, line.tensors, apart, False
+    yield draw(2, 4, 4), draw(line.nnz), None, line.tensors, apart, True
+    none, cube = pattern(5, 8, density=0), ConvGeometry.of((2, 2, 2)).numbers()
+    yield draw(2, 1, 3, 2, 2), draw(0), draw(5), none.tensors, cube, False
+
+
+def sparse_conv_dv(draw: Draw) -> Iterator[Arguments]:
+    some, plain = pattern(6, 27), ConvGeometry.of((3, 3), padding=1).numbers()
+    yield draw(2, 6, 5, 4), draw(2, 3, 5, 4), some.tensors, plain
+    line, apart = pattern(4, 6), ConvGeometry((3,), (2,), (1,), (2,), (0,), 2).numbers()
+    yield draw(17, 4, 4), draw(17, 4, 9), line.tensors, apart
+
+
 def sparse_hamilton(draw: Draw) -> Iterator[Arguments]:
     single, whole = pattern(12, 5), pattern(3, 5)
     yield draw(3, 20), draw(single.nnz), draw(12), single.tensors, False
@@ -131,6 +150,8 @@ SAMPLES: dict[str, Callable[[Draw], Iterator[Arguments]]] = {
         spmm,
         spmm_chain,
         sddmm,
+        sparse_conv,
+        sparse_conv_dv,
         sparse_hamilton,
         sparse_hamilton_dv,
     )

@@ -77,13 +77,17 @@ def sparse_layer(name):
     mask = torch.rand(8, 4, generator=torch.Generator().manual_seed(0)) < 0.4
     if name == "SparseLinear":
         return SparseLinear(4, 8, CSRPattern.from_mask(mask), bias=False)
+    if "Conv" in name:
+        kind = MODULES.get(name).layer
+        twin = kind.dense(16, 8, 3, 2, 1, 2, 2, False, "circular")
+        return kind.from_dense(twin)
     return SparseQLinear(16, 8, CSRPattern.from_mask(mask), bias=False)
 
 
 @pytest.mark.parametrize("name", MODULES.names())
 def test_registered_types_come_back(name):
     kind = MODULES.get(name).layer
-    sparse = name in ("SparseLinear", "SparseQLinear")
+    sparse = name.startswith(("SparseLinear", "SparseQLinear", "SparseConv", "SparseQConv"))
     module = sparse_layer(name) if sparse else kind(*ARGUMENTS[name])
     node = json.loads(json.dumps(describe_module(module)))
     again = build_module("here", node)

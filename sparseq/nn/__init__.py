@@ -17,6 +17,7 @@ from sparseq.nn.quaternion_conv import (
     QConvTranspose3d,
 )
 from sparseq.nn.sparse import SparseLinear, SparseQLinear
+from sparseq.nn.sparse_conv import SparseConv1d, SparseConv2d, SparseConv3d
 
 __all__ = [
     "ExpanderLinear",
@@ -31,6 +32,9 @@ __all__ = [
     "QConvTranspose2d",
     "QConvTranspose3d",
     "QLinear",
+    "SparseConv1d",
+    "SparseConv2d",
+    "SparseConv3d",
     "SparseLinear",
     "SparseQLinear",
     "SparseSequential",

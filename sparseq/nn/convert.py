@@ -24,9 +24,11 @@ from sparseq.nn.quaternion_conv import (
     QConvTranspose3d,
 )
 from sparseq.nn.sparse import SparseLinear, SparseQLinear
+from sparseq.nn.sparse_conv import SparseConvNd
 
 Rule = Callable[[str, nn.Module], nn.Module | None]
-DENSE_TWINS = (QLinear, QConvNd, SparseLinear, SparseQLinear, ExpanderLinear, ExpanderQLinear)
+DENSE_TWINS = (QLinear, QConvNd, SparseLinear, SparseQLinear, SparseConvNd,
+               ExpanderLinear, ExpanderQLinear)  # fmt: skip
 
 _log = logging.getLogger("sparseq")
 
@@ -57,7 +59,7 @@ def to_dense(model: nn.Module) -> nn.Module:
     """A deep copy of a model, every layer one step back to its dense twin: the same function.
 
     SparseLinear and ExpanderLinear become nn.Linear, SparseQLinear and ExpanderQLinear become
-    QLinear, QLinear becomes nn.Linear and each quaternion convolution that of torch.nn.
+    QLinear, QLinear becomes nn.Linear, and convolutions likewise.
     """
     dense = replace_modules(
         model, lambda _, module: module.to_dense() if isinstance(module, DENSE_TWINS) else None

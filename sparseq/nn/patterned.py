@@ -43,6 +43,20 @@ class PatternedLayer(nn.Module):
         """Shape of one kept entry."""
         return ()
 
+    def _outputs(self) -> int:
+        """Number of biases."""
+        return self.out_features
+
+    @torch.no_grad()
+    def _draw_by_inputs(self, generator: torch.Generator | None) -> None:
+        """Draw values and bias from U(-b, b), b = 1 / sqrt(kept inputs of the row)."""
+        if self.values.is_meta:
+            return
+        bound = self.row_ptr.diff().clamp(min=1).to(self.values.dtype).rsqrt()
+        _draw_uniform_(self.values, bound[self.pattern.rows()], generator)
+        if self.bias is not None:
+            _draw_uniform_(self.bias, bound, generator)
+
     def _pattern_tensors(self) -> list[Any]:
         """The five tensors as the ops take them; straight from the dict, as it runs every call."""
         own = self._buffers
@@ -80,7 +94,7 @@ class PatternedLayer(nn.Module):
             self._check_values(values, shape)
             values = values.detach().to(device=device, dtype=dtype, copy=True)
         self.values = nn.Parameter(values)
-        zeros = values.new_zeros(self.out_features) if bias else None
+        zeros = values.new_zeros(self._outputs()) if bias else None
         self.register_parameter("bias", None if zeros is None else nn.Parameter(zeros))
         self._register_pattern(pattern.map(lambda tensor: tensor.to(values.device)))
 
@@ -148,6 +162,14 @@ class PatternedLayer(nn.Module):
             # the parameter object stays, so that an optimizer that holds it goes on training it
             self.values.data = self.values.new_empty(values.shape)
             self.values.grad = None
+
+
+def _draw_uniform_(parameter: Tensor, bound: Tensor, generator: torch.Generator | None) -> None:
+    """Fill with U(-bound, bound), drawn where the generator lives."""
+    device = parameter.device if generator is None else generator.device
+    draw = torch.empty(parameter.shape, device=device, dtype=parameter.dtype)
+    draw.uniform_(-1, 1, generator=generator)
+    torch.mul(draw.to(parameter.device), bound, out=parameter)
 
 
 def _same(a: list[Tensor], b: list[Tensor]) -> bool:

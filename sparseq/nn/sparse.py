@@ -59,15 +59,9 @@ class SparseLinear(PatternedLayer):
         if values is None:
             self.reset_parameters()
 
-    @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draw values and bias anew, by the true number of inputs of each row."""
-        if self.values.is_meta:
-            return
-        bound = self.row_ptr.diff().clamp(min=1).to(self.values.dtype).rsqrt()
-        _draw_uniform_(self.values, bound[self.pattern.rows()], generator)
-        if self.bias is not None:
-            _draw_uniform_(self.bias, bound, generator)
+        self._draw_by_inputs(generator)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in_features) -> (..., out_features)."""
@@ -106,14 +100,6 @@ class SparseLinear(PatternedLayer):
         require(weight.shape == shape, "SparseLinear", "weight", f"must have shape {shape}",
                 tuple(weight.shape))
         return weight
-
-
-def _draw_uniform_(parameter: Tensor, bound: Tensor, generator: torch.Generator | None) -> None:
-    """Fill with U(-bound, bound), drawn where the generator lives."""
-    device = parameter.device if generator is None else generator.device
-    draw = torch.empty(parameter.shape, device=device, dtype=parameter.dtype)
-    draw.uniform_(-1, 1, generator=generator)
-    torch.mul(draw.to(parameter.device), bound, out=parameter)
 
 
 class SparseQLinear(PatternedLayer):

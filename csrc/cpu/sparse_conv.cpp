@@ -1,0 +1,256 @@
+// sparse_conv: y[n, o, j] = b[o] + sum over entries (o; c, t) of value * x[n, c, s j + d t - P],
+// its transpose, and sparse_conv_dv, the gradient of the values (sparseq/ops/sparse_conv.py).
+//
+// x and y are (N, channels, *spatial), contiguous; float, double, or 16-bit summed in float. A
+// strip of the input is copied into zero-padded planes whose positions lie side by side: images in
+// the lanes where the batch fills a vector, else pixels. A nonzero is then one broadcast against
+// neighbors at its offset, and the sums of a tile of positions stay in registers over a whole
+// output channel. Tiles are outermost and all channels pass over each, so that what a tile reads
+// stays near. Every sum has one order, fixed by shapes and pattern: same bits on any threads.
+
+#include <torch/csrc/stable/library.h>
+
+#include <optional>
+
+#include "dtypes.h"
+#include "sparse_conv_forward.h"
+#include "sparse_conv_program.h"
+#include "sparse_conv_values.h"
+
+namespace sparseq {
+namespace {
+
+// Images laid out alike: `block` of them at a time, in `lanes` lanes.
+struct Part {
+  int64_t at, images, lanes, block;
+};
+
+// Whole vectors of images, then what is left: in lanes of its own if it fills half of them.
+inline std::vector<Part> split_batch(int64_t batch, int64_t vector, int64_t pixels) {
+  std::vector<Part> parts;
+  const int64_t rest = batch % vector;
+  const int64_t filled = batch - (2 * rest > vector ? 0 : rest);
+  int64_t lanes = vector;
+  while (lanes * pixels < kMostSums * vector && 2 * lanes <= filled) lanes *= 2;
+  if (filled > 0) parts.push_back({0, filled, lanes, lanes});
+  if (filled < batch) {
+    const int64_t vectors = (pixels + vector - 1) / vector;
+    const int64_t block = std::min(batch - filled, std::max<int64_t>(1, kMostSums / vectors));
+    parts.push_back({filled, batch - filled, 1, block});
+  }
+  return parts;
+}
+
+Axes conv_axes(const Geometry& g, const Sizes& in, const Sizes& out, bool transposed, bool apart) {
+  Axes axes;
+  for (int i = 0; i < kAxes; ++i) {
+    const bool innermost = i == (g.dims == 1 ? 1 : 2);
+    axes[i] = conv_axis(g, i, in[i], out[i], transposed, apart && innermost);
+  }
+  return axes;
+}
+
+Sizes spatial(const Geometry& g, const Tensor& x) {
+  Sizes sizes = {1, 1, 1};
+  for (int i = 0; i < g.dims; ++i) sizes[g.axis(i)] = x.size(2 + i);
+  return sizes;
+}
+
+// What both directions and the gradient of the values need to know.
+struct Call {
+  Geometry g;
+  Pattern pattern;
+  Sizes in, out;
+  int64_t in_channels, out_channels, batch;
+};
+
+template <typename S>
+Source<S> source_of(const Tensor& x, const Sizes& size) {
+  const int64_t map = size[0] * size[1] * size[2];
+  return {static_cast<const S*>(x.const_data_ptr()), x.size(0), x.size(1) * map, size};
+}
+
+template <typename S, typename T>
+void run_part(const Call& call, const Part& part, bool transposed, const Tensor& x, const S* values,
+              const T* bias, Tensor& y) {
+  static thread_local ProgramMemory memory;
+  constexpr int n = kLanes<T>;
+  ConvJob<S, T> job;
+  job.axes = conv_axes(call.g, call.in, call.out, transposed, part.lanes == 1);
+  const int64_t read = transposed ? call.out_channels : call.in_channels;
+  const Sizes size =
+      strip_size(job.axes, part.lanes == 1 ? part.block : part.lanes, read, kStripBytes, sizeof(T));
+  job.layout = make_layout(job.axes, size, part.lanes, read, n);
+  job.x = source_of<S>(x, transposed ? call.out : call.in);
+  job.y = static_cast<S*>(y.mutable_data_ptr());
+  job.channels = y.size(1);
+  const TapOffsets taps(job.axes, job.layout);
+  const int64_t phases = job.axes[0].out_step * job.axes[1].out_step * job.axes[2].out_step;
+  job.programs = transposed ? transposed_programs<S, T>(call.pattern, values, call.g, taps, phases,
+                                                        job.layout, memory)
+                            : forward_programs<S, T>(call.pattern.forward, values, call.g, taps,
+                                                     job.layout, memory);
+  for (Program<T>& program : job.programs) program.bias = bias;
+  job.kernel = job.programs[0].table ? sum_tile_of<T, true> : sum_tile_of<T, false>;
+  const std::vector<Strip> strips = make_strips(job.axes, size);
+  const int64_t blocks = (part.images + part.block - 1) / part.block;
+  const int64_t items = blocks * static_cast<int64_t>(strips.size());
+  const int64_t positions = part.images * size[0] * size[1] * size[2] / n + 1;
+  const int64_t threads = useful_threads((call.pattern.forward.nnz() / phases + job.channels) *
+                                         positions * strips.size());
+  const int64_t parts = items % threads == 0 || items >= 4 * threads ? 1 : threads;
+  parallel_items(items * parts, threads, [&](int64_t item) {
+    const int64_t block = item / parts % blocks, at = part.at + block * part.block;
+    const int64_t images = std::min(part.block, part.at + part.images - at);
+    run_strip(job, strips[item / parts / blocks], at, images, item % parts, parts);
+  });
+}
+
+// Bias as sums are kept in, or null.
+template <typename S, typename T>
+const T* bias_as(const std::optional<Tensor>& bias, Scratch& memory) {
+  const S* stored = data_or_null<S>(bias);
+  if constexpr (std::is_same_v<S, T>) {
+    return stored;
+  } else {
+    if (stored == nullptr) return nullptr;
+    T* converted = memory.get<T>(bias->numel());
+    detail::copy_row<T>(stored, converted, bias->numel());
+    return converted;
+  }
+}
+
+Call view_call(const char* op, const std::vector<Tensor>& pattern,
+               const std::vector<int64_t>& geometry, const Tensor& x) {
+  Call call{read_geometry(op, geometry), view_pattern(op, pattern), {}, {}, 0, 0, 0};
+  const Csr& csr = call.pattern.forward;
+  SPARSEQ_CHECK(csr.columns % call.g.taps() == 0 && csr.rows % call.g.groups == 0, op, "pattern",
+                "must have rows for the groups and columns for the taps", csr.columns);
+  SPARSEQ_CHECK(x.dim() == call.g.dims + 2, op, "x", "must be (N, channels, *spatial)", x.dim());
+  call.out_channels = csr.rows;
+  call.in_channels = csr.columns / call.g.taps() * call.g.groups;
+  call.batch = x.size(0);
+  return call;
+}
+
+Tensor sparse_conv(const Tensor& x, const Tensor& values, const std::optional<Tensor>& bias,
+                   const std::vector<Tensor>& pattern, const std::vector<int64_t>& geometry,
+                   bool transposed) {
+  const char* op = "sparse_conv";
+  Call call = view_call(op, pattern, geometry, x);
+  (transposed ? call.out : call.in) = spatial(call.g, x);
+  std::vector<int64_t> sizes = {call.batch, transposed ? call.in_channels : call.out_channels};
+  for (int i = 0; i < call.g.dims; ++i) {
+    const int axis = call.g.axis(i);
+    int64_t& size = (transposed ? call.in : call.out)[axis];
+    size = transposed ? call.g.input(axis, call.out[axis]) : call.g.output(axis, call.in[axis]);
+    SPARSEQ_CHECK(size >= 1, op, "x", "must be large enough for the kernel", size);
+    sizes.push_back(size);
+  }
+  for (int i = 0; i < kAxes; ++i) {
+    if (call.in[i] == 0) call.in[i] = 1;
+    if (call.out[i] == 0) call.out[i] = 1;
+  }
+  SPARSEQ_CHECK(x.size(1) == (transposed ? call.out_channels : call.in_channels), op, "x",
+                "must have the channels of the pattern", x.size(1));
+  SPARSEQ_CHECK(values.numel() == call.pattern.forward.nnz(), op, "values", "must fit the pattern",
+                values.numel());
+  check_same_type(op, "values", x, values);
+  if (bias.has_value()) check_same_type(op, "bias", x, *bias);
+  const Tensor input = as_contiguous(x), kept = as_contiguous(values);
+  const std::optional<Tensor> offset = as_contiguous(bias);
+  Tensor y = new_output(x, sizes);
+  if (y.numel() == 0) return y;
+  with_types(op, x, [&](auto types) {
+    using S = typename decltype(types)::S;
+    using T = typename decltype(types)::T;
+    static thread_local Scratch memory;
+    const T* start = bias_as<S, T>(offset, memory);
+    const Sizes& written = transposed ? call.in : call.out;
+    for (const Part& part :
+         split_batch(call.batch, kLanes<T>, written[0] * written[1] * written[2])) {
+      run_part<S, T>(call, part, transposed, input, static_cast<const S*>(kept.const_data_ptr()),
+                     start, y);
+    }
+  });
+  return y;
+}
+
+template <typename S, typename T>
+void run_values(const Call& call, const Part& part, const Tensor& dy, const Tensor& x, bool start,
+                T* dv) {
+  static thread_local Scratch memory;
+  constexpr int n = kLanes<T>;
+  ValuesJob<S, T> job;
+  job.axes = conv_axes(call.g, call.in, call.out, false, part.lanes == 1);
+  for (int i = 0; i < kAxes; ++i) job.plain[i] = plain_axis(call.out[i]);
+  const int64_t copies = part.lanes == 1 ? part.block : part.lanes;
+  const Sizes size = strip_size(job.axes, copies, call.in_channels, kStripBytes, sizeof(T));
+  job.layout = make_layout(job.axes, size, part.lanes, call.in_channels, n);
+  job.dy_layout = make_layout(job.plain, size, part.lanes, call.out_channels, n);
+  job.x = source_of<S>(x, call.in);
+  job.dy = source_of<S>(dy, call.out);
+  const Csr& csr = call.pattern.forward;
+  const TapOffsets taps(job.axes, job.layout);
+  const int32_t* table = column_table(taps, job.layout, csr.columns, memory);
+  job.program = {csr.row_ptr,
+                 csr.col_idx,
+                 nullptr,
+                 table,
+                 nullptr,
+                 csr.rows / call.g.groups,
+                 csr.columns / call.g.taps() * job.layout.channel};
+  job.rows = csr.rows;
+  job.nnz = csr.nnz();
+  dot_blocks(job, make_strips(job.axes, size), part.at, part.images, part.block, start, dv);
+  for (int64_t p = 0; p < job.nnz && !taps.all_used(); ++p) {
+    if (taps.offsets[csr.col_idx[p] % call.g.taps()] < 0) dv[p] = T(0);
+  }
+}
+
+Tensor sparse_conv_dv(const Tensor& dy, const Tensor& x, const std::vector<Tensor>& pattern,
+                      const std::vector<int64_t>& geometry) {
+  const char* op = "sparse_conv_dv";
+  Call call = view_call(op, pattern, geometry, x);
+  call.in = spatial(call.g, x);
+  call.out = spatial(call.g, dy);
+  for (int i = 0; i < call.g.dims; ++i) {
+    const int axis = call.g.axis(i);
+    SPARSEQ_CHECK(call.out[axis] == call.g.output(axis, call.in[axis]), op, "dy",
+                  "must have the size that x gives", call.out[axis]);
+  }
+  SPARSEQ_CHECK(x.size(1) == call.in_channels, op, "x", "must have the pattern's channels",
+                x.size(1));
+  SPARSEQ_CHECK(dy.size(1) == call.out_channels && dy.size(0) == call.batch, op, "dy",
+                "must have x's batch and the pattern's rows", dy.size(1));
+  check_same_type(op, "x", dy, x);
+  const Tensor rows = as_contiguous(dy), columns = as_contiguous(x);
+  const int64_t nnz = call.pattern.forward.nnz();
+  if (dy.numel() == 0 || x.numel() == 0) return torch::stable::new_zeros(dy, {nnz});
+  Tensor dv = new_output(dy, {nnz});
+  if (nnz == 0) return dv;
+  with_types(op, dy, [&](auto types) {
+    using S = typename decltype(types)::S;
+    using T = typename decltype(types)::T;
+    static thread_local Scratch scratch;
+    S* out = static_cast<S*>(dv.mutable_data_ptr());
+    T* sums = std::is_same_v<S, T> ? reinterpret_cast<T*>(out) : scratch.get<T>(nnz);
+    bool start = true;
+    const int64_t pixels = call.out[0] * call.out[1] * call.out[2];
+    for (const Part& part : split_batch(call.batch, kLanes<T>, pixels)) {
+      run_values<S, T>(call, part, rows, columns, start, sums);
+      start = false;
+    }
+    if constexpr (!std::is_same_v<S, T>) std::copy(sums, sums + nnz, out);
+  });
+  return dv;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(sparseq, CPU, m) {
+  m.impl("sparse_conv", TORCH_BOX(&sparse_conv));
+  m.impl("sparse_conv_dv", TORCH_BOX(&sparse_conv_dv));
+}
+
+}  // namespace sparseq

@@ -1,0 +1,204 @@
+// Copies a strip of the input into its planes (sparse_conv_layout.h), zeros around it included.
+//
+// Images are either one by one, with the pixels of a row side by side, or as many together as a
+// vector has lanes, one lane each; the latter takes a square transpose of every block.
+#pragma once
+
+#include <algorithm>
+
+#include "sparse_conv_layout.h"
+#include "tiles.h"
+
+namespace sparseq {
+
+// Vector at `from` of which `count` elements count and none lies at `end` or behind; zeros there.
+template <typename T, typename S>
+SPARSEQ_INLINE Vec<T> load_some(const S* from, const S* end, int64_t count) {
+  if (from + kLanes<T> <= end) return load_as<T>(from);
+  T numbers[kLanes<T>] = {};
+  for (int64_t i = 0; i < std::min<int64_t>(count, kLanes<T>); ++i) {
+    numbers[i] = static_cast<T>(from[i]);
+  }
+  return load(numbers);
+}
+
+// Where the input of a strip goes, for images in the lanes.
+struct PackPlan {
+  Sizes low, high;              // box of the input that the strip reads; the width is whole
+  std::vector<int32_t> places;  // of the box's pixels: offset in the channel, or -1
+  std::vector<int32_t> holes;   // offsets in a channel that lie outside the tensor
+};
+
+// Offsets (plane and place times their units) of an axis' inputs low .. high - 1, or -1.
+inline std::vector<int64_t> axis_places(const Axis& axis, int64_t first, int64_t extent,
+                                        int64_t low, int64_t high, int64_t plane_unit,
+                                        int64_t place_unit) {
+  std::vector<int64_t> found(high - low, -1);
+  for (size_t plane = 0; plane < axis.bases.size(); ++plane) {
+    for (int64_t e = 0; e < extent; ++e) {
+      const int64_t input = axis.step * (first + e) + axis.bases[plane];
+      if (input < low || input >= high) continue;
+      found[input - low] = static_cast<int64_t>(plane) * plane_unit + e * place_unit;
+    }
+  }
+  return found;
+}
+
+inline PackPlan plan_pack(const Axes& axes, const Layout& layout, const Strip& strip) {
+  PackPlan plan{{0, 0, 0}, {axes[0].in, axes[1].in, axes[2].in}, {}, {}};
+  for (int i = 0; i < 2; ++i) {
+    const auto [least, most] = std::minmax_element(axes[i].bases.begin(), axes[i].bases.end());
+    const int64_t last = strip.first[i] + layout.extent[i] - 1;
+    plan.low[i] = std::clamp<int64_t>(axes[i].step * strip.first[i] + *least, 0, axes[i].in);
+    plan.high[i] = std::clamp<int64_t>(axes[i].step * last + *most + 1, plan.low[i], axes[i].in);
+  }
+  std::vector<int64_t> parts[kAxes];
+  int64_t plane_unit = layout.plane, place_unit = layout.lanes;
+  for (int i = kAxes - 1; i >= 0; --i) {
+    parts[i] = axis_places(axes[i], strip.first[i], layout.extent[i], plan.low[i], plan.high[i],
+                           plane_unit, place_unit);
+    plane_unit *= layout.planes[i];
+    place_unit *= layout.extent[i];
+  }
+  std::vector<bool> filled(layout.channel / layout.lanes, false);
+  for (const int64_t d : parts[0]) {
+    for (const int64_t h : parts[1]) {
+      for (const int64_t w : parts[2]) {
+        const bool read = d >= 0 && h >= 0 && w >= 0;
+        plan.places.push_back(read ? static_cast<int32_t>(d + h + w) : -1);
+        if (read) filled[(d + h + w) / layout.lanes] = true;
+      }
+    }
+  }
+  for (size_t place = 0; place < filled.size(); ++place) {
+    if (!filled[place]) plan.holes.push_back(static_cast<int32_t>(place * layout.lanes));
+  }
+  return plan;
+}
+
+// `count` neighbors of `images` images to one lane each; the places of `period` pixels repeat with
+// every channel.
+template <typename T, typename S>
+void pack_pixels(const S* x, const S* end, int64_t image, int64_t images, int64_t count,
+                 const int32_t* places, int64_t period, int64_t channel, T* to) {
+  constexpr int n = kLanes<T>;
+  int64_t k = 0;
+  for (int64_t f = 0; f < count; f += n) {
+    const int64_t valid = std::min<int64_t>(n, count - f);
+    Vec<T> rows[n];
+    for (int i = 0; i < n; ++i) {
+      rows[i] = i < images ? load_some<T>(x + i * image + f, end, valid) : Vec<T>{};
+    }
+    transpose<T>(rows);
+    for (int i = 0; i < n; ++i) {
+      if (i >= valid) break;
+      if (places[k] >= 0) store(to + places[k], rows[i]);
+      if (++k == period) {
+        k = 0;
+        to += channel;
+      }
+    }
+  }
+}
+
+// The tensor that is packed: channels of contiguous pixels, `image` elements between images.
+template <typename S>
+struct Source {
+  const S* data;
+  int64_t images, image;
+  Sizes size;
+
+  int64_t pixels() const { return size[0] * size[1] * size[2]; }
+  const S* end() const { return data + images * image; }
+};
+
+// Channels first .. last - 1 of the `images` images from image `at`, one lane each.
+template <typename S, typename T>
+void pack_lanes(const Source<S>& x, const PackPlan& plan, const Layout& layout, int64_t at,
+                int64_t images, int64_t first, int64_t last, T* to) {
+  constexpr int n = kLanes<T>;
+  const Sizes &low = plan.low, &high = plan.high;
+  const int64_t line = x.size[2], slab = x.size[1] * line, map = x.pixels();
+  const bool rows_whole = low[1] == 0 && high[1] == x.size[1];
+  const bool whole = rows_whole && low[0] == 0 && high[0] == x.size[0];
+  const int64_t box_rows = (high[1] - low[1]) * line;
+  for (int64_t lane = 0; lane < layout.lanes; lane += n) {
+    const S* from = x.data + (at + lane) * x.image;
+    const int64_t some = std::clamp<int64_t>(images - lane, 0, n);
+    const auto pixels = [&](int64_t offset, int64_t count, int64_t table, int64_t period, T* out) {
+      pack_pixels<T>(from + offset, x.end(), x.image, some, count, plan.places.data() + table,
+                     period, layout.channel, out + lane);
+    };
+    if (whole) {
+      pixels(first * map, (last - first) * map, 0, map, to + first * layout.channel);
+      continue;
+    }
+    for (int64_t c = first; c < last; ++c) {
+      for (int64_t d = low[0]; d < high[0]; ++d) {
+        pixels(c * map + d * slab + low[1] * line, box_rows, (d - low[0]) * box_rows, box_rows,
+               to + c * layout.channel);
+      }
+    }
+  }
+  for (int64_t c = first; c < last; ++c) {
+    for (const int32_t hole : plan.holes) {
+      for (int64_t lane = 0; lane < layout.lanes; lane += n) {
+        store(to + c * layout.channel + hole + lane, Vec<T>{});
+      }
+    }
+  }
+}
+
+// One row of places: inputs step * e + base for e = 0 .. extent - 1, zero outside 0 .. size - 1.
+template <typename S, typename T>
+void pack_line(const S* from, int64_t size, int64_t step, int64_t base, int64_t extent, T* to) {
+  const int64_t begin = std::clamp<int64_t>(base < 0 ? (step - 1 - base) / step : 0, 0, extent);
+  const int64_t end =
+      std::clamp<int64_t>(base < size ? (size - 1 - base) / step + 1 : 0, begin, extent);
+  for (int64_t e = 0; e < begin; ++e) to[e] = T(0);
+  if (step == 1) {
+    detail::copy_row<T>(from + begin + base, to + begin, end - begin);
+  } else {
+    for (int64_t e = begin; e < end; ++e) to[e] = static_cast<T>(from[step * e + base]);
+  }
+  for (int64_t e = end; e < extent; ++e) to[e] = T(0);
+}
+
+// One channel of one image, its pixels side by side.
+template <typename S, typename T>
+void pack_image(const S* from, const Axes& axes, const Layout& layout, const Strip& strip, T* to) {
+  const int64_t line = axes[2].in;
+  for (int64_t plane = 0; plane < layout.planes[0] * layout.planes[1] * layout.planes[2]; ++plane) {
+    const int64_t pd = plane / (layout.planes[1] * layout.planes[2]);
+    const int64_t ph = plane / layout.planes[2] % layout.planes[1], pw = plane % layout.planes[2];
+    for (int64_t d = 0; d < layout.extent[0]; ++d) {
+      const int64_t z = axes[0].step * (strip.first[0] + d) + axes[0].bases[pd];
+      for (int64_t h = 0; h < layout.extent[1]; ++h) {
+        const int64_t y = axes[1].step * (strip.first[1] + h) + axes[1].bases[ph];
+        T* row = to + layout.place(plane, d, h, 0);
+        const bool inside = z >= 0 && z < axes[0].in && y >= 0 && y < axes[1].in;
+        const S* source = inside ? from + (z * axes[1].in + y) * line : from;
+        pack_line(source, inside ? line : 0, axes[2].step, axes[2].bases[pw], layout.extent[2],
+                  row);
+      }
+    }
+  }
+}
+
+// Channels first .. last - 1 of the `images` images from image `at`, as the layout has them.
+template <typename S, typename T>
+void pack_strip(const Source<S>& x, const Axes& axes, const Layout& layout, const Strip& strip,
+                int64_t at, int64_t images, T* to) {
+  if (layout.lanes > 1) {
+    pack_lanes(x, plan_pack(axes, layout, strip), layout, at, images, 0, layout.channels, to);
+    return;
+  }
+  for (int64_t i = 0; i < images; ++i) {
+    for (int64_t c = 0; c < layout.channels; ++c) {
+      pack_image(x.data + (at + i) * x.image + c * x.pixels(), axes, layout, strip,
+                 to + i * layout.image() + c * layout.channel);
+    }
+  }
+}
+
+}  // namespace sparseq

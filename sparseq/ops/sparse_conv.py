@@ -1,0 +1,250 @@
+"""`sparse_conv`: a convolution with most of its weights left out, its transpose, its gradients.
+
+    y[n, o, j] = b[o] + sum over entries p = (o; c, t) of values[p] * x[n, g C/G + c, s j + d t - P]
+
+j and t run over 1 to 3 spatial dimensions, s is the stride, d the dilation, P the padding (x is 0
+outside), and g the group of o among G. The pattern is the CSR pattern of the weight seen as the
+matrix (out channels, in channels / G * taps), as `weight.flatten(1)` gives it. `transposed` is the
+gradient of x (and the transposed convolution); the gradient of the values, `sparse_conv_dv`, is
+sampled at the kept entries only. No dense gradient and no im2col matrix ever exists.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sparseq.errors import require
+from sparseq.ops._backend import below_autograd, declare
+from sparseq.ops.geometry import out_sizes
+from sparseq.ops.spmm import dense_matrix, row_indices
+
+CONV = (F.conv1d, F.conv2d, F.conv3d)
+CONV_TRANSPOSE = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
+
+
+class ConvGeometry(NamedTuple):
+    """Where a convolution reads; each tuple has one number per spatial dimension.
+
+    Attributes:
+        kernel_size, stride, padding, dilation: as in `F.conv2d`.
+        output_padding: as in `F.conv_transpose2d`, below the stride; only used when transposed.
+        groups: both channel counts are divisible by it.
+    """
+
+    kernel_size: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    output_padding: tuple[int, ...]
+    groups: int = 1
+
+    @classmethod
+    def of(
+        cls, kernel_size: Sequence[int], stride: int = 1, padding: int = 0, dilation: int = 1,
+        groups: int = 1,
+    ) -> ConvGeometry:
+        """The same stride, padding and dilation in every dimension."""
+        size = tuple(kernel_size)
+        same = [(number,) * len(size) for number in (stride, padding, dilation, 0)]
+        return cls(size, same[0], same[1], same[2], same[3], groups)
+
+    @classmethod
+    def from_numbers(cls, numbers: Sequence[int]) -> ConvGeometry:
+        """The inverse of `numbers`."""
+        size = len(numbers) // 5
+        parts = [tuple(numbers[start * size : (start + 1) * size]) for start in range(5)]
+        return cls(parts[0], parts[1], parts[2], parts[3], parts[4], numbers[-1])
+
+    def numbers(self) -> list[int]:
+        """All in one row, as the op takes them."""
+        return [number for part in self[:5] for number in part] + [self.groups]
+
+    @property
+    def taps(self) -> int:
+        """Places of the kernel."""
+        return math.prod(self.kernel_size)
+
+    def output_size(self, size: Sequence[int]) -> list[int]:
+        """Spatial size of y for that of x."""
+        return out_sizes(size, *self[:4])
+
+    def input_size(self, size: Sequence[int]) -> list[int]:
+        """Spatial size of the transposed convolution's y for that of its x."""
+        return [
+            (n - 1) * s - 2 * p + d * (k - 1) + extra + 1
+            for n, k, s, p, d, extra in zip(size, *self[:5], strict=True)
+        ]
+
+    def back_to(self, size: Sequence[int], output: Sequence[int]) -> ConvGeometry:
+        """With the output_padding by which the transpose of a y so large is an x so large."""
+        plain = self._replace(output_padding=(0,) * len(self.kernel_size)).input_size(output)
+        extra = [
+            int(have - got) if s > 1 else 0
+            for have, got, s in zip(size, plain, self.stride, strict=True)
+        ]
+        return self._replace(output_padding=tuple(extra))
+
+
+def sparse_conv(
+    x: Tensor,
+    values: Tensor,
+    pattern: Sequence[Tensor],
+    bias: Tensor | None,
+    geometry: ConvGeometry,
+    transposed: bool = False,
+) -> Tensor:
+    """Sparse convolution over 1 to 3 spatial dimensions.
+
+    Args:
+        x: (N, C, *spatial), floating point; (N, O, *spatial) when transposed.
+        values: (nnz), the kept weights in CSR order, of x's dtype.
+        pattern: row_ptr, col_idx, row_ptr_t, col_idx_t, perm (int32), already checked, of the
+            (O, C / groups * taps) matrix.
+        bias: (O) or None; (C) when transposed.
+        geometry: kernel size, stride, padding, dilation, groups.
+        transposed: the transposed convolution, which is the gradient of x.
+
+    Returns:
+        (N, O, *spatial), or (N, C, *spatial) when transposed; contiguous, x's dtype.
+
+    Raises:
+        ValueError: shapes that do not fit.
+    """
+    written, read = channels_of(pattern, geometry)[:: -1 if transposed else 1]
+    dims = len(geometry.kernel_size)
+    if x.dim() != dims + 2 or x.shape[1] != read:
+        rule = f"must be (N, {read}) with {dims} spatial dimensions"
+        require(False, "sparse_conv", "x", rule, tuple(x.shape))
+    if values.shape != pattern[1].shape:
+        rule = f"must have one entry for each of the {pattern[1].shape[0]} column ids"
+        require(False, "sparse_conv", "values", rule, tuple(values.shape))
+    if bias is not None and bias.shape != (written,):
+        require(False, "sparse_conv", "bias", f"must have shape ({written},)", tuple(bias.shape))
+    size = geometry.input_size if transposed else geometry.output_size
+    if any(n < 1 for n in size(x.shape[2:])):
+        rule = "must be large enough for the kernel"
+        require(False, "sparse_conv", "x", rule, tuple(x.shape))
+    return _SPARSE_CONV(x, values, bias, list(pattern), geometry.numbers(), transposed)
+
+
+def channels_of(pattern: Sequence[Tensor], geometry: ConvGeometry) -> tuple[int, int]:
+    """(out channels, in channels); ValueError if the pattern does not fit the geometry."""
+    rows, columns = pattern[0].shape[0] - 1, pattern[2].shape[0] - 1
+    if columns % geometry.taps or rows % geometry.groups:
+        rule = f"must have {geometry.groups} groups of rows, and {geometry.taps} taps a channel"
+        require(False, "sparse_conv", "pattern", rule, (rows, columns))
+    return rows, columns // geometry.taps * geometry.groups
+
+
+def conv_weight(values: Tensor, pattern: Sequence[Tensor], kernel_size: Sequence[int]) -> Tensor:
+    """The (O, C / groups, *kernel_size) weight, zeros elsewhere; differentiable in the values."""
+    matrix = dense_matrix(values, pattern)
+    return matrix.view(matrix.shape[0], -1, *kernel_size)
+
+
+def sparse_conv_reference(
+    x: Tensor, values: Tensor, bias: Tensor | None, pattern: list[Tensor], geometry: list[int],
+    transposed: bool,
+) -> Tensor:
+    """Plain torch: scatter the values into the dense weight, then one dense convolution."""
+    kernel, stride, padding, dilation, extra, groups = ConvGeometry.from_numbers(geometry)
+    weight, place = conv_weight(values, pattern, kernel), len(kernel) - 1
+    if transposed:
+        return CONV_TRANSPOSE[place](
+            x, weight, bias, stride, padding, extra, groups, dilation
+        ).contiguous()
+    return CONV[place](x, weight, bias, stride, padding, dilation, groups).contiguous()
+
+
+def sparse_conv_dv_reference(
+    dy: Tensor, x: Tensor, pattern: list[Tensor], geometry: list[int]
+) -> Tensor:
+    """Plain torch: the dense gradient, then sampled."""
+    kernel, stride, padding, dilation, extra, groups = ConvGeometry.from_numbers(geometry)
+    weight = x.new_zeros(1).expand(dy.shape[1], x.shape[1] // groups, *kernel)
+    full = torch.ops.aten.convolution_backward(
+        dy, x, weight, None, stride, padding, dilation, False, extra, groups, [False, True, False]
+    )[1]
+    return full.flatten(1)[row_indices(pattern[0], pattern[1]), pattern[1].long()]
+
+
+def _fake(
+    x: Tensor, values: Tensor, bias: Tensor | None, pattern: list[Tensor], geometry: list[int],
+    transposed: bool,
+) -> Tensor:
+    shape = ConvGeometry.from_numbers(geometry)
+    written = channels_of(pattern, shape)[int(transposed)]
+    size = (shape.input_size if transposed else shape.output_size)(x.shape[2:])
+    return x.new_empty((x.shape[0], written, *size))
+
+
+def _fake_dv(dy: Tensor, x: Tensor, pattern: list[Tensor], geometry: list[int]) -> Tensor:
+    return dy.new_empty(pattern[1].shape[0])
+
+
+class _SparseConv(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x, values, bias, pattern, geometry, transposed):
+        ctx.save_for_backward(x, values)
+        ctx.pattern, ctx.geometry, ctx.transposed = pattern, geometry, transposed
+        with below_autograd():
+            return _SPARSE_CONV(x, values, bias, pattern, geometry, transposed)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor):  # type: ignore[override]
+        x, values = ctx.saved_tensors
+        dx, dv, db = ctx.needs_input_grad[:3]
+        pattern, geometry, transposed = ctx.pattern, ctx.geometry, ctx.transposed
+        outer = (x, dy) if transposed else (dy, x)
+        back = geometry if transposed or not dx else _back(geometry, dy, x)
+        sums = [0, *range(2, dy.dim())]
+        return (
+            _SPARSE_CONV(dy, values, None, pattern, back, not transposed) if dx else None,
+            _SPARSE_CONV_DV(*outer, pattern, geometry) if dv else None,
+            dy.sum(sums) if db else None,
+            None,
+            None,
+            None,
+        )
+
+
+class _SparseConvDv(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, dy: Tensor, x: Tensor, pattern: list[Tensor], geometry: list[int]):
+        ctx.save_for_backward(dy, x)
+        ctx.pattern, ctx.geometry = pattern, geometry
+        with below_autograd():
+            return _SPARSE_CONV_DV(dy, x, pattern, geometry)
+
+    @staticmethod
+    def backward(ctx: Any, ddv: Tensor):  # type: ignore[override]
+        dy, x = ctx.saved_tensors
+        need_dy, need_x = ctx.needs_input_grad[:2]
+        back = _back(ctx.geometry, dy, x)
+        return (
+            _SPARSE_CONV(x, ddv, None, ctx.pattern, ctx.geometry, False) if need_dy else None,
+            _SPARSE_CONV(dy, ddv, None, ctx.pattern, back, True) if need_x else None,
+            None,
+            None,
+        )
+
+
+def _back(geometry: list[int], dy: Tensor, x: Tensor) -> list[int]:
+    return ConvGeometry.from_numbers(geometry).back_to(x.shape[2:], dy.shape[2:]).numbers()
+
+
+_SPARSE_CONV = declare(
+    "sparse_conv(Tensor x, Tensor values, Tensor? bias, Tensor[] pattern, int[] geometry,"
+    " bool transposed) -> Tensor",
+    sparse_conv_reference, _fake, _SparseConv,
+)
+_SPARSE_CONV_DV = declare(
+    "sparse_conv_dv(Tensor dy, Tensor x, Tensor[] pattern, int[] geometry) -> Tensor",
+    sparse_conv_dv_reference, _fake_dv, _SparseConvDv,
+)

@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from sparseq.formats import CSRPattern
+from sparseq.ops.sparse_conv import (
+    ConvGeometry,
+    sparse_conv,
+    sparse_conv_dv_reference,
+    sparse_conv_reference,
+)
+from tests.ops.cases import assert_near, assert_same_bits_on_threads, normal, over_dtypes, strided
+
+sparse_conv_dv = torch.ops.sparseq.sparse_conv_dv.default
+
+
+def geometry(kernel, stride=1, padding=0, dilation=1, groups=1):
+    return ConvGeometry.of(kernel, stride, padding, dilation, groups)
+
+
+# (in channels, out channels, spatial size, geometry); sizes at, below and past a vector
+CASES = {
+    "3x3": (5, 18, (7, 9), geometry((3, 3), padding=1)),
+    "3x3 without padding": (3, 4, (5, 3), geometry((3, 3))),
+    "rows of a vector": (2, 3, (16, 16), geometry((3, 3), padding=1)),
+    "rows past a vector": (2, 3, (3, 37), geometry((3, 3), padding=1)),
+    "maps of 2x2": (17, 5, (2, 2), geometry((3, 3), padding=1)),
+    "maps of 1x1": (4, 17, (1, 1), geometry((3, 3), padding=1)),
+    "1x1": (6, 7, (5, 5), geometry((1, 1))),
+    "1x1 of stride 2": (6, 7, (5, 6), geometry((1, 1), stride=2)),
+    "stride 2": (4, 6, (9, 8), geometry((3, 3), stride=2, padding=1)),
+    "stride beyond the kernel": (2, 3, (11, 7), geometry((2, 2), stride=3)),
+    "even kernel, dilation": (3, 5, (8, 11), geometry((2, 4), padding=2, dilation=2)),
+    "padding beyond the kernel": (2, 3, (3, 2), geometry((2, 2), padding=4)),
+    "groups": (6, 9, (6, 5), geometry((3, 3), padding=1, groups=3)),
+    "depthwise": (8, 16, (6, 6), geometry((3, 3), padding=1, groups=8)),
+    "all at once": (4, 8, (9, 14), ConvGeometry((3, 2), (2, 3), (2, 1), (3, 2), (0, 0), 2)),
+    "1d": (5, 6, (23,), geometry((5,), stride=2, padding=2)),
+    "1d, long": (2, 3, (300,), geometry((3,), padding=1)),
+    "3d": (3, 4, (4, 5, 3), geometry((3, 3, 3), padding=1)),
+    "3d, strided": (
+        2, 4, (5, 4, 6), ConvGeometry((2, 3, 1), (2, 1, 2), (1,) * 3, (1,) * 3, (0,) * 3, 2)
+    ),
+}  # fmt: skip
+BATCHES = (1, 3, 16, 21, 40)
+over_cases = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+
+
+def patterns(rows, columns):
+    """Nothing kept, everything kept, one column, and random with empty rows."""
+    everything = torch.ones(rows, columns, dtype=torch.bool)
+    column = torch.zeros_like(everything)
+    column[:, columns // 2] = True
+    some = normal(rows, columns, seed=1) > 0.5
+    some[::3] = False
+    return [CSRPattern.from_mask(mask) for mask in (~everything, everything, column, some)]
+
+
+def matrix_shape(case):
+    channels, outputs, _, g = case
+    return outputs, channels // g.groups * g.taps
+
+
+@over_dtypes
+@over_cases
+def test_agrees_with_float64(dtype, case):
+    channels, outputs, size, g = case
+    bias, other = normal(outputs, dtype=dtype), normal(channels, dtype=dtype)
+    for pattern in patterns(*matrix_shape(case)):
+        values = normal(pattern.nnz, dtype=dtype)
+        for batch in BATCHES if dtype == torch.float32 else BATCHES[1::3]:
+            x = normal(batch, channels, *size, dtype=dtype)
+            dy = normal(batch, outputs, *g.output_size(size), dtype=dtype, seed=1)
+            back = g.back_to(size, g.output_size(size))
+            exact = [values.double(), bias.double(), other.double()]
+            got = sparse_conv(x, values, pattern.tensors, bias, g)
+            assert_near(got, sparse_conv_reference(
+                x.double(), exact[0], exact[1], pattern.tensors, g.numbers(), False))
+            got = sparse_conv(dy, values, pattern.tensors, other, back, transposed=True)
+            assert_near(got, sparse_conv_reference(
+                dy.double(), exact[0], exact[2], pattern.tensors, back.numbers(), True))
+            got = sparse_conv_dv(dy, x, pattern.tensors, g.numbers())
+            assert_near(got, sparse_conv_dv_reference(
+                dy.double(), x.double(), pattern.tensors, g.numbers()))  # fmt: skip
+
+
+@over_cases
+def test_nothing_in_the_batch(case):
+    channels, outputs, size, g = case
+    pattern = patterns(*matrix_shape(case))[3]
+    x = normal(0, channels, *size).requires_grad_()
+    values = normal(pattern.nnz).requires_grad_()
+    y = sparse_conv(x, values, pattern.tensors, None, g)
+    assert y.shape == (0, outputs, *g.output_size(size))
+    y.sum().backward()
+    assert x.grad.shape == x.shape
+    assert torch.equal(values.grad, torch.zeros_like(values))
+
+
+@pytest.mark.parametrize("case", ["stride 2", "groups", "1d"])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_gradients_to_second_order(case, transposed):
+    channels, outputs, size, g = CASES[case]
+    channels, outputs = g.groups * 2, g.groups
+    size = tuple(min(n, 5) for n in size)
+    pattern = CSRPattern.from_mask(normal(outputs, 2 * g.taps) > 0.6)
+    if transposed:
+        size, g = g.output_size(size), g.back_to(size, g.output_size(size))
+        channels, outputs = outputs, channels
+    tensors = [normal(2, channels, *size), normal(pattern.nnz), normal(outputs)]
+    tensors = [t.requires_grad_() for t in tensors]
+
+    def run(x, values, bias):
+        return sparse_conv(x, values, pattern.tensors, bias, g, transposed)
+
+    assert torch.autograd.gradcheck(run, tensors)
+    assert torch.autograd.gradgradcheck(run, tensors)
+
+
+@pytest.mark.parametrize("batch", [1, 5, 40])
+@pytest.mark.parametrize("size", [(40, 36), (4, 4)])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_threads_do_not_change_a_bit(batch, size, stride):
+    g = geometry((3, 3), stride, padding=1)
+    pattern = CSRPattern.from_mask(normal(60, 24 * 9) > 1.0)
+    values = normal(pattern.nnz, dtype=torch.float32)
+    x = normal(batch, 24, *size, dtype=torch.float32)
+    y = sparse_conv(x, values, pattern.tensors, None, g)
+    back = g.back_to(size, y.shape[2:])
+    assert_same_bits_on_threads(
+        "sparse_conv", lambda: sparse_conv(x, values, pattern.tensors, None, g)
+    )
+    assert_same_bits_on_threads(
+        "sparse_conv", lambda: sparse_conv(y, values, pattern.tensors, None, back, True)
+    )
+    assert_same_bits_on_threads(
+        "sparse_conv_dv", lambda: sparse_conv_dv(y, x, pattern.tensors, g.numbers())
+    )
+
+
+@pytest.mark.parametrize("batch", [2, 32])
+def test_large_maps_go_through_in_strips(batch):
+    g = geometry((3, 3), padding=1)
+    pattern = CSRPattern.from_mask(normal(4, 40 * 9) > 1.5)
+    x, values = normal(batch, 40, 70, 66).float(), normal(pattern.nnz).float()
+    y = sparse_conv(x, values, pattern.tensors, None, g)
+    exact = [pattern.tensors, g.numbers()]
+    assert_near(y, sparse_conv_reference(x.double(), values.double(), None, *exact, False))
+    got = sparse_conv_dv(y, x, *exact)
+    assert_near(got, sparse_conv_dv_reference(y.double(), x.double(), *exact))
+
+
+def test_takes_any_strides():
+    g = geometry((3, 3), padding=1)
+    pattern = patterns(6, 27)[3]
+    x, values, bias = normal(2, 3, 4, 5), normal(pattern.nnz), normal(6)
+    want = sparse_conv(x, values, pattern.tensors, bias, g)
+    got = sparse_conv(strided(x), strided(values), pattern.tensors, strided(bias), g)
+    assert torch.equal(got, want)
+    last = x.contiguous(memory_format=torch.channels_last)
+    assert torch.equal(sparse_conv(last, values, pattern.tensors, bias, g), want)
+
+
+def test_nan_and_infinity_stay_where_they_belong():
+    """Neither padding nor the unused lanes of a vector carry them to other sums."""
+    g = geometry((3, 3), padding=1)
+    pattern = CSRPattern.from_mask(torch.ones(2, 18, dtype=torch.bool))
+    values = normal(pattern.nnz)
+    for batch in (1, 17):
+        x, dy = normal(batch, 2, 5, 5), normal(batch, 2, 5, 5, seed=1)
+        x[0, 1, 0, 0] = math.inf
+        y = sparse_conv(x, values, pattern.tensors, None, g)
+        assert (~y.isfinite()).sum() == 2 * 4
+        dv = sparse_conv_dv(dy, x, pattern.tensors, g.numbers()).view(2, 2, 3, 3)
+        assert dv[:, 0].isfinite().all()
+        assert torch.equal(dv[:, 1].isfinite(), torch.tensor(
+            [[False, False, True], [False, False, True], [True] * 3]).expand(2, 3, 3))  # fmt: skip
+
+
+def test_one_call_leaves_nothing_behind_for_the_next():
+    g, pattern = geometry((3, 3), padding=1), patterns(6, 27)[3]
+    values = normal(pattern.nnz, dtype=torch.float32)
+    for batch in (1, 17):
+        x = normal(batch, 3, 9, 7, dtype=torch.float32)
+        want = sparse_conv(x, values, pattern.tensors, None, g)
+        nan = torch.full((33, 3, 20, 20), math.nan)
+        sparse_conv(nan, values, pattern.tensors, None, g)
+        assert torch.equal(sparse_conv(x, values, pattern.tensors, None, g), want)
+
+
+def test_names_what_does_not_fit():
+    g = geometry((3, 3))
+    pattern = CSRPattern.from_mask(torch.ones(2, 27, dtype=torch.bool)).tensors
+    x, values = normal(1, 3, 5, 5), normal(54)
+    with pytest.raises(ValueError, match=r"sparse_conv: x must be \(N, 3\) with 2 spatial"):
+        sparse_conv(normal(1, 4, 5, 5), values, pattern, None, g)
+    with pytest.raises(ValueError, match=r"sparse_conv: x must be large enough for the kernel"):
+        sparse_conv(normal(1, 3, 2, 5), values, pattern, None, g)
+    with pytest.raises(ValueError, match=r"values must have one entry .* 54 .* got \(5,\)"):
+        sparse_conv(x, normal(5), pattern, None, g)
+    with pytest.raises(ValueError, match=r"bias must have shape \(2,\), got \(3,\)"):
+        sparse_conv(x, values, pattern, normal(3), g)
+    with pytest.raises(ValueError, match=r"pattern must have 1 groups of rows, and 4 taps"):
+        sparse_conv(x, values, pattern, None, geometry((2, 2)))
+    with pytest.raises(RuntimeError, match="dtype"):
+        sparse_conv(x.float(), values, pattern, None, g)
+    with pytest.raises(RuntimeError, match="dy must have the size that x gives"):
+        sparse_conv_dv(normal(1, 2, 4, 3), x, pattern, g.numbers())
