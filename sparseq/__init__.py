@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sparseq.nn.color import rgb_to_quaternion
     from sparseq.nn.convert import swap, to_dense
     from sparseq.nn.expander import ExpanderLinear, ExpanderQLinear
+    from sparseq.nn.expander_conv import ExpanderConv1d, ExpanderConv2d
     from sparseq.nn.norm import QBatchNorm1d, QBatchNorm2d, QBatchNorm3d
     from sparseq.nn.quaternion import QLinear
     from sparseq.nn.quaternion_conv import (
@@ -37,7 +38,7 @@ __all__ = [
     "QLinear", "SparseLinear", "SparseQLinear", "ExpanderLinear", "ExpanderQLinear", "Mask",
     "prune", "compress", "to_dense", "swap", "profile", "save", "load", "PruningWrapper",
     "QBatchNorm1d", "QBatchNorm2d", "QBatchNorm3d", "rgb_to_quaternion",
-    "SparseConv1d", "SparseConv2d", "SparseConv3d",
+    "SparseConv1d", "SparseConv2d", "SparseConv3d", "ExpanderConv1d", "ExpanderConv2d",
     "__version__",
 ]  # fmt: skip
 
@@ -51,6 +52,7 @@ _HOMES = {
     "SparseQLinear": "nn.sparse",
     **dict.fromkeys(("SparseConv1d", "SparseConv2d", "SparseConv3d"), "nn.sparse_conv"),
     "ExpanderLinear": "nn.expander",
+    **dict.fromkeys(("ExpanderConv1d", "ExpanderConv2d"), "nn.expander_conv"),
     "ExpanderQLinear": "nn.expander",
     "QBatchNorm1d": "nn.norm",
     "QBatchNorm2d": "nn.norm",

@@ -24,6 +24,7 @@ from sparseq.errors import argument_error, require
 from sparseq.formats import CSRPattern
 from sparseq.nn.chain import SparseSequential
 from sparseq.nn.expander import ExpanderLinear, ExpanderQLinear
+from sparseq.nn.expander_conv import ExpanderConv1d, ExpanderConv2d
 from sparseq.nn.norm import QBatchNorm1d, QBatchNorm2d, QBatchNorm3d
 from sparseq.nn.quaternion import QLinear
 from sparseq.nn.quaternion_conv import (
@@ -219,7 +220,8 @@ def _empty_pattern(rows: int, columns: int) -> CSRPattern:
 
 for _container in CONTAINERS:
     register_module(_container, lambda container: {})
-for _layer in (*PLAIN_LAYERS, *QUATERNION_LAYERS, ExpanderLinear, ExpanderQLinear):
+EXPANDER_LAYERS = (ExpanderLinear, ExpanderQLinear, ExpanderConv1d, ExpanderConv2d)
+for _layer in (*PLAIN_LAYERS, *QUATERNION_LAYERS, *EXPANDER_LAYERS):
     register_module(_layer)
 for _q_conv in (
     *(QConv1d, QConv2d, QConv3d),

@@ -5,6 +5,7 @@ from sparseq.nn.checkpoints import convert_htorch
 from sparseq.nn.color import rgb_to_quaternion
 from sparseq.nn.convert import replace_modules, swap, to_dense
 from sparseq.nn.expander import ExpanderLinear, ExpanderQLinear
+from sparseq.nn.expander_conv import ExpanderConv1d, ExpanderConv2d
 from sparseq.nn.init import quaternion_init_
 from sparseq.nn.norm import QBatchNorm1d, QBatchNorm2d, QBatchNorm3d
 from sparseq.nn.quaternion import QLinear
@@ -20,6 +21,8 @@ from sparseq.nn.sparse import SparseLinear, SparseQLinear
 from sparseq.nn.sparse_conv import SparseConv1d, SparseConv2d, SparseConv3d
 
 __all__ = [
+    "ExpanderConv1d",
+    "ExpanderConv2d",
     "ExpanderLinear",
     "ExpanderQLinear",
     "QBatchNorm1d",

@@ -72,12 +72,6 @@ class ExpanderLinear(ExpanderLayer):
         self.op = op_of(edges)
         return edges.block
 
-    def _draw_values_(self, generator: torch.Generator | None) -> None:
-        device = self.values.device if generator is None else generator.device
-        drawn = torch.randn(self.values.shape, generator=generator, device=device)
-        scale = (2 / self._fan_in()).sqrt().view(-1, *[1] * len(self._entry_shape()))
-        self.values.copy_(drawn.to(self.values.device) * scale)
-
     def _entry_shape(self) -> tuple[int, ...]:
         return () if self.block == (1, 1) else self.block
 

@@ -49,14 +49,25 @@ class ExpanderLayer(PatternedLayer):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
+        self.in_features, self.out_features = in_features, out_features
+        self._take_graph(graph, degree, seed, init)
+        self._fill(bias, device, dtype, generator)
+
+    def _take_graph(self, graph: str | Graph, degree: int, seed: int, init: str) -> None:
+        """Draw the graph between the layer's nodes and enter its pattern."""
         if init not in EXPANDER_INITS:
             raise unknown_name(f"{type(self).__name__} init", init, EXPANDER_INITS)
-        self.in_features, self.out_features = in_features, out_features
         self.degree, self.seed, self.init = degree, seed, init
         edges = self._draw(graph)
         self.graph, self.block = edges.graph, self._choose(edges)
+        self._register_pattern(self._pattern_of(edges))
+
+    def _fill(
+        self, bias: bool, device: Any, dtype: torch.dtype | None, generator: torch.Generator | None
+    ) -> None:
+        """Enter values and bias, and draw them."""
         device = torch.get_default_device() if device is None else device
-        self._register(pattern_of(edges, self.block), None, bias, device, dtype)
+        self._register(self.pattern, None, bias, device, dtype)
         self.reset_parameters(generator)
 
     @property
@@ -70,8 +81,7 @@ class ExpanderLayer(PatternedLayer):
     @property
     def identity(self) -> str:
         """What makes two layers' graphs the same."""
-        sizes = f"{self.in_features} to {self.out_features}"
-        return f"{self.graph} of degree {self.degree}, seed {self.seed}, {sizes} features"
+        return f"{self.graph} of degree {self.degree}, seed {self.seed}, {self._sizes()}"
 
     def mask(self) -> Tensor:
         """Bool of the dense twin's weight's shape, True where a weight is kept."""
@@ -96,16 +106,32 @@ class ExpanderLayer(PatternedLayer):
         return 1, 1
 
     def _draw_values_(self, generator: torch.Generator | None) -> None:
-        raise NotImplementedError
+        """Real values from N(0, 2 / fan_in)."""
+        device = self.values.device if generator is None else generator.device
+        drawn = torch.randn(self.values.shape, generator=generator, device=device)
+        scale = (2 / self._fan_in()).sqrt().view(-1, *[1] * len(self._entry_shape()))
+        self.values.copy_(drawn.to(self.values.device) * scale)
+
+    def _sizes(self) -> str:
+        """What the graph connects, in words."""
+        return f"{self.in_features} to {self.out_features} features"
+
+    def _nodes(self) -> tuple[int, int]:
+        """Inputs and outputs of the graph."""
+        return self.in_features // self.unit, self.out_features // self.unit
 
     def _draw(self, graph: str | Graph) -> Edges:
-        n_in, n_out = self.in_features // self.unit, self.out_features // self.unit
-        return draw_edges(graph, n_in, n_out, self.degree, self.seed)
+        return draw_edges(graph, *self._nodes(), self.degree, self.seed)
+
+    def _pattern_of(self, edges: Edges) -> CSRPattern:
+        """The pattern of the entries on a graph's edges."""
+        return pattern_of(edges, self.block)
 
     def _fan_in(self) -> Tensor:
-        """(entries): nodes that the output of an entry reads."""
+        """(entries): nodes that the output of an entry reads, as often as it reads them."""
         counts = self.row_ptr.diff()[self.pattern.rows()] * self.block[1]
-        return counts if self.init == "he" else counts.fill_(self.in_features // self.unit)
+        everything = self.pattern.shape[1] * self.block[1]
+        return counts if self.init == "he" else counts.fill_(everything)
 
     def _register_pattern(self, pattern: CSRPattern) -> None:
         super()._register_pattern(pattern)
@@ -114,7 +140,7 @@ class ExpanderLayer(PatternedLayer):
     def _place_pattern(self, pattern: CSRPattern, device: torch.device) -> None:
         """Have the pattern on a device, drawn anew where the one there was holds no data."""
         if pattern.row_ptr.is_meta:
-            pattern = pattern_of(self._draw(self.graph), self.block)
+            pattern = self._pattern_of(self._draw(self.graph))
         self._register_pattern(pattern.map(lambda tensor: tensor.to(device)))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:

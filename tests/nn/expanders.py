@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sparseq.nn import ExpanderLinear, ExpanderQLinear
+from sparseq.nn import ExpanderConv1d, ExpanderConv2d, ExpanderLinear, ExpanderQLinear
 
 # name of a graph, and the op that serves a real layer of it
 GRAPHS = {
@@ -18,16 +18,26 @@ GRAPHS = {
     "group(2, xnet)": "block_mm",
     "block(1)": "spmm",
 }
-KINDS = [ExpanderLinear, ExpanderQLinear]
+KINDS = [ExpanderLinear, ExpanderQLinear, ExpanderConv1d, ExpanderConv2d]
+CONVS = {ExpanderConv1d: (7,), ExpanderConv2d: (5, 3)}  # and spatial sizes for them
 over_graphs = pytest.mark.parametrize("graph", GRAPHS)
 over_kinds = pytest.mark.parametrize("kind", KINDS)
 
 
 def make(kind, graph="xnet", **options):
     """32 to 48 nodes of degree 4."""
+    return small(kind, 32, 48, 4, graph, **{"seed": 3, **options})
+
+
+def small(kind, n_in, n_out, degree, graph, **options):
+    """A layer between so many nodes."""
     unit = 4 if kind is ExpanderQLinear else 1
-    return kind(32 * unit, 48 * unit, 4, graph, **{"seed": 3, **options})
+    if kind in CONVS:
+        return kind(n_in, n_out, 3, degree, graph, **{"padding": 1, **options})
+    return kind(n_in * unit, n_out * unit, degree, graph, **options)
 
 
 def inputs(layer, count=5):
-    return torch.randn(count, layer.in_features, dtype=layer.values.dtype)
+    sizes = CONVS.get(type(layer))
+    shape = (layer.in_features,) if sizes is None else (layer.in_channels, *sizes)
+    return torch.randn(count, *shape, dtype=layer.values.dtype)

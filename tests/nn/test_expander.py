@@ -8,8 +8,18 @@ from torch import nn
 
 import sparseq
 from sparseq.graphs import draw_edges
-from sparseq.nn import ExpanderLinear, ExpanderQLinear, QLinear, to_dense
-from tests.nn.expanders import GRAPHS, inputs, make, over_graphs, over_kinds
+from sparseq.nn import (
+    ExpanderConv1d,
+    ExpanderConv2d,
+    ExpanderLinear,
+    ExpanderQLinear,
+    QLinear,
+    to_dense,
+)
+from tests.nn.expanders import CONVS, GRAPHS, inputs, make, over_graphs, over_kinds, small
+
+TWINS = {ExpanderLinear: nn.Linear, ExpanderQLinear: QLinear, ExpanderConv1d: nn.Conv1d,
+         ExpanderConv2d: nn.Conv2d}  # fmt: skip
 
 
 @over_graphs
@@ -33,8 +43,7 @@ def test_forward_and_gradients_are_those_of_the_dense_twin(kind, graph):
 @pytest.mark.parametrize("graph", ["xnet", "regular(tries=2)", "block(2)", "group(2)"])
 @over_kinds
 def test_gradcheck(kind, graph):
-    unit = 4 if kind is ExpanderQLinear else 1
-    layer = kind(4 * unit, 8 * unit, 2, graph, dtype=torch.float64)
+    layer = small(kind, 4, 8, 2, graph, dtype=torch.float64)
     tensors = (inputs(layer, 3).requires_grad_(), layer.values.detach().requires_grad_())
 
     def function(x, values):
@@ -74,14 +83,13 @@ def test_a_quaternion_is_an_edge(graph):
 @pytest.mark.parametrize("graph", ["random", "xnet", "regular", "circulant", "radix"])
 @over_kinds
 def test_awkward_sizes(kind, graph, sizes):
-    unit = 4 if kind is ExpanderQLinear else 1
-    n_in, n_out, degree = sizes
-    layer = kind(n_in * unit, n_out * unit, degree, graph)
-    x = torch.randn(2, 3, n_in * unit, requires_grad=True)
+    layer = small(kind, *sizes, graph)
+    x = inputs(layer, 3).requires_grad_()
+    x = x if kind in CONVS else x.expand(2, *x.shape)
     y = layer(x)
     torch.testing.assert_close(y, layer.to_dense()(x), rtol=1e-4, atol=1e-5)
     y.sum().backward()
-    assert layer(x[:0]).shape == (0, 3, n_out * unit)
+    assert layer(x[:0]).shape == (0, *y.shape[1:])
 
 
 def test_a_graph_without_edges():
@@ -97,7 +105,7 @@ def test_to_dense_is_exact_and_loads_back(kind):
     layer.bias.requires_grad_(False)
     nn.init.normal_(layer.bias)
     dense = to_dense(nn.Sequential(layer))[0]
-    assert type(dense) is (QLinear if kind is ExpanderQLinear else nn.Linear)
+    assert type(dense) is TWINS[kind]
     assert (dense.training, dense.bias.requires_grad) == (False, False)
     again = make(kind, "block(4, xnet)", dtype=torch.bfloat16)
     again.load_state_dict(dense.state_dict())
@@ -127,6 +135,35 @@ def test_he_takes_the_true_fan_in(graph):
     assert layer.bias.count_nonzero() == 0
     dense = ExpanderLinear(512, 1024, 64, graph, init="dense_fan")
     assert dense.values.var().item() == pytest.approx(2 / 512, rel=0.05)
+
+
+@pytest.mark.parametrize("kind", CONVS)
+@pytest.mark.parametrize("graph", ["regular(tries=2)", "block(4, xnet)"])
+def test_an_edge_is_a_slice_of_the_kernel(kind, graph):
+    layer = make(kind, graph)
+    edges = draw_edges(graph, 32, 48, 4, 3)
+    slices = layer.mask().flatten(2)
+    assert torch.equal(slices.all(2), torch.from_numpy(edges.matrix()))
+    assert torch.equal(slices.any(2), slices.all(2))
+    assert (layer.edges.matrix() == edges.matrix()).all()
+    assert layer.density == edges.density
+    assert "degree=4" in repr(layer)
+
+
+@pytest.mark.parametrize("init", ["he", "dense_fan"])
+def test_a_convolution_draws_by_all_weights_of_an_output(init):
+    layer = ExpanderConv2d(128, 256, 3, 32, init=init)
+    fan = 9 * (128 if init == "dense_fan" else 32)
+    assert layer.values.var().item() == pytest.approx(2 / fan, rel=0.05)
+
+
+@pytest.mark.parametrize("options", [{"stride": 2, "padding": 0}, {"padding": "same"},
+                                     {"padding_mode": "circular", "dilation": 2}])  # fmt: skip
+def test_convolutions_take_the_numbers_of_their_twin(options):
+    layer = make(ExpanderConv2d, **options, dtype=torch.float64)
+    x = torch.randn(2, 32, 9, 8, dtype=torch.float64)
+    torch.testing.assert_close(layer(x), layer.to_dense()(x))
+    torch.testing.assert_close(layer(x[0]), layer(x)[0])
 
 
 def test_quaternion_he_gives_variance_two():
