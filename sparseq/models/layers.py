@@ -10,10 +10,12 @@ from torch import Tensor, nn
 from sparseq.errors import require, unknown_name
 from sparseq.modules import register_module
 from sparseq.nn.color import rgb_to_quaternion
+from sparseq.nn.expander import ExpanderLinear, ExpanderQLinear
+from sparseq.nn.expander_conv import ExpanderConv2d, ExpanderQConv2d
 from sparseq.nn.norm import QBatchNorm2d
 from sparseq.nn.quaternion import QLinear
 from sparseq.nn.quaternion_conv import QConv2d
-from sparseq.seeds import derived_generator
+from sparseq.seeds import derive_seed, derived_generator
 
 ALGEBRAS = ["real", "quaternion"]
 
@@ -27,19 +29,28 @@ class Layers:
 
     Args:
         algebra: "real" or "quaternion".
-        seed: of all weights.
+        seed: of all weights and graphs.
+        graph: name of a graph (see `sparseq.graphs`), or "": the layers asked for as `sparse` are
+            expander layers on graphs of that name, each on one of its own.
+        degree: of the graphs; at most all nodes of the other side are reached.
 
     Raises:
-        ValueError: an unknown algebra.
+        ValueError: an unknown algebra; a graph without a degree.
     """
 
-    def __init__(self, algebra: str, seed: int) -> None:
+    def __init__(self, algebra: str, seed: int, graph: str = "", degree: int = 0) -> None:
         if algebra not in ALGEBRAS:
             raise unknown_name("algebra", algebra, ALGEBRAS)
         self.algebra, self.generator = algebra, derived_generator("weights", seed)
+        self.graph, self.degree, self._seed, self._graphs = graph, degree, seed, 0
 
-    def linear(self, in_features: int, out_features: int, bias: bool = True) -> nn.Module:
-        """A fully connected layer of the algebra."""
+    def linear(
+        self, in_features: int, out_features: int, bias: bool = True, sparse: bool = False
+    ) -> nn.Module:
+        """A fully connected layer of the algebra; on a graph if `sparse` and one is chosen."""
+        if sparse and self.graph:
+            kind = ExpanderQLinear if self.algebra == "quaternion" else ExpanderLinear
+            return kind(in_features, out_features, bias=bias, **self._next_graph())
         if self.algebra == "quaternion":
             return QLinear(in_features, out_features, bias, generator=self.generator)
         return self.output(in_features, out_features, bias)
@@ -56,8 +67,13 @@ class Layers:
         stride: int = 1,
         padding: int = 1,
         bias: bool = True,
+        sparse: bool = False,
     ) -> nn.Module:
-        """A convolution of the algebra."""
+        """A convolution of the algebra; on a graph if `sparse` and one is chosen."""
+        if sparse and self.graph:
+            kind = ExpanderQConv2d if self.algebra == "quaternion" else ExpanderConv2d
+            return kind(in_channels, out_channels, kernel_size, stride=stride, padding=padding,
+                        bias=bias, **self._next_graph())  # fmt: skip
         sizes = (in_channels, out_channels, kernel_size, stride, padding)
         if self.algebra == "quaternion":
             return QConv2d(*sizes, bias=bias, generator=self.generator)
@@ -84,6 +100,13 @@ class Layers:
         if self.algebra == "quaternion" and channels in (1, 3):
             return {"quaternions": ImageToQuaternion()}, 4
         return {}, channels
+
+    def _next_graph(self) -> dict[str, Any]:
+        """What draws the graph and the weights of the next layer on one."""
+        self._graphs += 1
+        seed = derive_seed("graph", self._seed, self._graphs)
+        return {"degree": self.degree, "graph": self.graph, "seed": seed,
+                "generator": self.generator}  # fmt: skip
 
     def _real(self, kind: Any, *sizes: int, bias: bool) -> nn.Module:
         # torch's own initialization is left out: it draws from the global generator

@@ -57,8 +57,9 @@ def residual_network(
 
     Args:
         plan: the shape.
-        layers: what makes the layers; quaternion networks make quaternions of RGB and grey images
-            first, so that they take what the real ones take.
+        layers: what makes the layers, on a graph all convolutions of the blocks, 1x1 ones too;
+            quaternion networks make quaternions of RGB and grey images first, so that they take
+            what the real ones take.
         in_shape: (channels, height, width).
         num_classes: width of the output.
         stem: "imagenet", 7x7 of stride 2 and a pooling; "cifar", 3x3; "auto", the latter for
@@ -106,11 +107,13 @@ def _block(layers: Layers, channels: int, width: int, expansion: int, stride: in
     for number, (inside, outside, size, step) in enumerate(shapes, start=1):
         if main:
             main[f"relu{number - 1}"] = nn.ReLU()
-        main[f"conv{number}"] = layers.conv(inside, outside, size, step, size // 2, bias=False)
+        main[f"conv{number}"] = layers.conv(
+            inside, outside, size, step, size // 2, bias=False, sparse=True
+        )
         main[f"norm{number}"] = layers.norm(outside)
     shortcut: nn.Module = nn.Identity()
     if stride > 1 or channels != out:
-        conv = layers.conv(channels, out, 1, stride, 0, bias=False)
+        conv = layers.conv(channels, out, 1, stride, 0, bias=False, sparse=True)
         shortcut = nn.Sequential(OrderedDict(conv=conv, norm=layers.norm(out)))
     return Residual(nn.Sequential(main), shortcut)
 

@@ -18,12 +18,14 @@ def build_resnet152(
     num_classes: int = 10,
     seed: int = 0,
     stem: str = "auto",
+    graph: str = "",
+    degree: int = 3,
 ) -> nn.Module:
     """Four stages of bottlenecks, (3, 8, 36, 3) blocks; see `residual_network`.
 
     60,192,808 parameters for 224x224 images and 1000 classes.
     """
-    return residual_network(PLAN, Layers(algebra, seed), in_shape, num_classes, stem)
+    return residual_network(PLAN, Layers(algebra, seed, graph, degree), in_shape, num_classes, stem)
 
 
 STD_HPARAMS.register(PLAN.name)(usual_hparams)

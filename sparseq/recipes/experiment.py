@@ -35,6 +35,10 @@ class Experiment:
 
     model: str = "lenet_300_100"
     """A registered model, or a function of yours: path/to/file.py:function."""
+    graph: str = ""
+    """Build the model's layers on graphs: regular, xnet, random, block(16) ... (vgg16bn, resnet*)."""
+    degree: int = 3
+    """Edges per node of these graphs."""
     data: str = "digits"
     """A registered data set."""
     epochs: int | None = None
@@ -153,8 +157,12 @@ class Experiment:
 
     def new_model(self, data: DataBundle, algebra: str, seed: int) -> nn.Module:
         """The run's model for the data, freshly initialized, on the run's device."""
-        model = build(self.model, algebra, data.in_shape, data.num_classes, seed)
-        return model.to(self.device)
+        shapes = (data.in_shape, data.num_classes)
+        return build(self.model, algebra, *shapes, seed, **self.model_options()).to(self.device)
+
+    def model_options(self) -> dict[str, Any]:
+        """What the model is built with beyond what all models take."""
+        return {"graph": self.graph, "degree": self.degree} if self.graph else {}
 
     @contextmanager
     def processor(self) -> Iterator[None]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sparseq.data import DataBundle
-from sparseq.models import ALGEBRAS, build
+from sparseq.models import ALGEBRAS
 from sparseq.models.user_file import accepted
 from sparseq.ops._backend import activate
 from sparseq.pruning import CRITERIA, SCHEDULES
@@ -123,7 +123,7 @@ class PruningRounds(Experiment):
     def _open(self, data: DataBundle, folder: RunFolder) -> list[Trial]:
         """All trials, each as far as the folder has it; a model that cannot be built fails now."""
         for algebra in self.algebras:
-            build(self.model, algebra, data.in_shape, data.num_classes)
+            self.new_model(data, algebra, 0)
         log = RowLog(folder.path)
         return [Trial(self, data, folder, log, algebra, number)
                 for algebra in self.algebras for number in range(self.trials)]
