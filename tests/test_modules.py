@@ -70,6 +70,7 @@ for _number in (1, 2, 3):
     ARGUMENTS[f"AvgPool{_number}d"] = [3, 2, 1, True, False]
     ARGUMENTS[f"AdaptiveAvgPool{_number}d"] = [2]
     ARGUMENTS[f"AdaptiveMaxPool{_number}d"] = [2, True]
+ARGUMENTS["ImageToQuaternion"] = []
 ARGUMENTS["ExpanderConv1d"] = ARGUMENTS["ExpanderConv2d"] = [8, 12, 3, 2]
 ARGUMENTS["Dropout"] = [0.25, True]
 

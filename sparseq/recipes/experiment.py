@@ -36,7 +36,7 @@ class Experiment:
     model: str = "lenet_300_100"
     """A registered model, or a function of yours: path/to/file.py:function."""
     graph: str = ""
-    """Build the model's layers on graphs: regular, xnet, random, block(16) ... (vgg16bn, resnet*)."""
+    """Build the layers on such graphs: regular, xnet, random ... (vgg16bn, resnet18..152)."""
     degree: int = 3
     """Edges per node of these graphs."""
     data: str = "digits"
