@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import copy
 import io
+import os
+import resource
 import warnings
 from collections.abc import Callable
+from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -163,6 +167,29 @@ def test_expander_training(race, name, graph):
              "dense": Training(copy.deepcopy(dense), 32)}  # fmt: skip
     race(sides, "sparse_conv", suite="networks", subject=f"{name} on {graph}, degree {DEGREE}",
          step="training", batch=32, density=round(mask.density, 4))  # fmt: skip
+
+
+def peak_bytes(name: str, graph: str, masked: bool) -> int:
+    """Largest resident memory of three training steps beyond what the process had before."""
+    before = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    torch.set_num_threads(1)
+    model = build(name, in_shape=IMAGE, seed=1, graph=graph, degree=DEGREE)
+    model, mask = masked_twin(model) if masked else (model, None)
+    step = Training(model, 32, mask)
+    for _ in range(3):
+        step()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+
+
+@pytest.mark.parametrize("name", ["vgg16bn", "resnet18"])
+def test_expander_memory(record, name):
+    found = []
+    for masked in (False, True):
+        with get_context("spawn").Pool(1) as pool:
+            found.append(pool.apply(peak_bytes, (name, GRAPHS[0], masked)))
+    record(suite="networks_memory", subject=f"{name} on {GRAPHS[0]}, degree {DEGREE}", batch=32,
+           step="training", ours_mb=round(found[0] / 1e6), masked_mb=round(found[1] / 1e6),
+           ratio=round(found[1] / found[0], 2))  # fmt: skip
 
 
 @over_names

@@ -29,6 +29,7 @@ from bench.results import ROOT, Row, machine, save_rows
 from bench.timing import QUIET, Others, Race, threads, wait_for_quiet
 from sparseq.container import write_atomically
 from sparseq.nn import QLinear, SparseLinear, SparseQLinear
+from sparseq.ops._backend import activate
 from sparseq.thresholds import FILE
 
 # inputs x outputs; in a bucket of equally many weights the worst shape counts
@@ -190,6 +191,8 @@ def main(arguments: list[str] | None = None) -> None:
         write_atomically(FILE, text.encode(), overwrite=True)
         print(f"{FILE} from {source}")
         return
+    if activate("cpu")["spmm"] != "compiled":
+        raise SystemExit("the sweep is about the compiled kernels, which cannot be had here")
     grid = cases(chosen.threads, chosen.steps, chosen.kinds)
     if chosen.disturbed:
         grid = still_disturbed(grid, json.loads(source.read_text()))

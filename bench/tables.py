@@ -67,10 +67,18 @@ def speed_section(rows: Sequence[Row], figure: Path) -> str:
     return "\n\n".join([
         intro, "Sparse layers, by the fraction of weights kept:", sparse_table(found),
         "Dense quaternion layers:", quaternion_table(found),
+        NETWORKS, _pivot(found.find(suite="networks")), network_memory(rows),
         f"![useful GFLOP/s against density]({figure.as_posix()})",
         "Made by `pytest --benchmark`, `python -m bench.sweep` and `python -m bench.report`.",
     ])  # fmt: skip
 
+
+NETWORKS = (
+    "Whole convolutional networks on images of 3x32x32. `forward` is inference with batch"
+    " normalization\nfolded on both sides, `training` a whole step of SGD; `dense` is torch in"
+    " fp32, in inference\nthe quicker of its two memory layouts. Pruned networks keep the given"
+    " fraction of each layer."
+)
 
 # title, batches, and what the rows are of
 LINES: list[tuple[str, tuple[int, ...], Row]] = [
@@ -129,6 +137,14 @@ def quaternion_table(found: Lookup) -> str:
                 lines.append([f"`QLinear` {case}", step, str(batch), *ratios])
     return markdown(["layer", "step", "batch", "nn.Linear fp32", "nn.Linear bf16",
                      "concatenate, then linear"], lines)  # fmt: skip
+
+
+def network_memory(rows: Sequence[Row]) -> str:
+    """Peak memory of a training step on a graph, and with a mask on the dense network."""
+    lines = [[row["subject"], str(row["ours_mb"]), str(row["masked_mb"]), number(row["ratio"])]
+             for row in Lookup(rows).find(suite="networks_memory")]  # fmt: skip
+    return markdown(["peak memory of training, batch 32", "sparse layers (MB)",
+                     "dense with a mask (MB)", "ratio"], lines)  # fmt: skip
 
 
 def machines(rows: Sequence[Row]) -> str:
@@ -219,10 +235,14 @@ def memory_table(rows: Sequence[Row]) -> str:
 NOTES: dict[str, Callable[[Sequence[Row]], str]] = {
     "machines": machines,
     "spmm": operator_table("spmm"),
+    "spmm_chain": operator_table("spmm_chain"),
     "sddmm": operator_table("sddmm"),
     "hamilton": operator_table("hamilton"),
     "sparse_hamilton": operator_table("sparse_hamilton"),
     "block_mm": operator_table("block_mm"),
+    "hamilton_conv": operator_table("hamilton_conv"),
+    "sparse_conv": operator_table("sparse_conv"),
+    "quaternion_norm": operator_table("quaternion_norm"),
     "layers": layers_table,
     "thresholds": thresholds_table,
     "pipeline": operator_table("pipeline"),
