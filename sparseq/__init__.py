@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     )
     from sparseq.nn.sparse import SparseLinear, SparseQLinear
     from sparseq.nn.sparse_conv import SparseConv1d, SparseConv2d, SparseConv3d
+    from sparseq.nn.sparse_quaternion_conv import SparseQConv1d, SparseQConv2d, SparseQConv3d
     from sparseq.profiling import profile
     from sparseq.pruning import Mask, prune
 
@@ -38,6 +39,7 @@ __all__ = [
     "QLinear", "SparseLinear", "SparseQLinear", "ExpanderLinear", "ExpanderQLinear", "Mask",
     "prune", "compress", "to_dense", "swap", "profile", "save", "load", "PruningWrapper",
     "QBatchNorm1d", "QBatchNorm2d", "QBatchNorm3d", "rgb_to_quaternion",
+    "SparseQConv1d", "SparseQConv2d", "SparseQConv3d",
     "SparseConv1d", "SparseConv2d", "SparseConv3d", "ExpanderConv1d", "ExpanderConv2d",
     "__version__",
 ]  # fmt: skip
@@ -51,6 +53,9 @@ _HOMES = {
     "SparseLinear": "nn.sparse",
     "SparseQLinear": "nn.sparse",
     **dict.fromkeys(("SparseConv1d", "SparseConv2d", "SparseConv3d"), "nn.sparse_conv"),
+    **dict.fromkeys(
+        ("SparseQConv1d", "SparseQConv2d", "SparseQConv3d"), "nn.sparse_quaternion_conv"
+    ),
     "ExpanderLinear": "nn.expander",
     **dict.fromkeys(("ExpanderConv1d", "ExpanderConv2d"), "nn.expander_conv"),
     "ExpanderQLinear": "nn.expander",

@@ -1,6 +1,7 @@
 """`compress`: a pruned dense model as one that holds and computes only the kept weights.
 
-    Module + Mask -> Module with SparseLinear for nn.Linear, SparseQLinear for QLinear
+    Module + Mask -> Module with SparseLinear for nn.Linear, SparseQLinear for QLinear, and
+                     sparse convolutions for dense ones
 
 A new kind of layer is one entry in CONVERTERS and, for policy "auto", one in MEASURED.
 """
@@ -19,7 +20,10 @@ from sparseq.errors import require, unknown_name
 from sparseq.nn.chain import chain_sequentials
 from sparseq.nn.convert import replace_modules
 from sparseq.nn.quaternion import QLinear
+from sparseq.nn.quaternion_conv import QConv1d, QConv2d, QConv3d
 from sparseq.nn.sparse import SparseLinear, SparseQLinear
+from sparseq.nn.sparse_conv import SparseConv1d, SparseConv2d, SparseConv3d
+from sparseq.nn.sparse_quaternion_conv import SparseQConv1d, SparseQConv2d, SparseQConv3d
 from sparseq.thresholds import STEPS, thresholds
 
 POLICIES = ["auto", "sparse"]
@@ -31,12 +35,20 @@ Converter = Callable[[Any, Tensor], nn.Module]
 CONVERTERS: dict[type[nn.Module], Converter] = {
     nn.Linear: SparseLinear.from_dense,
     QLinear: SparseQLinear.from_dense,  # whole quaternions where the mask allows
+    nn.Conv1d: SparseConv1d.from_dense,
+    nn.Conv2d: SparseConv2d.from_dense,
+    nn.Conv3d: SparseConv3d.from_dense,
+    QConv1d: SparseQConv1d.from_dense,
+    QConv2d: SparseQConv2d.from_dense,
+    QConv3d: SparseQConv3d.from_dense,
 }
 
 # rows of the table of break-even densities: single weights kept, and whole quaternions kept
 MEASURED: dict[type[nn.Module], tuple[str, str]] = {
     nn.Linear: ("Linear", "Linear"),
     QLinear: ("QLinear by component", "QLinear by quaternion"),
+    **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), ("Conv2d", "Conv2d")),
+    **dict.fromkeys((QConv1d, QConv2d, QConv3d), ("QConv2d by component", "QConv2d by quaternion")),
 }
 
 
@@ -51,7 +63,7 @@ def compress(
     """A deep copy in which layers hold only their kept weights.
 
     Args:
-        model: any module; it stays as it is. Its nn.Linear and QLinear layers are candidates,
+        model: any module; it stays as it is. Its linear and convolution layers are candidates,
             subclasses are not: their own code may read `weight`.
         mask: parameter name -> bool tensor of the parameter's shape, True = keep (a `Mask`). What
             it drops is 0 in the copy, in layers that stay dense and other parameters too,
@@ -112,7 +124,7 @@ def keep_dense(
         kind: the dense layer's type, a key of CONVERTERS.
         density: fraction of its weights that is kept.
         shape: of its weight.
-        batch: rows of x at a call.
+        batch: rows of x at a call, images for a convolution.
         whole: quaternions are kept or dropped whole.
         training: count forward and backward, not the forward pass alone.
     """
@@ -139,12 +151,12 @@ def break_even(
         weights: number of entries of the dense layer's weight.
     """
     tables = thresholds(MEASURED[kind][whole], STEPS[training], torch.get_num_threads())
-    return min(table.limit(weights, batch) for table in tables)
+    return min((table.limit(weights, batch) for table in tables), default=0.0)
 
 
 def keeps_whole(keep: Tensor) -> bool:
-    """Whether a mask (4, m, k) of a quaternion weight keeps or drops every quaternion whole."""
-    return keep.dim() == 3 and bool((keep == keep[:1]).all())
+    """Whether a mask (4, m, k, ...) of a quaternion weight keeps or drops quaternions whole."""
+    return keep.dim() >= 3 and bool((keep == keep[:1]).all())
 
 
 def _stays_dense(path: str, module: nn.Module, keep: Tensor, batch: int, training: bool) -> bool:

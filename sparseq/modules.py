@@ -37,6 +37,7 @@ from sparseq.nn.quaternion_conv import (
 )
 from sparseq.nn.sparse import SparseLinear, SparseQLinear
 from sparseq.nn.sparse_conv import SparseConv1d, SparseConv2d, SparseConv3d, SparseConvNd
+from sparseq.nn.sparse_quaternion_conv import SparseQConv1d, SparseQConv2d, SparseQConv3d
 from sparseq.registry import Registry
 
 Node = dict[str, Any]
@@ -230,5 +231,6 @@ for _q_conv in (
     register_module(_q_conv)
 register_module(SparseLinear, _sparse_arguments, _build_sparse)
 register_module(SparseQLinear, _sparse_q_arguments, _build_sparse_q)
-for _kind in (SparseConv1d, SparseConv2d, SparseConv3d):
+for _kind in (SparseConv1d, SparseConv2d, SparseConv3d,
+              SparseQConv1d, SparseQConv2d, SparseQConv3d):  # fmt: skip
     register_module(_kind, _sparse_conv_arguments, _sparse_conv_builder(_kind))

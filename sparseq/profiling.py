@@ -22,7 +22,9 @@ from sparseq.nn.convert import replace_modules
 from sparseq.nn.graphed import ExpanderLayer
 from sparseq.nn.patterned import PatternedLayer
 from sparseq.nn.quaternion import QLinear
+from sparseq.nn.quaternion_conv import QConvNd
 from sparseq.nn.sparse import SparseLinear, SparseQLinear
+from sparseq.nn.sparse_conv import SparseConvNd
 from sparseq.ops._backend import activate
 
 # layer type -> the op of ours that computes it; expander layers choose theirs by their graph,
@@ -31,6 +33,8 @@ OPS: dict[type[nn.Module], str] = {
     SparseLinear: "spmm",
     SparseQLinear: "sparse_hamilton",
     QLinear: "hamilton",
+    SparseConvNd: "sparse_conv",
+    QConvNd: "hamilton_conv",
 }
 WARM_UP = 2
 
@@ -164,11 +168,18 @@ def _why_dense(module: Any, calls: list[Call]) -> str:
     """What the rule of `compress` says of a dense layer with zeros at the batch that reaches it."""
     keep = module.weight != 0
     inputs = [args[0] for args, _ in calls if args and isinstance(args[0], Tensor)]
-    batch = max([x.numel() // max(module.in_features, 1) for x in inputs], default=1)
+    batch = max([_examples(module, x) for x in inputs], default=1)
     limit = break_even(type(module), keep.numel(), batch, whole=keeps_whole(keep))
     if limit == 0:
         return "too small for sparse"
     return f"sparse pays {'up to' if density_of(keep) > limit else 'here, up to'} {limit:.0%}"
+
+
+def _examples(module: Any, x: Tensor) -> int:
+    """Rows, or images, of a layer's input."""
+    if hasattr(module, "kernel_size"):
+        return x.shape[0] if x.dim() == len(module.kernel_size) + 2 else 1
+    return x.numel() // max(module.in_features, 1)
 
 
 def _weights(module: Any, dense: nn.Module) -> tuple[int, int]:
@@ -190,7 +201,8 @@ def _bytes(module: nn.Module) -> int:
 
 
 def _kernel(module: nn.Module, device: torch.device) -> str:
-    op = module.op if isinstance(module, ExpanderLayer) else OPS.get(type(module))
+    ours = (name for kind, name in OPS.items() if isinstance(module, kind))
+    op = module.op if isinstance(module, ExpanderLayer) else next(ours, None)
     return f"{op} {activate(device.type).get(op, 'reference')}" if op else "torch"
 
 

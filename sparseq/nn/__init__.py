@@ -19,6 +19,7 @@ from sparseq.nn.quaternion_conv import (
 )
 from sparseq.nn.sparse import SparseLinear, SparseQLinear
 from sparseq.nn.sparse_conv import SparseConv1d, SparseConv2d, SparseConv3d
+from sparseq.nn.sparse_quaternion_conv import SparseQConv1d, SparseQConv2d, SparseQConv3d
 
 __all__ = [
     "ExpanderConv1d",
@@ -39,6 +40,9 @@ __all__ = [
     "SparseConv2d",
     "SparseConv3d",
     "SparseLinear",
+    "SparseQConv1d",
+    "SparseQConv2d",
+    "SparseQConv3d",
     "SparseQLinear",
     "SparseSequential",
     "quaternion_init_",

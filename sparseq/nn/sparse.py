@@ -189,10 +189,10 @@ class SparseQLinear(PatternedLayer):
         keep = checked_mask("SparseQLinear.from_dense", module, QLinear, mask)
         if mask is None and granularity == "quaternion":
             keep = keep.any(dim=0).expand_as(keep)
-        granularity = _granularity_of(keep, granularity)
+        granularity = granularity_of("SparseQLinear.from_dense", keep, granularity)
         kept = keep[0] if granularity == "quaternion" else keep.flatten(0, 1)
         pattern = CSRPattern.from_mask(kept)
-        values = pattern.gather(_entries(module.weight.detach(), granularity))
+        values = pattern.gather(entries_of(module.weight.detach(), granularity))
         sizes = (module.in_features, module.out_features)
         layer = cls(*sizes, pattern, values, module.bias is not None, granularity=granularity)
         match_twin(layer, module)
@@ -221,7 +221,7 @@ class SparseQLinear(PatternedLayer):
         shape = (4, self.out_features // 4, self.in_features // 4)
         require(weight.shape == shape, "SparseQLinear", "weight", f"must have shape {shape}",
                 tuple(weight.shape))
-        return _entries(weight, self.granularity)
+        return entries_of(weight, self.granularity)
 
 
 def check_granularity(granularity: str) -> None:
@@ -230,17 +230,17 @@ def check_granularity(granularity: str) -> None:
         raise unknown_name("granularity", granularity, list(QLinear.granularities))
 
 
-def _granularity_of(keep: Tensor, wanted: str | None) -> str:
+def granularity_of(op: str, keep: Tensor, wanted: str | None) -> str:
     """The granularity asked for, checked against the mask, or the one the mask has."""
     if wanted is not None:
         check_granularity(wanted)
     whole = wanted != "component" and bool((keep == keep[:1]).all())
-    require(whole or wanted != "quaternion", "SparseQLinear.from_dense", "mask",
+    require(whole or wanted != "quaternion", op, "mask",
             "must keep or drop every quaternion whole for quaternion granularity",
             "one that splits some")
     return "quaternion" if whole else "component"
 
 
-def _entries(weight: Tensor, granularity: str) -> Tensor:
+def entries_of(weight: Tensor, granularity: str) -> Tensor:
     """A (4, m, k) weight as the matrix of entries: (4 m, k), or (m, k, 4) for quaternions."""
     return weight.flatten(0, 1) if granularity == "component" else weight.permute(1, 2, 0)

@@ -1,0 +1,226 @@
+"""Sparse quaternion convolutions: the kept components run as one real sparse convolution."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparseq.errors import require
+from sparseq.formats import CSRPattern
+from sparseq.nn.init import draw_quaternions
+from sparseq.nn.patterned import checked_mask
+from sparseq.nn.quaternion import check_quaternion_sizes
+from sparseq.nn.quaternion_conv import QConv1d, QConv2d, QConv3d
+from sparseq.nn.sparse import check_granularity, entries_of, granularity_of
+from sparseq.nn.sparse_conv import SETTINGS, SparseConvNd
+from sparseq.nn.twins import match_twin
+from sparseq.ops.geometry import Sizes
+from sparseq.ops.sparse_hamilton import compact_weight
+
+# sign of the component b xor c in block (b, c) of the real weight, as in `sparseq.ops.hamilton`
+SIGNS = ((1, -1, -1, -1), (1, 1, -1, 1), (1, 1, 1, -1), (1, -1, 1, 1))
+WIDE = ("wide_row_ptr", "wide_col_idx", "wide_row_ptr_t", "wide_col_idx_t", "wide_perm",
+        "wide_source")  # fmt: skip
+
+
+def expand_pattern(
+    pattern: CSRPattern, channels: tuple[int, int], groups: int, whole: bool
+) -> tuple[CSRPattern, Tensor]:
+    """The real weight's pattern, and where its values come from: four for each kept component.
+
+    Args:
+        pattern: of the compact weight: (4 m, k / groups * taps), or (m, k / groups * taps) when
+            `whole`.
+        channels: m and k, in quaternions.
+        groups: of quaternion channels.
+        whole: an entry is a quaternion.
+
+    Returns:
+        The (4 m, 4 k * taps) pattern, and int32 places in cat([values, -values]).
+    """
+    (outputs, inputs), columns = channels, pattern.shape[1]
+    taps = columns * groups // max(inputs, 1)
+    if pattern.row_ptr.is_meta:
+        count = pattern.nnz * (16 if whole else 4)
+        empty = pattern.col_idx.new_empty(count)
+        pointers = pattern.row_ptr.new_empty(4 * outputs + 1)
+        return CSRPattern.from_csr(pointers, empty, 4 * inputs * taps), empty.clone()
+    rows, column = pattern.rows(), pattern.col_idx.long()
+    entry = torch.arange(pattern.nnz, device=rows.device)
+    if whole:
+        rows, column = rows.repeat_interleave(4), column.repeat_interleave(4)
+        component = torch.arange(4, device=rows.device).repeat(pattern.nnz)
+        entry = torch.arange(len(rows), device=rows.device)
+    else:
+        component, rows = rows // outputs, rows % outputs
+    own = rows * groups // outputs * columns + column
+    block = torch.arange(4, device=rows.device)[:, None]
+    sign = torch.tensor(SIGNS, device=rows.device)[block, block ^ component]
+    key = (block * outputs + rows) * (4 * inputs * taps) + (block ^ component) * inputs * taps + own
+    source = torch.where(sign > 0, entry, entry + len(entry))
+    order = key.flatten().argsort()
+    key = key.flatten()[order]
+    counts = torch.bincount(key // (4 * inputs * taps), minlength=4 * outputs)
+    pointers = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    wide = CSRPattern.from_csr(pointers, key % (4 * inputs * taps), 4 * inputs * taps)
+    return wide, source.flatten()[order].to(torch.int32)
+
+
+class _SparseQConv(SparseConvNd):
+    """A sparse quaternion convolution, the twin of the dense one of the same name.
+
+    With m = out_channels / 4 and k = in_channels / 4 / groups, kept are single components
+    ("component": the pattern is of the weight (4, m, k, *kernel) seen as (4 m, k * places of the
+    kernel), values are (nnz)) or whole quaternions ("quaternion": the pattern is (m, k * places),
+    values are (nnz, 4)). State_dicts load as in `SparseConv2d`.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
+            padding_mode: as in the dense layer.
+        pattern: of the shape above, by the granularity.
+        values: kept weights in CSR order, copied; None draws them as "he" of `quaternion_init_`,
+            by the true number of inputs of each output quaternion.
+        granularity: "component" or "quaternion".
+        device, dtype: of the parameters; by default those of values, else the pattern's device.
+
+    Raises:
+        ValueError: numbers that the dense layer refuses, an unknown granularity, a pattern or
+            values of another shape.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: Sizes, pattern: CSRPattern,
+        values: Tensor | None = None, stride: Sizes = 1, padding: Sizes | str = 0,
+        dilation: Sizes = 1, groups: int = 1, bias: bool = True, padding_mode: str = "zeros",
+        device: Any = None, dtype: torch.dtype | None = None, *, granularity: str = "component",
+    ) -> None:  # fmt: skip
+        super().__init__()
+        check_granularity(granularity)
+        check_quaternion_sizes(type(self).__name__, in_channels=in_channels,
+                               out_channels=out_channels)  # fmt: skip
+        self._take_numbers(self.dense(in_channels, out_channels, kernel_size, stride, padding,
+                                      dilation, groups, False, padding_mode, device="meta"))
+        self.granularity = granularity
+        shape = self.pattern_shape(in_channels, out_channels, self.kernel_size, groups, granularity)
+        require(pattern.shape == shape, type(self).__name__, "pattern",
+                f"must have shape {shape} for {granularity} granularity", pattern.shape)
+        self._register(pattern, values, bias, device, dtype)
+        if values is None:
+            self.reset_parameters()
+
+    @classmethod
+    def pattern_shape(
+        cls, in_channels: int, out_channels: int, kernel_size: tuple[int, ...], groups: int = 1,
+        granularity: str = "component", **others: Any,
+    ) -> tuple[int, int]:  # fmt: skip
+        """Rows and columns of the pattern of a layer with these arguments."""
+        rows = out_channels if granularity == "component" else out_channels // 4
+        return rows, in_channels // 4 // groups * math.prod(kernel_size)
+
+    def _real_groups(self) -> int:
+        return 1  # groups split the quaternion channels, which structural zeros do
+
+    def _register_pattern(self, pattern: CSRPattern) -> None:
+        super()._register_pattern(pattern)
+        self._expand()
+
+    def _make_room(self, pattern: CSRPattern, values: Tensor, assign: bool) -> None:
+        super()._make_room(pattern, values, assign)
+        self._expand()  # `to_empty` leaves anything there
+
+    def _expand(self) -> None:
+        """Have the real pattern of the compact one."""
+        channels = (self.out_channels // 4, self.in_channels // 4)
+        whole = self.granularity == "quaternion"
+        wide, source = expand_pattern(self.pattern, channels, self.groups, whole)
+        for name, tensor in zip(WIDE, [*wide.tensors, source], strict=True):
+            self.register_buffer(name, tensor, persistent=False)
+
+    @torch.no_grad()
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draw the values anew, by the true number of inputs, and zero the bias."""
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+        if self.values.is_meta:
+            return
+        rows, outputs = self.pattern.rows(), self.out_channels // 4
+        drawn = draw_quaternions((len(rows),), self.values, generator)
+        counts = torch.bincount(rows % outputs, minlength=outputs)
+        if self.granularity == "quaternion":
+            self.values.copy_(drawn.t() * (counts[rows] * 2).rsqrt()[:, None])
+        else:
+            own = drawn.gather(0, (rows // outputs)[None])[0]
+            self.values.copy_(own * (counts[rows % outputs] / 2).rsqrt())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, *spatial) -> (N, out_channels, *spatial'); N may be missing."""
+        own = self._buffers
+        values = self.values.flatten()
+        real = torch.cat([values, -values]).index_select(0, own["wide_source"])
+        return self._convolve(x, real, [own[name] for name in WIDE[:5]])
+
+    @classmethod
+    def from_dense(
+        cls, module: Any, mask: Tensor | None = None, granularity: str | None = None
+    ) -> Any:
+        """The kept weights of a quaternion layer; `to_dense` is the exact inverse on these.
+
+        Args:
+            module: the dense twin, left as it is.
+            mask: bool of the weight's shape (4, m, k, *kernel), True = keep; by default what is
+                not 0.
+            granularity: as in `SparseQLinear.from_dense`.
+
+        Raises:
+            ValueError: another kind of layer, a mask of another shape or dtype, or one that
+                splits quaternions where they are to be kept whole.
+        """
+        keep = checked_mask(f"{cls.__name__}.from_dense", module, cls.dense, mask).flatten(2)
+        if mask is None and granularity == "quaternion":
+            keep = keep.any(dim=0).expand_as(keep)
+        granularity = granularity_of(f"{cls.__name__}.from_dense", keep, granularity)
+        kept = keep[0] if granularity == "quaternion" else keep.flatten(0, 1)
+        pattern = CSRPattern.from_mask(kept)
+        values = pattern.gather(entries_of(module.weight.detach().flatten(2), granularity))
+        settings = {name: getattr(module, name) for name in SETTINGS}
+        layer = cls(module.in_channels, module.out_channels, pattern=pattern, values=values,
+                    bias=module.bias is not None, granularity=granularity, **settings)  # fmt: skip
+        match_twin(layer, module)
+        return layer
+
+    def dense_weight(self) -> Tensor:
+        """(4, m, k, *kernel), zero where nothing is kept; differentiable in `values`."""
+        weight = compact_weight(self.values, self._pattern_tensors())
+        return weight.unflatten(2, (-1, *self.kernel_size))
+
+    def extra_repr(self) -> str:
+        """The constructor's arguments, the kept fraction and the granularity."""
+        return f"{super().extra_repr()}, granularity={self.granularity}"
+
+    def _entry_shape(self) -> tuple[int, ...]:
+        return () if self.granularity == "component" else (4,)
+
+    def _matrix(self, weight: Tensor) -> Tensor:
+        inputs = self.in_channels // 4 // self.groups
+        shape = (4, self.out_channels // 4, inputs, *self.kernel_size)
+        require(weight.shape == shape, type(self).__name__, "weight", f"must have shape {shape}",
+                tuple(weight.shape))
+        return entries_of(weight.flatten(2), self.granularity)
+
+
+class SparseQConv1d(_SparseQConv):
+    __doc__ = f"Over one dimension, for QConv1d.\n\n{_SparseQConv.__doc__}"
+    dense = QConv1d
+
+
+class SparseQConv2d(_SparseQConv):
+    __doc__ = f"Over two dimensions, for QConv2d.\n\n{_SparseQConv.__doc__}"
+    dense = QConv2d
+
+
+class SparseQConv3d(_SparseQConv):
+    __doc__ = f"Over three dimensions, for QConv3d.\n\n{_SparseQConv.__doc__}"
+    dense = QConv3d
