@@ -157,7 +157,7 @@ class _SparseQConv(SparseConvNd):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, *spatial) -> (N, out_channels, *spatial'); N may be missing."""
-        own = self._buffers
+        own: Any = self._buffers  # straight from the dict, as it runs every call
         values = self.values.flatten()
         real = torch.cat([values, -values]).index_select(0, own["wide_source"])
         return self._convolve(x, real, [own[name] for name in WIDE[:5]])
