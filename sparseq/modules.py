@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from sparseq.errors import argument_error, require
 from sparseq.formats import CSRPattern
 from sparseq.nn.chain import SparseSequential
+from sparseq.nn.color import ImageToQuaternion
 from sparseq.nn.expander import ExpanderLinear, ExpanderQLinear
 from sparseq.nn.expander_conv import ExpanderConv1d, ExpanderConv2d
 from sparseq.nn.norm import QBatchNorm1d, QBatchNorm2d, QBatchNorm3d
@@ -35,6 +36,7 @@ from sparseq.nn.quaternion_conv import (
     QConvTranspose2d,
     QConvTranspose3d,
 )
+from sparseq.nn.residual import Residual
 from sparseq.nn.sparse import SparseLinear, SparseQLinear
 from sparseq.nn.sparse_conv import SparseConv1d, SparseConv2d, SparseConv3d, SparseConvNd
 from sparseq.nn.sparse_quaternion_conv import SparseQConv1d, SparseQConv2d, SparseQConv3d
@@ -56,7 +58,7 @@ PLAIN_LAYERS = (
     *(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d),
     *(nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d),
 )
-QUATERNION_LAYERS = (QLinear, QBatchNorm1d, QBatchNorm2d, QBatchNorm3d)
+QUATERNION_LAYERS = (QLinear, QBatchNorm1d, QBatchNorm2d, QBatchNorm3d, ImageToQuaternion)
 
 
 @dataclass(frozen=True)
@@ -221,6 +223,8 @@ def _empty_pattern(rows: int, columns: int) -> CSRPattern:
 
 for _container in CONTAINERS:
     register_module(_container, lambda container: {})
+# its parts are added afterwards, by their names
+register_module(Residual, lambda block: {}, lambda: Residual(nn.Identity(), nn.Identity()))
 EXPANDER_LAYERS = (ExpanderLinear, ExpanderQLinear, ExpanderConv1d, ExpanderConv2d)
 for _layer in (*PLAIN_LAYERS, *QUATERNION_LAYERS, *EXPANDER_LAYERS):
     register_module(_layer)

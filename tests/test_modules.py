@@ -55,6 +55,8 @@ ARGUMENTS = {
     "ZeroPad2d": [(1, 2, 3, 4)],
     "Upsample": [None, 2.0, "bilinear", True],
     "QLinear": [8, 4, False],
+    "ImageToQuaternion": [],
+    "Residual": [nn.Identity(), nn.Identity()],
     "ExpanderLinear": [8, 12, 4, "block(4, xnet)"],
     "ExpanderQLinear": [16, 12, 2, "circulant"],
 }

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sparseq.errors import require, unknown_name
-from sparseq.modules import register_module
-from sparseq.nn.color import rgb_to_quaternion
+from sparseq.nn.color import ImageToQuaternion
 from sparseq.nn.expander import ExpanderLinear, ExpanderQLinear
 from sparseq.nn.expander_conv import ExpanderConv2d
 from sparseq.nn.norm import QBatchNorm2d
@@ -116,20 +115,6 @@ class Layers:
             if bias:
                 nn.init.zeros_(layer.bias)
         return layer
-
-
-class ImageToQuaternion(nn.Module):
-    """(N, 3, H, W) or (N, 1, H, W) images to (N, 4, H, W), one quaternion [R, G, B, grey] a pixel.
-
-    A grey image counts as one with R = G = B. See `sparseq.nn.color.rgb_to_quaternion`.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Add the fourth channel."""
-        return rgb_to_quaternion(x.expand(-1, 3, -1, -1))
-
-
-register_module(ImageToQuaternion, lambda module: {})
 
 
 def check_classes(model: str, num_classes: int) -> None:

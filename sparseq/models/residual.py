@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import nn
 
 from sparseq.errors import unknown_name
 from sparseq.models.catalog import HParams
 from sparseq.models.layers import Layers, check_classes, check_images
+from sparseq.nn.residual import Residual
 
 STEMS = ["auto", "imagenet", "cifar"]
 # images up to this size keep it through the stem
@@ -32,18 +33,6 @@ class Plan:
     blocks: tuple[int, ...]
     widths: tuple[int, ...] = (64, 128, 256, 512)
     expansion: int = 1
-
-
-class Residual(nn.Module):
-    """relu(main(x) + shortcut(x))."""
-
-    def __init__(self, main: nn.Module, shortcut: nn.Module) -> None:
-        super().__init__()
-        self.main, self.shortcut, self.relu = main, shortcut, nn.ReLU()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """See above."""
-        return self.relu(self.main(x) + self.shortcut(x))
 
 
 def residual_network(

@@ -2,7 +2,7 @@
 
 from sparseq.nn.chain import SparseSequential
 from sparseq.nn.checkpoints import convert_htorch
-from sparseq.nn.color import rgb_to_quaternion
+from sparseq.nn.color import ImageToQuaternion, rgb_to_quaternion
 from sparseq.nn.convert import replace_modules, swap, to_dense
 from sparseq.nn.expander import ExpanderLinear, ExpanderQLinear
 from sparseq.nn.expander_conv import ExpanderConv1d, ExpanderConv2d
@@ -17,6 +17,7 @@ from sparseq.nn.quaternion_conv import (
     QConvTranspose2d,
     QConvTranspose3d,
 )
+from sparseq.nn.residual import Residual
 from sparseq.nn.sparse import SparseLinear, SparseQLinear
 from sparseq.nn.sparse_conv import SparseConv1d, SparseConv2d, SparseConv3d
 from sparseq.nn.sparse_quaternion_conv import SparseQConv1d, SparseQConv2d, SparseQConv3d
@@ -26,6 +27,7 @@ __all__ = [
     "ExpanderConv2d",
     "ExpanderLinear",
     "ExpanderQLinear",
+    "ImageToQuaternion",
     "QBatchNorm1d",
     "QBatchNorm2d",
     "QBatchNorm3d",
@@ -39,6 +41,7 @@ __all__ = [
     "SparseConv1d",
     "SparseConv2d",
     "SparseConv3d",
+    "Residual",
     "SparseLinear",
     "SparseQConv1d",
     "SparseQConv2d",

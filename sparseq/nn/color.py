@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sparseq.errors import require
 
@@ -33,3 +33,14 @@ def rgb_to_quaternion(x: Tensor) -> Tensor:
     red, green, blue = x.unbind(-3)
     grey = RED * red + GREEN * green + BLUE * blue
     return torch.cat([x, grey.unsqueeze(-3)], -3)
+
+
+class ImageToQuaternion(nn.Module):
+    """(N, 3, H, W) or (N, 1, H, W) images to (N, 4, H, W), one quaternion [R, G, B, grey] a pixel.
+
+    A grey image counts as one with R = G = B. See `rgb_to_quaternion`.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Add the fourth channel."""
+        return rgb_to_quaternion(x.expand(-1, 3, -1, -1))

@@ -1,9 +1,13 @@
 """Convolutional models: images in, structure, counts at other sizes."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
 
+import sparseq
 from sparseq.models import build
 from sparseq.nn.color import rgb_to_quaternion
 from tests.models.zoo import parameter_count
@@ -86,6 +90,17 @@ def test_bottlenecks_stride_in_their_3x3_convolution():
     strides = [getattr(block.main, f"conv{n}").stride[0] for n in (1, 2, 3)]
     assert strides == [1, 2, 1]
     assert block.shortcut.conv.stride == (2, 2)
+
+
+def test_files_need_no_model_code_to_be_read(tmp_path):
+    sparseq.save(build("resnet20", "quaternion", (3, 8, 8)).eval(), tmp_path / "m.sparseq")
+    code = (
+        "import sys, torch, sparseq\n"
+        f"model = sparseq.load({str(tmp_path / 'm.sparseq')!r})\n"
+        "assert model(torch.zeros(1, 3, 8, 8)).shape == (1, 10)\n"
+        "assert 'sparseq.models' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from sparseq.nn.color import rgb_to_quaternion
+from sparseq.nn.color import ImageToQuaternion, rgb_to_quaternion
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 4, 5), (3, 1, 1), (2, 2, 3, 3, 1), (0, 3, 2, 2)])
@@ -29,3 +29,10 @@ def test_gradients():
 def test_what_is_no_rgb_image_is_refused(x):
     with pytest.raises(ValueError, match="rgb_to_quaternion: x must be floating point of shape"):
         rgb_to_quaternion(x)
+
+
+def test_images_of_one_or_three_channels_become_quaternions():
+    x = torch.randn(2, 3, 2, 2)
+    assert torch.equal(ImageToQuaternion()(x), rgb_to_quaternion(x))
+    grey = ImageToQuaternion()(x[:, :1])
+    torch.testing.assert_close(grey, x[:, :1].expand(-1, 4, -1, -1), rtol=1e-3, atol=1e-3)

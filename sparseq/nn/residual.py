@@ -1,0 +1,23 @@
+"""A block beside a shortcut."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+class Residual(nn.Module):
+    """relu(main(x) + shortcut(x)), a block of a residual network.
+
+    Args:
+        main, shortcut: modules that give tensors of one shape.
+
+    Source: He et al. 2016, "Deep residual learning for image recognition", equations 1 and 2.
+    """
+
+    def __init__(self, main: nn.Module, shortcut: nn.Module) -> None:
+        super().__init__()
+        self.main, self.shortcut, self.relu = main, shortcut, nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See above."""
+        return self.relu(self.main(x) + self.shortcut(x))
