@@ -34,7 +34,7 @@ class Layers:
         degree: of the graphs; at most all nodes of the other side are reached.
 
     Raises:
-        ValueError: an unknown algebra.
+        ValueError: an unknown algebra. (Of `conv` also: a graph for quaternions.)
     """
 
     def __init__(self, algebra: str, seed: int, graph: str = "", degree: int = 0) -> None:
@@ -70,6 +70,8 @@ class Layers:
     ) -> nn.Module:
         """A convolution of the algebra; on a graph if `sparse` and one is chosen."""
         if sparse and self.graph:
+            rule = "must be left out for quaternion convolutions"
+            require(self.algebra == "real", "Layers", "graph", rule, self.graph)
             return ExpanderConv2d(in_channels, out_channels, kernel_size, stride=stride,
                                   padding=padding, bias=bias, **self._next_graph())  # fmt: skip
         sizes = (in_channels, out_channels, kernel_size, stride, padding)

@@ -1,0 +1,76 @@
+"""VGG16-BN and residual networks whose layers lie on graphs."""
+
+import pytest
+import torch
+from torch import nn
+
+import sparseq
+from sparseq.models import build
+from sparseq.nn.graphed import ExpanderLayer
+
+# percent of the weights of the 13 convolutions and the hidden layer, simple graphs
+DENSITIES = {
+    "regular": {3: 0.77, 15: 3.81, 30: 7.62, 60: 15.22},
+    "xnet": {3: 0.68, 15: 3.40, 30: 6.80, 60: 13.60},
+}
+QUICK = {"regular": "regular(tries=1)", "xnet": "xnet", "random": "random"}
+
+
+def graphed(model):
+    return [module for module in model.modules() if isinstance(module, ExpanderLayer)]
+
+
+@pytest.mark.parametrize("degree", [3, 15, 30, 60])
+@pytest.mark.parametrize("graph", sorted(DENSITIES))
+def test_vgg16bn_has_the_published_densities(graph, degree):
+    layers = graphed(build("vgg16bn", graph=QUICK[graph], degree=degree))
+    assert len(layers) == 14
+    kept = sum(layer.values.numel() for layer in layers)
+    weights = sum(layer.mask().numel() for layer in layers)
+    assert weights == 14_972_608
+    assert round(100 * kept / weights, 2) == DENSITIES[graph][degree]
+
+
+def test_every_layer_has_a_graph_of_its_own_that_follows_the_seed():
+    one, same, other = (build("vgg16bn", seed=s, graph="xnet", degree=3) for s in (1, 1, 2))
+    seeds = [layer.seed for layer in graphed(one)]
+    assert len(set(seeds)) == 14
+    assert seeds == [layer.seed for layer in graphed(same)]
+    assert not set(seeds) & {layer.seed for layer in graphed(other)}
+    for first, again in zip(graphed(one), graphed(same), strict=True):
+        assert torch.equal(first.col_idx, again.col_idx)
+        assert torch.equal(first.values, again.values)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_stem_and_output_of_residual_networks_stay_dense(name):
+    model = build(name, graph="xnet", degree=3)
+    dense = {
+        path for path, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)
+    }
+    assert dense == {"stem", "out"}
+    paths = [path for path, module in model.named_modules() if isinstance(module, ExpanderLayer)]
+    shortcuts = [path for path in paths if "shortcut" in path]
+    assert len(shortcuts) == {"resnet18": 3, "resnet50": 4}[name]
+    assert all(layer.bias is None for layer in graphed(model))
+
+
+@pytest.mark.parametrize("graph", sorted(QUICK))
+@pytest.mark.parametrize(("name", "size"), [("vgg16bn", 32), ("resnet18", 9)])
+def test_trains_and_survives_a_file(name, size, graph, tmp_path):
+    model = build(name, in_shape=(3, size, size), graph=QUICK[graph], degree=3)
+    x = torch.randn(2, 3, size, size)
+    model(x).square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    model.eval()
+    sparseq.save(model, tmp_path / "m.sparseq")
+    loaded = sparseq.load(tmp_path / "m.sparseq")
+    assert loaded.recipe["kwargs"]["graph"] == QUICK[graph]
+    assert torch.equal(loaded(x), model(x))
+
+
+def test_quaternion_convolutions_on_graphs_are_refused():
+    with pytest.raises(ValueError, match="graph must be left out for quaternion convolutions"):
+        build("vgg16bn", "quaternion", graph="xnet")
+    with pytest.raises(TypeError, match="'conv_2' takes no graph"):
+        build("conv_2", graph="xnet")
