@@ -108,3 +108,23 @@ class CatThenLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(..., 4 k) -> (..., 4 m)."""
         return cat_then_linear(x, self.parts, self.bias)
+
+
+class CatThenConv(nn.Module):
+    """`cat_then_conv` as a layer with four parameters.
+
+    Args:
+        weight: (4, m, k, *kernel), copied.
+        bias: (4 m) or None, copied.
+        padding: zeros on each side.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, padding: int) -> None:
+        super().__init__()
+        self.parts = nn.ParameterList(nn.Parameter(part.clone()) for part in weight.detach())
+        self.bias = None if bias is None else nn.Parameter(bias.detach().clone())
+        self.padding = padding
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, 4 k, height, width) -> (n, 4 m, height', width')."""
+        return cat_then_conv(x, self.parts, self.bias, self.padding)

@@ -16,6 +16,7 @@ struct ConvShape {
   int64_t batch, in, out, groups;  // in, out: quaternion channels of all groups
   Triple size, kernel, result;     // of the input, the taps and the output
   Triple stride, padding, dilation;
+  Triple extra = {0, 0, 0};  // zeros behind the padding
 
   int64_t group_in() const { return in / groups; }
   int64_t group_out() const { return out / groups; }
@@ -42,7 +43,9 @@ struct ConvShape {
 
   // Sizes of the input with its padding.
   Triple padded() const {
-    return {size[0] + 2 * padding[0], size[1] + 2 * padding[1], size[2] + 2 * padding[2]};
+    Triple sizes;
+    for (int i = 0; i < 3; ++i) sizes[i] = size[i] + 2 * padding[i] + extra[i];
+    return sizes;
   }
 
   // Calls body(i, z, y, x) on each place of a box, in order.

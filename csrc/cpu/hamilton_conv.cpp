@@ -3,8 +3,9 @@
 // x (n, 4 in, spatial), weight (4, out, in / groups, kernel), y (n, 4 out, spatial'). Each is a
 // product of quaternion matrices by the eight (or sixteen) block products of hamilton.cpp: the
 // H transforms of x are made once per image, those of the weight once per call, and the taps are
-// read where they lie (quaternion_conv.h, quaternion_conv_dw.h). At stride 1, dx is the convolution
-// of dy with the flipped conjugate transpose. Torch's convolution of the real weight takes what
+// read where they lie (quaternion_conv.h, quaternion_conv_dw.h), or, for 3x3 kernels and enough
+// images, by Winograd's tiles (quaternion_winograd.h). At stride 1, dx is the convolution of dy
+// with the flipped conjugate transpose. Torch's convolution of the real weight takes what
 // is faster there (conv_dense.h).
 
 #include <torch/csrc/stable/library.h>
@@ -14,6 +15,7 @@
 #include "conv_dense.h"
 #include "dtypes.h"
 #include "quaternion_conv_dw.h"
+#include "quaternion_winograd.h"
 
 namespace sparseq {
 namespace {
@@ -99,8 +101,19 @@ bool fits(const ConvShape& shape) {
   return product_of(padded) * std::max(shape.in, shape.out) * 64 < (int64_t{1} << 31);
 }
 
-bool by_kernel(const ConvShape& shape, const std::string& algorithm) {
-  return fits(shape) && (algorithm != "auto" || true);
+// Whether the kernels take what "auto" leaves open; measured against torch's convolution of the
+// rebuilt weight. They need some channels in each group, more where taps are copied or a lone tap
+// leaves little depth. Bfloat16 has products in hardware that float has not; float16 in torch is
+// many times slower.
+template <typename S, typename T>
+bool by_kernel(const ConvShape& shape, const std::string& algorithm, bool gradient) {
+  if (!fits(shape) || algorithm != "auto") return fits(shape);
+  if (std::is_same_v<S, torch::headeronly::Half>) return true;
+  if (std::is_same_v<S, torch::headeronly::BFloat16>) return false;
+  const bool lone = shape.taps() == 1, copied = layout_of<T>(shape) == Layout::gather;
+  if (lone && !shape.unit_stride()) return false;
+  const int64_t least = lone || (copied && !gradient) ? 32 : (gradient ? 16 : 8);
+  return std::min(shape.group_in(), shape.group_out()) >= least;
 }
 
 bool use_eight(const ConvShape& shape, const std::string& algorithm) {
@@ -116,6 +129,17 @@ Tensor real_of(const ConvShape& shape, const Tensor& weight) {
   build_real(shape, static_cast<const S*>(weight.const_data_ptr()),
              static_cast<S*>(real.mutable_data_ptr()));
   return real;
+}
+
+// y = weight (x) x by the quickest of our kernels.
+template <typename S, typename T>
+void convolve(const ConvShape& shape, const ConvWeight<S>& weight, const S* x, const S* bias, S* y,
+              const std::string& algorithm) {
+  const bool eight = use_eight(shape, algorithm);
+  if (eight && Winograd<S, T>::serves(shape)) {
+    return Winograd<S, T>(shape, weight).run(x, bias, y);
+  }
+  Convolution<S, T>(shape, weight, eight).run(x, bias, y);
 }
 
 Tensor hamilton_conv(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
@@ -137,15 +161,14 @@ Tensor hamilton_conv(const Tensor& x, const Tensor& weight, const std::optional<
   with_types(op, x, [&](auto types) {
     using S = typename decltype(types)::S;
     using T = typename decltype(types)::T;
-    if (!by_kernel(shape, algorithm)) {
+    if (!by_kernel<S, T>(shape, algorithm, false)) {
       const DenseConv dense{shape, stride, padding, dilation};
       y = dense_forward(dense, input, real_of<S>(shape, matrix), offset);
       return;
     }
     const ConvWeight<S> w{static_cast<const S*>(matrix.const_data_ptr()), false};
-    Convolution<S, T>(shape, w, use_eight(shape, algorithm))
-        .run(static_cast<const S*>(input.const_data_ptr()), data_or_null<S>(offset),
-             static_cast<S*>(y.mutable_data_ptr()));
+    convolve<S, T>(shape, w, static_cast<const S*>(input.const_data_ptr()), data_or_null<S>(offset),
+                   static_cast<S*>(y.mutable_data_ptr()), algorithm);
   });
   return in_format_of(x, y);
 }
@@ -168,15 +191,14 @@ Tensor hamilton_conv_dx(const Tensor& dy, const Tensor& weight, Numbers size, Nu
   with_types(op, dy, [&](auto types) {
     using S = typename decltype(types)::S;
     using T = typename decltype(types)::T;
-    if (!served || !by_kernel(back, algorithm)) {
+    if (!served || !by_kernel<S, T>(back, algorithm, false)) {
       const DenseConv dense{shape, stride, padding, dilation};
       dx = dense_backward(dense, input, dx, real_of<S>(shape, matrix), 0);
       return;
     }
     const ConvWeight<S> w{static_cast<const S*>(matrix.const_data_ptr()), true};
-    Convolution<S, T>(back, w, use_eight(back, algorithm))
-        .run(static_cast<const S*>(input.const_data_ptr()), nullptr,
-             static_cast<S*>(dx.mutable_data_ptr()));
+    convolve<S, T>(back, w, static_cast<const S*>(input.const_data_ptr()), nullptr,
+                   static_cast<S*>(dx.mutable_data_ptr()), algorithm);
   });
   return in_format_of(dy, dx);
 }
@@ -199,7 +221,7 @@ Tensor hamilton_conv_dw(const Tensor& dy, const Tensor& x, Numbers kernel, Numbe
     using S = typename decltype(types)::S;
     using T = typename decltype(types)::T;
     S* out = static_cast<S*>(dw.mutable_data_ptr());
-    if (!by_kernel(shape, algorithm)) {
+    if (!by_kernel<S, T>(shape, algorithm, true)) {
       sizes.erase(sizes.begin());
       sizes[0] *= 4;
       sizes[1] *= 4;

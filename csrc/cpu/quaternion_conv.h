@@ -196,16 +196,47 @@ int64_t images_at_once(const ConvShape& shape, Layout layout) {
   return std::min(shape.batch, whole);
 }
 
+template <typename T>
+std::array<Product, 16> signed_products(bool conjugate_a, bool conjugate_b = false,
+                                        bool eight = true) {
+  Task<T> signs{};
+  signs.a.conjugate = conjugate_a;
+  signs.b.conjugate = conjugate_b;
+  signs.eight = eight;
+  return products_of(signs);
+}
+
+// Results [channel][place][lane], or [channel][lane] where lanes are places, plus the bias to a
+// group's channels of y (n, 4 out, pixels), from image `first` on.
+template <typename S, typename T>
+void unpack_lanes(const ConvShape& shape, const Steps& s, T* results, const S* bias, int64_t group,
+                  int64_t first, S* y, int64_t threads) {
+  const bool gather = s.layout == Layout::gather;
+  const int64_t pixels = shape.pixels(), rows = shape.group_out();
+  const int64_t row = gather ? s.lane : pixels * s.lane, image = 4 * shape.out * pixels;
+  parallel_items(4 * rows, threads, [&](int64_t item) {
+    const int64_t channel = item / rows * shape.out + item % rows;
+    T* from = results + item * row;
+    if (bias != nullptr) {
+      const T start = static_cast<T>(bias[channel]);
+      for (int64_t i = 0; i < row; ++i) from[i] += start;
+    }
+    S* to = y + first * image + (group * rows + channel) * pixels;
+    if (gather) {
+      copy2d(from, pixels, 1, to, image, s.images, pixels);
+    } else {
+      copy2d(from, 1, s.lane, to, image, s.images, pixels);
+    }
+  });
+}
+
 // y (n, 4 out, pixels) = the weight (x) x (n, 4 in, area), group by group, part by part.
 template <typename S, typename T>
 class Convolution {
  public:
   Convolution(const ConvShape& shape, const ConvWeight<S>& weight, bool eight)
       : shape_(shape), weight_(weight), eight_(eight), layout_(layout_of<T>(shape)) {
-    Task<T> signs{};
-    signs.a.conjugate = weight.backward;
-    signs.eight = eight;
-    products_ = products_of(signs);
+    products_ = signed_products<T>(weight.backward, false, eight);
     threads_ = useful_threads(shape.operations() / kLanes<T> / (eight ? 2 : 1));
   }
 
@@ -222,7 +253,7 @@ class Convolution {
         if (layout_ == Layout::rows) {
           by_rows(a, image, s, offset, y + place_of(first, group));
         } else {
-          by_lanes(a, image, s, offset, y + place_of(first, group), results);
+          by_lanes(a, image, s, offset, group, first, y, results);
         }
       }
     }
@@ -259,8 +290,8 @@ class Convolution {
   }
 
   // Results go to lanes first, [channel][place][lane] or [channel][lane], then to their places.
-  void by_lanes(const PackedA<T>& a, Image<T>& image, const Steps& s, const S* bias, S* y,
-                Scratch& results) const {
+  void by_lanes(const PackedA<T>& a, Image<T>& image, const Steps& s, const S* bias, int64_t group,
+                int64_t first, S* y, Scratch& results) const {
     const bool gather = layout_ == Layout::gather;
     const int64_t row = gather ? s.lane : shape_.pixels() * s.lane, rows = shape_.group_out();
     Sink<T> sink{results.get<T>(4 * rows * row), rows * row, row, {}, {}};
@@ -276,22 +307,7 @@ class Convolution {
       });
     }
     multiply<T>(a, image, sink, nullptr);
-    const int64_t pixels = shape_.pixels();
-    parallel_items(4 * rows, threads_, [&](int64_t item) {
-      const int64_t channel = item / rows * shape_.out + item % rows;
-      T* from = sink.data + item * row;
-      if (bias != nullptr) {
-        const T start = static_cast<T>(bias[channel]);
-        for (int64_t i = 0; i < row; ++i) from[i] += start;
-      }
-      S* to = y + channel * pixels;
-      const int64_t image_step = 4 * shape_.out * pixels;
-      if (gather) {
-        copy2d(from, pixels, 1, to, image_step, s.images, pixels);
-      } else {
-        copy2d(from, 1, s.lane, to, image_step, s.images, pixels);
-      }
-    });
+    unpack_lanes(shape_, s, sink.data, bias, group, first, y, threads_);
   }
 
   const ConvShape& shape_;

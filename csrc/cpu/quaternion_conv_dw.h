@@ -77,10 +77,7 @@ template <typename S, typename T>
 class WeightGradient {
  public:
   WeightGradient(const ConvShape& shape, bool eight) : shape_(shape), eight_(eight) {
-    Task<T> signs{};
-    signs.b.conjugate = true;
-    signs.eight = eight;
-    products_ = products_of(signs);
+    products_ = signed_products<T>(false, true, eight);
     threads_ = useful_threads(shape.operations() / kLanes<T> / (eight ? 2 : 1));
     vectors_ = tile_vectors<T>(shape.group_out());
     width_ = vectors_ * kLanes<T>;
