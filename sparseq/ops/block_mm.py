@@ -18,6 +18,7 @@ from torch import Tensor
 
 from sparseq.errors import require
 from sparseq.ops._backend import declare
+from sparseq.ops._dtypes import refuse_dtypes
 from sparseq.ops._patterned import product_function, sampled_function
 from sparseq.ops.spmm import row_indices
 
@@ -43,7 +44,7 @@ def block_mm(
         (..., m), or (..., k) when transposed, x's dtype.
 
     Raises:
-        ValueError: shapes that do not fit.
+        ValueError: shapes or dtypes that do not fit.
     """
     if values.dim() != 3 or values.shape[0] != pattern[1].shape[0]:
         rule = f"must have shape ({pattern[1].shape[0]}, r, c)"
@@ -54,6 +55,8 @@ def block_mm(
         require(False, "block_mm", "x", f"must have {columns} features", tuple(x.shape))
     if bias is not None and bias.shape != (rows,):
         require(False, "block_mm", "bias", f"must have shape ({rows},)", tuple(bias.shape))
+    if x.dtype != values.dtype or (bias is not None and bias.dtype != values.dtype):
+        refuse_dtypes("block_mm", "values", {"x": x, "bias": bias, "values": values})
     return _BLOCK_MM(x, values, bias, list(pattern), transposed)
 
 

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from sparseq.errors import require, unknown_name
 from sparseq.ops._backend import below_autograd, declare
+from sparseq.ops._dtypes import refuse_dtypes
 
 ALGORITHMS = ["auto", "8", "16"]
 
@@ -64,6 +65,8 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor | None, algorithm: str) -> No
     if bias is not None and bias.shape != (4 * weight.shape[1],):
         rule = f"must have shape ({4 * weight.shape[1]},)"
         require(False, "hamilton", "bias", rule, tuple(bias.shape))
+    if x.dtype != weight.dtype or (bias is not None and bias.dtype != weight.dtype):
+        refuse_dtypes("hamilton", "weight", {"x": x, "bias": bias, "weight": weight})
 
 
 def real_weight(weight: Tensor) -> Tensor:

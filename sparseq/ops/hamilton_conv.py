@@ -22,6 +22,7 @@ from torch import Tensor
 
 from sparseq.errors import require, unknown_name
 from sparseq.ops._backend import below_autograd, declare
+from sparseq.ops._dtypes import refuse_dtypes
 from sparseq.ops.geometry import (
     Sizes,
     check_image,
@@ -58,13 +59,15 @@ def hamilton_conv(
         (n, 4 m, *spatial') or (4 m, *spatial'), x's dtype, channels last if x is.
 
     Raises:
-        ValueError: a shape, number or algorithm that does not fit.
+        ValueError: a shape, dtype, number or algorithm that does not fit.
     """
     op, dims = "hamilton_conv", _check("hamilton_conv", weight, groups, algorithm)
     geometry = geometry_of(op, dims, stride, padding, dilation)
     check_image(op, x, 4 * weight.shape[2] * groups, dims)
     if bias is not None and bias.shape != (4 * weight.shape[1],):
         require(False, op, "bias", f"must have shape ({4 * weight.shape[1]},)", tuple(bias.shape))
+    if x.dtype != weight.dtype or (bias is not None and bias.dtype != weight.dtype):
+        refuse_dtypes(op, "weight", {"x": x, "bias": bias, "weight": weight})
     if min(out_sizes(x.shape[-dims:], weight.shape[3:], *geometry)) < 1:
         rule = f"must be no larger than the padded input {tuple(x.shape[-dims:])}"
         require(False, op, "kernel", rule, tuple(weight.shape[3:]))
@@ -98,12 +101,14 @@ def hamilton_conv_transpose(
         + dilation (kernel - 1) + output_padding + 1.
 
     Raises:
-        ValueError: a shape, number or algorithm that does not fit.
+        ValueError: a shape, dtype, number or algorithm that does not fit.
     """
     op = "hamilton_conv_transpose"
     dims = _check(op, weight, groups, algorithm)
     geometry = geometry_of(op, dims, stride, padding, dilation)
     check_image(op, x, 4 * weight.shape[1], dims)
+    if x.dtype != weight.dtype:
+        refuse_dtypes(op, "weight", {"x": x, "weight": weight})
     extra = numbers(op, "output_padding", output_padding, dims)
     size = transposed_sizes(op, x.shape[-dims:], weight.shape[3:], geometry, extra)
     conjugate = torch.cat([weight[:1], -weight[1:]])

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sparseq.errors import require
 from sparseq.ops._backend import declare
+from sparseq.ops._dtypes import refuse_dtypes
 from sparseq.ops._patterned import sampled_function
 from sparseq.ops.spmm import row_indices
 
@@ -29,7 +30,7 @@ def sddmm(dy: Tensor, x: Tensor, pattern: Sequence[Tensor]) -> Tensor:
         (nnz), in CSR order, of dy's dtype.
 
     Raises:
-        ValueError: shapes that do not fit.
+        ValueError: shapes or dtypes that do not fit.
     """
     m, k = pattern[0].shape[0] - 1, pattern[2].shape[0] - 1
     if dy.dim() == 0 or dy.shape[-1] != m:
@@ -37,6 +38,8 @@ def sddmm(dy: Tensor, x: Tensor, pattern: Sequence[Tensor]) -> Tensor:
     if x.shape != (*dy.shape[:-1], k):
         rule = f"must have shape {(*dy.shape[:-1], k)}"
         require(False, "sddmm", "x", rule, tuple(x.shape))
+    if x.dtype != dy.dtype:
+        refuse_dtypes("sddmm", "dy", {"x": x, "dy": dy})
     return _SDDMM(dy, x, list(pattern))
 
 

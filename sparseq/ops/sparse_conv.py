@@ -21,6 +21,7 @@ from torch import Tensor
 
 from sparseq.errors import require
 from sparseq.ops._backend import below_autograd, declare
+from sparseq.ops._dtypes import refuse_dtypes
 from sparseq.ops.geometry import out_sizes
 from sparseq.ops.spmm import dense_matrix, row_indices
 
@@ -126,6 +127,8 @@ def sparse_conv(
         require(False, "sparse_conv", "values", rule, tuple(values.shape))
     if bias is not None and bias.shape != (written,):
         require(False, "sparse_conv", "bias", f"must have shape ({written},)", tuple(bias.shape))
+    if x.dtype != values.dtype or (bias is not None and bias.dtype != values.dtype):
+        refuse_dtypes("sparse_conv", "values", {"x": x, "bias": bias, "values": values})
     size = geometry.input_size if transposed else geometry.output_size
     if any(n < 1 for n in size(x.shape[2:])):
         rule = "must be large enough for the kernel"

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from sparseq.errors import require
 from sparseq.ops._backend import declare
+from sparseq.ops._dtypes import refuse_dtypes
 from sparseq.ops._patterned import product_function, sampled_function
 from sparseq.ops.hamilton import fold_real, hamilton_dx_reference, hamilton_reference
 from sparseq.ops.spmm import dense_matrix, row_indices
@@ -48,7 +49,7 @@ def sparse_hamilton(
         (..., 4 m), or (..., 4 k) when conjugate, x's dtype.
 
     Raises:
-        ValueError: shapes that do not fit.
+        ValueError: shapes or dtypes that do not fit.
     """
     rows, columns = pattern[0].shape[0] - 1, pattern[2].shape[0] - 1
     whole = values.dim() == 2
@@ -64,6 +65,8 @@ def sparse_hamilton(
     if bias is not None and (conjugate or bias.shape != (m,)):
         rule = f"must have shape ({m},), and be None when conjugate"
         require(False, "sparse_hamilton", "bias", rule, tuple(bias.shape))
+    if x.dtype != values.dtype or (bias is not None and bias.dtype != values.dtype):
+        refuse_dtypes("sparse_hamilton", "values", {"x": x, "bias": bias, "values": values})
     return _SPARSE_HAMILTON(x, values, bias, list(pattern), conjugate)
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from sparseq.errors import require
 from sparseq.ops._backend import declare
+from sparseq.ops._dtypes import refuse_dtypes
 from sparseq.ops._patterned import product_function
 
 
@@ -41,7 +42,7 @@ def spmm(
         (..., m), or (..., k) when transposed, x's dtype.
 
     Raises:
-        ValueError: shapes that do not fit.
+        ValueError: shapes or dtypes that do not fit.
     """
     m, k = pattern[0].shape[0] - 1, pattern[2].shape[0] - 1
     rows, columns = (k, m) if transposed else (m, k)
@@ -52,6 +53,8 @@ def spmm(
         require(False, "spmm", "values", rule, tuple(values.shape))
     if bias is not None and bias.shape != (rows,):
         require(False, "spmm", "bias", f"must have shape ({rows},)", tuple(bias.shape))
+    if x.dtype != values.dtype or (bias is not None and bias.dtype != values.dtype):
+        refuse_dtypes("spmm", "values", {"x": x, "bias": bias, "values": values})
     return _SPMM(x, values, bias, list(pattern), transposed)
 
 

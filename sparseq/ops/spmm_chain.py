@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sparseq.errors import require
 from sparseq.ops._backend import declare
+from sparseq.ops._dtypes import refuse_dtypes
 from sparseq.ops.spmm import spmm, spmm_reference
 
 PER_MAP = 5  # tensors of a pattern
@@ -42,7 +43,8 @@ def spmm_chain(
         (..., m) of the last map, x's dtype. 16-bit dtypes are rounded once, at the end.
 
     Raises:
-        ValueError: lists that differ in length, or maps that do not fit x or each other.
+        ValueError: lists that differ in length, or maps that do not fit x or each other; dtypes
+            that differ.
     """
     count = len(values)
     if not count or len(biases) != count or len(relu) != count or len(patterns) != PER_MAP * count:
@@ -56,6 +58,10 @@ def spmm_chain(
             rule = f"must take the {features} features that come to map {layer}"
             require(False, "spmm_chain", "patterns", rule, row_ptr_t.shape[0] - 1)
         _check_map(layer, values[layer], biases[layer], row_ptr, col_idx)
+        bias = biases[layer]
+        if values[layer].dtype != x.dtype or (bias.numel() and bias.dtype != x.dtype):
+            given = {"x": x, "values": values[layer], "bias": bias if bias.numel() else None}
+            refuse_dtypes(f"spmm_chain, map {layer}", "values", given)
         features = row_ptr.shape[0] - 1
     return _SPMM_CHAIN(x, list(values), list(biases), list(patterns), list(relu))
 

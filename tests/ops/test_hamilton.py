@@ -134,7 +134,7 @@ def test_names_the_algorithms():
 
 
 def test_refuses_mixed_dtypes():
-    with pytest.raises(RuntimeError, match="dtype"):
+    with pytest.raises(ValueError, match="dtype"):
         hamilton(normal(3, 8).float(), normal(4, 2, 2))
 
 

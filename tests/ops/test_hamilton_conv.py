@@ -237,5 +237,5 @@ def test_names_the_algorithms():
 
 
 def test_refuses_mixed_dtypes():
-    with pytest.raises(RuntimeError):
+    with pytest.raises(ValueError, match="dtype"):
         hamilton_conv(normal(3, 8, 4).float(), normal(4, 2, 2, 3))

@@ -205,7 +205,7 @@ def test_names_what_does_not_fit():
         sparse_conv(x, values, pattern, normal(3), g)
     with pytest.raises(ValueError, match=r"pattern must have 1 groups of rows, and 4 taps"):
         sparse_conv(x, values, pattern, None, geometry((2, 2)))
-    with pytest.raises(RuntimeError, match="dtype"):
+    with pytest.raises(ValueError, match="dtype"):
         sparse_conv(x.float(), values, pattern, None, g)
     with pytest.raises(RuntimeError, match="dy must have the size that x gives"):
         sparse_conv_dv(normal(1, 2, 4, 3), x, pattern, g.numbers())

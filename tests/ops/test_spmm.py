@@ -95,5 +95,5 @@ def test_names_what_does_not_fit():
         ("values", normal(5), r"spmm: values must have one entry .* 12 .* got \(5,\)"),
         ("bias", normal(4), r"spmm: bias must have shape \(3,\), got \(4,\)"),
     ])  # fmt: skip
-    with pytest.raises(RuntimeError, match="dtype"):
+    with pytest.raises(ValueError, match="dtype"):
         spmm(normal(2, 4).float(), normal(12), pattern)

@@ -100,5 +100,5 @@ def test_bad_arguments_are_named():
         spmm_chain(x, values, [normal(2), biases[1]], patterns, relu)
     with pytest.raises(ValueError, match=r"must take the 0 features"):
         spmm_chain(torch.tensor(1.0), values, biases, patterns, relu)
-    with pytest.raises(RuntimeError, match=r"spmm_chain: values must have the dtype of x"):
+    with pytest.raises(ValueError, match=r"spmm_chain, map \d: .* must have the dtype of values"):
         spmm_chain(x.float(), values, biases, patterns, relu)
