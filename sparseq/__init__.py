@@ -17,7 +17,12 @@ if TYPE_CHECKING:
     from sparseq.nn.color import rgb_to_quaternion
     from sparseq.nn.convert import swap, to_dense
     from sparseq.nn.expander import ExpanderLinear, ExpanderQLinear
-    from sparseq.nn.expander_conv import ExpanderConv1d, ExpanderConv2d
+    from sparseq.nn.expander_conv import (
+        ExpanderConv1d,
+        ExpanderConv2d,
+        ExpanderQConv1d,
+        ExpanderQConv2d,
+    )
     from sparseq.nn.norm import QBatchNorm1d, QBatchNorm2d, QBatchNorm3d
     from sparseq.nn.quaternion import QLinear
     from sparseq.nn.quaternion_conv import (
@@ -41,6 +46,7 @@ __all__ = [
     "QBatchNorm1d", "QBatchNorm2d", "QBatchNorm3d", "rgb_to_quaternion",
     "SparseQConv1d", "SparseQConv2d", "SparseQConv3d",
     "SparseConv1d", "SparseConv2d", "SparseConv3d", "ExpanderConv1d", "ExpanderConv2d",
+    "ExpanderQConv1d", "ExpanderQConv2d",
     "__version__",
 ]  # fmt: skip
 
@@ -57,7 +63,10 @@ _HOMES = {
         ("SparseQConv1d", "SparseQConv2d", "SparseQConv3d"), "nn.sparse_quaternion_conv"
     ),
     "ExpanderLinear": "nn.expander",
-    **dict.fromkeys(("ExpanderConv1d", "ExpanderConv2d"), "nn.expander_conv"),
+    **dict.fromkeys(
+        ("ExpanderConv1d", "ExpanderConv2d", "ExpanderQConv1d", "ExpanderQConv2d"),
+        "nn.expander_conv",
+    ),
     "ExpanderQLinear": "nn.expander",
     "QBatchNorm1d": "nn.norm",
     "QBatchNorm2d": "nn.norm",

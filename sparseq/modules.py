@@ -25,7 +25,12 @@ from sparseq.formats import CSRPattern
 from sparseq.nn.chain import SparseSequential
 from sparseq.nn.color import ImageToQuaternion
 from sparseq.nn.expander import ExpanderLinear, ExpanderQLinear
-from sparseq.nn.expander_conv import ExpanderConv1d, ExpanderConv2d
+from sparseq.nn.expander_conv import (
+    ExpanderConv1d,
+    ExpanderConv2d,
+    ExpanderQConv1d,
+    ExpanderQConv2d,
+)
 from sparseq.nn.norm import QBatchNorm1d, QBatchNorm2d, QBatchNorm3d
 from sparseq.nn.quaternion import QLinear
 from sparseq.nn.quaternion_conv import (
@@ -225,7 +230,8 @@ for _container in CONTAINERS:
     register_module(_container, lambda container: {})
 # its parts are added afterwards, by their names
 register_module(Residual, lambda block: {}, lambda: Residual(nn.Identity(), nn.Identity()))
-EXPANDER_LAYERS = (ExpanderLinear, ExpanderQLinear, ExpanderConv1d, ExpanderConv2d)
+EXPANDER_LAYERS = (ExpanderLinear, ExpanderQLinear, ExpanderConv1d, ExpanderConv2d,
+                   ExpanderQConv1d, ExpanderQConv2d)  # fmt: skip
 for _layer in (*PLAIN_LAYERS, *QUATERNION_LAYERS, *EXPANDER_LAYERS):
     register_module(_layer)
 for _q_conv in (

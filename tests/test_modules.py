@@ -73,7 +73,8 @@ for _number in (1, 2, 3):
     ARGUMENTS[f"AdaptiveAvgPool{_number}d"] = [2]
     ARGUMENTS[f"AdaptiveMaxPool{_number}d"] = [2, True]
 ARGUMENTS["ImageToQuaternion"] = []
-ARGUMENTS["ExpanderConv1d"] = ARGUMENTS["ExpanderConv2d"] = [8, 12, 3, 2]
+for _name in ("ExpanderConv1d", "ExpanderConv2d", "ExpanderQConv1d", "ExpanderQConv2d"):
+    ARGUMENTS[_name] = [8, 12, 3, 2]
 ARGUMENTS["Dropout"] = [0.25, True]
 
 

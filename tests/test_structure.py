@@ -53,7 +53,7 @@ MANY_ARGUMENTS = {
     "sparseq/nn/quaternion_conv.py:_Transpose.__init__": "the signature of torch's convolutions",
     "sparseq/nn/sparse_conv.py:_SparseConv.__init__": "the signature of torch's convolutions",
     "sparseq/nn/sparse_quaternion_conv.py:_SparseQConv.__init__": "the same",
-    "sparseq/nn/expander_conv.py:_ExpanderConv.__init__": "the signature of torch's convolutions",
+    "sparseq/nn/expander_conv.py:ExpanderConvNd.__init__": "the signature of torch's convolutions",
     "sparseq/nn/graphed.py:ExpanderLayer.__init__": "the public signature; all but four are "
     "keyword-only",
     "sparseq/pruning/api.py:prune": "the public signature; all but two are keyword-only",

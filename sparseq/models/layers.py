@@ -10,7 +10,7 @@ from torch import nn
 from sparseq.errors import require, unknown_name
 from sparseq.nn.color import ImageToQuaternion
 from sparseq.nn.expander import ExpanderLinear, ExpanderQLinear
-from sparseq.nn.expander_conv import ExpanderConv2d
+from sparseq.nn.expander_conv import ExpanderConv2d, ExpanderQConv2d
 from sparseq.nn.norm import QBatchNorm2d
 from sparseq.nn.quaternion import QLinear
 from sparseq.nn.quaternion_conv import QConv2d
@@ -34,7 +34,7 @@ class Layers:
         degree: of the graphs; at most all nodes of the other side are reached.
 
     Raises:
-        ValueError: an unknown algebra. (Of `conv` also: a graph for quaternions.)
+        ValueError: an unknown algebra.
     """
 
     def __init__(self, algebra: str, seed: int, graph: str = "", degree: int = 0) -> None:
@@ -70,10 +70,9 @@ class Layers:
     ) -> nn.Module:
         """A convolution of the algebra; on a graph if `sparse` and one is chosen."""
         if sparse and self.graph:
-            rule = "must be left out for quaternion convolutions"
-            require(self.algebra == "real", "Layers", "graph", rule, self.graph)
-            return ExpanderConv2d(in_channels, out_channels, kernel_size, stride=stride,
-                                  padding=padding, bias=bias, **self._next_graph())  # fmt: skip
+            kind = ExpanderQConv2d if self.algebra == "quaternion" else ExpanderConv2d
+            return kind(in_channels, out_channels, kernel_size, stride=stride, padding=padding,
+                        bias=bias, **self._next_graph())  # fmt: skip
         sizes = (in_channels, out_channels, kernel_size, stride, padding)
         if self.algebra == "quaternion":
             return QConv2d(*sizes, bias=bias, generator=self.generator)

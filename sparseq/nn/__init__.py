@@ -5,7 +5,12 @@ from sparseq.nn.checkpoints import convert_htorch
 from sparseq.nn.color import ImageToQuaternion, rgb_to_quaternion
 from sparseq.nn.convert import replace_modules, swap, to_dense
 from sparseq.nn.expander import ExpanderLinear, ExpanderQLinear
-from sparseq.nn.expander_conv import ExpanderConv1d, ExpanderConv2d
+from sparseq.nn.expander_conv import (
+    ExpanderConv1d,
+    ExpanderConv2d,
+    ExpanderQConv1d,
+    ExpanderQConv2d,
+)
 from sparseq.nn.init import quaternion_init_
 from sparseq.nn.norm import QBatchNorm1d, QBatchNorm2d, QBatchNorm3d
 from sparseq.nn.quaternion import QLinear
@@ -26,6 +31,8 @@ __all__ = [
     "ExpanderConv1d",
     "ExpanderConv2d",
     "ExpanderLinear",
+    "ExpanderQConv1d",
+    "ExpanderQConv2d",
     "ExpanderQLinear",
     "ImageToQuaternion",
     "QBatchNorm1d",

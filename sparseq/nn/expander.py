@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from sparseq.errors import require
 from sparseq.graphs import Edges, Graph
 from sparseq.nn.graphed import ExpanderLayer
-from sparseq.nn.init import draw_quaternions
 from sparseq.nn.quaternion import QLinear, check_quaternion_sizes
 from sparseq.nn.twins import linear_of, match_twin
 from sparseq.ops.block_mm import block_mm, matrix_of_blocks
@@ -131,8 +130,7 @@ class ExpanderQLinear(ExpanderLayer):
         return super()._draw(graph)
 
     def _draw_values_(self, generator: torch.Generator | None) -> None:
-        drawn = draw_quaternions((len(self.values),), self.values, generator)
-        self.values.copy_(drawn.t() * (2 * self._fan_in()).rsqrt()[:, None])
+        self._draw_quaternions_(generator)
 
     def _entry_shape(self) -> tuple[int, ...]:
         return (4,)

@@ -11,7 +11,10 @@ from sparseq.errors import require
 from sparseq.formats import CSRPattern
 from sparseq.graphs import Edges, Graph
 from sparseq.nn.graphed import ExpanderLayer, pattern_of
+from sparseq.nn.quaternion import check_quaternion_sizes
+from sparseq.nn.quaternion_conv import QConv1d, QConv2d
 from sparseq.nn.sparse_conv import SETTINGS, SparseConvNd
+from sparseq.nn.sparse_quaternion_conv import SparseQConvNd
 from sparseq.ops.geometry import Sizes
 from sparseq.ops.sparse_conv import conv_weight
 
@@ -23,6 +26,22 @@ class ExpanderConvNd(SparseConvNd, ExpanderLayer):
         *("in_channels", "out_channels", *SETTINGS, "degree", "graph", "seed"),
     ]
     op = "sparse_conv"
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: Sizes, degree: int,
+        graph: str | Graph = "regular", *, seed: int = 0, stride: Sizes = 1,
+        padding: Sizes | str = 0, dilation: Sizes = 1, bias: bool = True,
+        padding_mode: str = "zeros", init: str = "he", device: Any = None,
+        dtype: torch.dtype | None = None, generator: torch.Generator | None = None,
+    ) -> None:  # fmt: skip
+        nn.Module.__init__(self)
+        if self.unit > 1:
+            sizes = {"in_channels": in_channels, "out_channels": out_channels}
+            check_quaternion_sizes(type(self).__name__, **sizes)
+        self._take_numbers(self.dense(in_channels, out_channels, kernel_size, stride, padding,
+                                      dilation, 1, False, padding_mode, device="meta"))
+        self._take_graph(graph, degree, seed, init)
+        self._fill(bias, device, dtype, generator)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, *spatial) -> (N, out_channels, *spatial'); N may be missing."""
@@ -94,18 +113,32 @@ class _ExpanderConv(ExpanderConvNd):
     Source: Prabhu, Varma & Namboodiri 2018, "Deep expander networks"; Stewart et al. 2023.
     """
 
-    def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: Sizes, degree: int,
-        graph: str | Graph = "regular", *, seed: int = 0, stride: Sizes = 1,
-        padding: Sizes | str = 0, dilation: Sizes = 1, bias: bool = True,
-        padding_mode: str = "zeros", init: str = "he", device: Any = None,
-        dtype: torch.dtype | None = None, generator: torch.Generator | None = None,
-    ) -> None:  # fmt: skip
-        nn.Module.__init__(self)
-        self._take_numbers(self.dense(in_channels, out_channels, kernel_size, stride, padding,
-                                      dilation, 1, False, padding_mode, device="meta"))
-        self._take_graph(graph, degree, seed, init)
-        self._fill(bias, device, dtype, generator)
+
+class _ExpanderQConv(SparseQConvNd, ExpanderConvNd):
+    """Quaternion convolution on the edges of a graph, y = W (x) x + b; a twin of the dense one.
+
+    An edge is a quaternion kernel slice, between quaternions of the input and of the output:
+    channels count real ones and are divisible by 4, the degree counts quaternions. The other
+    arguments are those of `ExpanderConv2d`; init is "he" of `quaternion_init_` by the true number
+    of weights of each output, or "dense_fan", as if all channels were read.
+
+    Attributes:
+        values: (edges * places of the kernel, 4) parameter, components r, i, j, k.
+
+    Raises:
+        ValueError: as `ExpanderConv2d`; channels not divisible by 4.
+    """
+
+    unit: ClassVar[int] = 4
+    granularity = "quaternion"
+
+    def mask(self) -> Tensor:
+        """(4, m, k, *kernel) bool, True at the edges."""
+        keep = super().mask()
+        return keep.expand(4, *keep.shape).contiguous()
+
+    def _draw_values_(self, generator: torch.Generator | None) -> None:
+        self._draw_quaternions_(generator)
 
 
 class ExpanderConv1d(_ExpanderConv):
@@ -116,3 +149,13 @@ class ExpanderConv1d(_ExpanderConv):
 class ExpanderConv2d(_ExpanderConv):
     __doc__ = f"Over two dimensions, for nn.Conv2d.\n\n{_ExpanderConv.__doc__}"
     dense = nn.Conv2d
+
+
+class ExpanderQConv1d(_ExpanderQConv):
+    __doc__ = f"Over one dimension, for QConv1d.\n\n{_ExpanderQConv.__doc__}"
+    dense = QConv1d
+
+
+class ExpanderQConv2d(_ExpanderQConv):
+    __doc__ = f"Over two dimensions, for QConv2d.\n\n{_ExpanderQConv.__doc__}"
+    dense = QConv2d

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from sparseq.errors import require, unknown_name
 from sparseq.formats import CSRPattern
 from sparseq.graphs import Edges, Graph, draw_edges
+from sparseq.nn.init import draw_quaternions
 from sparseq.nn.patterned import PatternedLayer
 
 EXPANDER_INITS = ["he", "dense_fan"]
@@ -111,6 +112,11 @@ class ExpanderLayer(PatternedLayer):
         drawn = torch.randn(self.values.shape, generator=generator, device=device)
         scale = (2 / self._fan_in()).sqrt().view(-1, *[1] * len(self._entry_shape()))
         self.values.copy_(drawn.to(self.values.device) * scale)
+
+    def _draw_quaternions_(self, generator: torch.Generator | None) -> None:
+        """Quaternion values of the He distribution."""
+        drawn = draw_quaternions((len(self.values),), self.values, generator)
+        self.values.copy_(drawn.t() * (2 * self._fan_in()).rsqrt()[:, None])
 
     def _sizes(self) -> str:
         """What the graph connects, in words."""

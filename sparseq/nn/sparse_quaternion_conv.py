@@ -69,7 +69,54 @@ def expand_pattern(
     return wide, source.flatten()[order].to(torch.int32)
 
 
-class _SparseQConv(SparseConvNd):
+class SparseQConvNd(SparseConvNd):
+    """What the sparse quaternion convolutions share: the real pattern beside the compact one."""
+
+    granularity: str
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, *spatial) -> (N, out_channels, *spatial'); N may be missing."""
+        own: Any = self._buffers  # straight from the dict, as it runs every call
+        values = self.values.flatten()
+        real = torch.cat([values, -values]).index_select(0, own["wide_source"])
+        return self._convolve(x, real, [own[name] for name in WIDE[:5]])
+
+    def dense_weight(self) -> Tensor:
+        """(4, m, k, *kernel), zero where nothing is kept; differentiable in `values`."""
+        weight = compact_weight(self.values, self._pattern_tensors())
+        return weight.unflatten(2, (-1, *self.kernel_size))
+
+    def _real_groups(self) -> int:
+        return 1  # groups split the quaternion channels, which structural zeros do
+
+    def _register_pattern(self, pattern: CSRPattern) -> None:
+        super()._register_pattern(pattern)
+        self._expand()
+
+    def _make_room(self, pattern: CSRPattern, values: Tensor, assign: bool) -> None:
+        super()._make_room(pattern, values, assign)
+        self._expand()  # `to_empty` leaves anything there
+
+    def _expand(self) -> None:
+        """Have the real pattern of the compact one."""
+        channels = (self.out_channels // 4, self.in_channels // 4)
+        whole = self.granularity == "quaternion"
+        wide, source = expand_pattern(self.pattern, channels, self.groups, whole)
+        for name, tensor in zip(WIDE, [*wide.tensors, source], strict=True):
+            self.register_buffer(name, tensor, persistent=False)
+
+    def _entry_shape(self) -> tuple[int, ...]:
+        return () if self.granularity == "component" else (4,)
+
+    def _matrix(self, weight: Tensor) -> Tensor:
+        inputs = self.in_channels // 4 // self.groups
+        shape = (4, self.out_channels // 4, inputs, *self.kernel_size)
+        require(weight.shape == shape, type(self).__name__, "weight", f"must have shape {shape}",
+                tuple(weight.shape))
+        return entries_of(weight.flatten(2), self.granularity)
+
+
+class _SparseQConv(SparseQConvNd):
     """A sparse quaternion convolution, the twin of the dense one of the same name.
 
     With m = out_channels / 4 and k = in_channels / 4 / groups, kept are single components
@@ -120,25 +167,6 @@ class _SparseQConv(SparseConvNd):
         rows = out_channels if granularity == "component" else out_channels // 4
         return rows, in_channels // 4 // groups * math.prod(kernel_size)
 
-    def _real_groups(self) -> int:
-        return 1  # groups split the quaternion channels, which structural zeros do
-
-    def _register_pattern(self, pattern: CSRPattern) -> None:
-        super()._register_pattern(pattern)
-        self._expand()
-
-    def _make_room(self, pattern: CSRPattern, values: Tensor, assign: bool) -> None:
-        super()._make_room(pattern, values, assign)
-        self._expand()  # `to_empty` leaves anything there
-
-    def _expand(self) -> None:
-        """Have the real pattern of the compact one."""
-        channels = (self.out_channels // 4, self.in_channels // 4)
-        whole = self.granularity == "quaternion"
-        wide, source = expand_pattern(self.pattern, channels, self.groups, whole)
-        for name, tensor in zip(WIDE, [*wide.tensors, source], strict=True):
-            self.register_buffer(name, tensor, persistent=False)
-
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draw the values anew, by the true number of inputs, and zero the bias."""
@@ -154,13 +182,6 @@ class _SparseQConv(SparseConvNd):
         else:
             own = drawn.gather(0, (rows // outputs)[None])[0]
             self.values.copy_(own * (counts[rows % outputs] / 2).rsqrt())
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, *spatial) -> (N, out_channels, *spatial'); N may be missing."""
-        own: Any = self._buffers  # straight from the dict, as it runs every call
-        values = self.values.flatten()
-        real = torch.cat([values, -values]).index_select(0, own["wide_source"])
-        return self._convolve(x, real, [own[name] for name in WIDE[:5]])
 
     @classmethod
     def from_dense(
@@ -191,24 +212,9 @@ class _SparseQConv(SparseConvNd):
         match_twin(layer, module)
         return layer
 
-    def dense_weight(self) -> Tensor:
-        """(4, m, k, *kernel), zero where nothing is kept; differentiable in `values`."""
-        weight = compact_weight(self.values, self._pattern_tensors())
-        return weight.unflatten(2, (-1, *self.kernel_size))
-
     def extra_repr(self) -> str:
         """The constructor's arguments, the kept fraction and the granularity."""
         return f"{super().extra_repr()}, granularity={self.granularity}"
-
-    def _entry_shape(self) -> tuple[int, ...]:
-        return () if self.granularity == "component" else (4,)
-
-    def _matrix(self, weight: Tensor) -> Tensor:
-        inputs = self.in_channels // 4 // self.groups
-        shape = (4, self.out_channels // 4, inputs, *self.kernel_size)
-        require(weight.shape == shape, type(self).__name__, "weight", f"must have shape {shape}",
-                tuple(weight.shape))
-        return entries_of(weight.flatten(2), self.granularity)
 
 
 class SparseQConv1d(_SparseQConv):

@@ -69,8 +69,16 @@ def test_trains_and_survives_a_file(name, size, graph, tmp_path):
     assert torch.equal(loaded(x), model(x))
 
 
-def test_quaternion_convolutions_on_graphs_are_refused():
-    with pytest.raises(ValueError, match="graph must be left out for quaternion convolutions"):
-        build("vgg16bn", "quaternion", graph="xnet")
+def test_quaternion_networks_on_graphs(tmp_path):
+    model = build("vgg16bn", "quaternion", graph="xnet", degree=3).eval()
+    kinds = {type(layer).__name__ for layer in graphed(model)}
+    assert kinds == {"ExpanderQConv2d", "ExpanderQLinear"}
+    x = torch.randn(2, 3, 32, 32)
+    sparseq.save(model, tmp_path / "m.sparseq")
+    assert torch.equal(sparseq.load(tmp_path / "m.sparseq")(x), model(x))
+    torch.testing.assert_close(sparseq.to_dense(model)(x), model(x), rtol=1e-3, atol=1e-4)
+
+
+def test_models_without_graphs_say_so():
     with pytest.raises(TypeError, match="'conv_2' takes no graph"):
         build("conv_2", graph="xnet")

@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sparseq.nn import ExpanderConv1d, ExpanderConv2d, ExpanderLinear, ExpanderQLinear
+from sparseq.nn import (
+    ExpanderConv1d,
+    ExpanderConv2d,
+    ExpanderLinear,
+    ExpanderQConv1d,
+    ExpanderQConv2d,
+    ExpanderQLinear,
+)
 
 # name of a graph, and the op that serves a real layer of it
 GRAPHS = {
@@ -18,8 +25,10 @@ GRAPHS = {
     "group(2, xnet)": "block_mm",
     "block(1)": "spmm",
 }
-KINDS = [ExpanderLinear, ExpanderQLinear, ExpanderConv1d, ExpanderConv2d]
-CONVS = {ExpanderConv1d: (7,), ExpanderConv2d: (5, 3)}  # and spatial sizes for them
+CONVS = {ExpanderConv1d: (7,), ExpanderConv2d: (5, 3), ExpanderQConv1d: (7,),
+         ExpanderQConv2d: (5, 3)}  # and spatial sizes for them  # fmt: skip
+KINDS = [ExpanderLinear, ExpanderQLinear, *CONVS]
+QUATERNION = (ExpanderQLinear, ExpanderQConv1d, ExpanderQConv2d)
 over_graphs = pytest.mark.parametrize("graph", GRAPHS)
 over_kinds = pytest.mark.parametrize("kind", KINDS)
 
@@ -31,9 +40,9 @@ def make(kind, graph="xnet", **options):
 
 def small(kind, n_in, n_out, degree, graph, **options):
     """A layer between so many nodes."""
-    unit = 4 if kind is ExpanderQLinear else 1
+    unit = 4 if kind in QUATERNION else 1
     if kind in CONVS:
-        return kind(n_in, n_out, 3, degree, graph, **{"padding": 1, **options})
+        return kind(n_in * unit, n_out * unit, 3, degree, graph, **{"padding": 1, **options})
     return kind(n_in * unit, n_out * unit, degree, graph, **options)
 
 

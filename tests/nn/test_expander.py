@@ -12,14 +12,18 @@ from sparseq.nn import (
     ExpanderConv1d,
     ExpanderConv2d,
     ExpanderLinear,
+    ExpanderQConv1d,
+    ExpanderQConv2d,
     ExpanderQLinear,
+    QConv1d,
+    QConv2d,
     QLinear,
     to_dense,
 )
 from tests.nn.expanders import CONVS, GRAPHS, inputs, make, over_graphs, over_kinds, small
 
 TWINS = {ExpanderLinear: nn.Linear, ExpanderQLinear: QLinear, ExpanderConv1d: nn.Conv1d,
-         ExpanderConv2d: nn.Conv2d}  # fmt: skip
+         ExpanderConv2d: nn.Conv2d, ExpanderQConv1d: QConv1d, ExpanderQConv2d: QConv2d}  # fmt: skip
 
 
 @over_graphs
@@ -142,7 +146,8 @@ def test_he_takes_the_true_fan_in(graph):
 def test_an_edge_is_a_slice_of_the_kernel(kind, graph):
     layer = make(kind, graph)
     edges = draw_edges(graph, 32, 48, 4, 3)
-    slices = layer.mask().flatten(2)
+    slices = layer.mask().flatten(-len(CONVS[kind]))
+    slices = slices[0] if slices.dim() == 4 else slices
     assert torch.equal(slices.all(2), torch.from_numpy(edges.matrix()))
     assert torch.equal(slices.any(2), slices.all(2))
     assert (layer.edges.matrix() == edges.matrix()).all()
