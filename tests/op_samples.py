@@ -136,6 +136,29 @@ def block_mm_dv(draw: Draw) -> Iterator[Arguments]:
     yield draw(2, 2, 40), draw(2, 2, 4), grid.tensors, 8, 1
 
 
+def quaternion_norm(draw: Draw) -> Iterator[Arguments]:
+    yield draw(3, 12, 3, 7), draw(12), draw(4, 4, 3), draw(12), None, None
+    yield draw(2, 4, 5), None, draw(4, 4, 1), None, draw(2, 4, 5), draw(4, 4, 1)
+    yield draw(3, 68), None, draw(4, 4, 17), draw(68), None, None
+
+
+def quaternion_norm_moments(draw: Draw) -> Iterator[Arguments]:
+    yield (draw(3, 12, 3, 7),)
+    yield (draw(5, 68),)
+
+
+def quaternion_norm_cross(draw: Draw) -> Iterator[Arguments]:
+    yield draw(3, 12, 3, 7), draw(3, 12, 3, 7), draw(12)
+    yield draw(5, 68), draw(5, 68), None
+
+
+def quaternion_norm_factor(draw: Draw) -> Iterator[Arguments]:
+    cov = draw(4, 4, 17)
+    with torch.no_grad():
+        cov += 9 * torch.eye(4, dtype=cov.dtype)[:, :, None]
+    yield cov, 0.1
+
+
 SAMPLES: dict[str, Callable[[Draw], Iterator[Arguments]]] = {
     maker.__name__: maker
     for maker in (
@@ -147,6 +170,10 @@ SAMPLES: dict[str, Callable[[Draw], Iterator[Arguments]]] = {
         hamilton_conv,
         hamilton_conv_dx,
         hamilton_conv_dw,
+        quaternion_norm,
+        quaternion_norm_cross,
+        quaternion_norm_factor,
+        quaternion_norm_moments,
         spmm,
         spmm_chain,
         sddmm,

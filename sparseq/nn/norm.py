@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, ClassVar
 
 import torch
@@ -10,6 +9,8 @@ from torch import Tensor, nn
 
 from sparseq.errors import require, unknown_name
 from sparseq.nn.quaternion import check_quaternion_sizes
+from sparseq.nn.whitening import whiten_batch, whiten_by
+from sparseq.ops.quaternion_norm import sums_dtype
 
 NORM_MODES = ["whiten", "split"]
 
@@ -84,9 +85,7 @@ class QBatchNorm(nn.Module):
             self.num_batches_tracked.add_(1)
         by_batch = self.training or self.running_mean is None
         run = self._whiten if self.mode == "whiten" else self._split
-        device = "cpu" if x.is_meta else x.device.type
-        with torch.autocast(device, enabled=False):  # in the dtype of x, as torch's own
-            return run(x, by_batch, track and x.numel() > 0)
+        return run(x, by_batch, track and x.numel() > 0)
 
     def extra_repr(self) -> str:
         """The constructor's arguments."""
@@ -97,19 +96,15 @@ class QBatchNorm(nn.Module):
         return self.running_cov if self.mode == "whiten" else self.running_var
 
     def _whiten(self, x: Tensor, by_batch: bool, track: bool) -> Tensor:
-        kind = torch.promote_types(x.dtype, torch.float32)
-        stats = _moments(x.to(kind)) if by_batch else None
-        if stats is None:
-            mean, cov = self.running_mean.to(kind), self.running_cov.to(kind)
-        else:
-            mean, cov = stats[0].flatten(), stats[1:]
+        kind = sums_dtype(x)
+        gamma, beta = (self.weight.to(kind), self.bias.to(kind)) if self.affine else (None, None)
+        if not by_batch:
+            given = self.running_mean.to(kind), self.running_cov.to(kind)
+            return whiten_by(x, given, gamma, beta, self.eps)
+        y, stats = whiten_batch(x, gamma, beta, self.eps)
         if track:
-            self._track(mean.detach(), cov.detach(), x.numel() // max(self.num_features, 1))
-        matrix = _whitening(cov, self.eps)
-        if self.affine:
-            matrix = (self.weight.to(kind)[:, :, None] * matrix).sum(1)
-        bias = self.bias.to(kind) if self.affine else torch.zeros_like(mean)
-        return _apply(x.to(kind), mean, matrix, bias).to(x.dtype)
+            self._track(stats[0].flatten(), stats[1:], x.numel() // self.num_features)
+        return y
 
     def _split(self, x: Tensor, by_batch: bool, track: bool) -> Tensor:
         count = x.numel() // max(self.num_features, 1)
@@ -201,42 +196,3 @@ def _fill_(tensor: Tensor, value: float) -> None:
             tensor.fill_(value)
         else:
             tensor.zero_().diagonal(dim1=0, dim2=1).fill_(value)
-
-
-def _blocks(x: Tensor) -> Tensor:
-    """(N, 4 C, ...) as (N, 4, C, positions)."""
-    return x.reshape(x.shape[0], 4, x.shape[1] // 4, math.prod(x.shape[2:]))
-
-
-def _moments(x: Tensor) -> Tensor:
-    """(5, 4, C): the mean, then the covariance of the components of each quaternion channel."""
-    parts = _blocks(x)
-    count = max(parts.shape[0] * parts.shape[3], 1)
-    mean = parts.sum((0, 3)) / count
-    centered = parts - mean[:, :, None]
-    return torch.cat([mean[None], torch.einsum("nacs,nbcs->abc", centered, centered) / count])
-
-
-def _whitening(cov: Tensor, eps: float) -> Tensor:
-    """(4, 4, C): the inverse of the Cholesky factor of cov + eps 1."""
-    lower: list[list[Tensor]] = [[], [], [], []]
-    inverse: list[list[Tensor]] = []
-    for i in range(4):
-        for j in range(i):
-            rest = sum((lower[i][k] * lower[j][k] for k in range(j)), start=torch.zeros(()))
-            lower[i].append((cov[i, j] - rest) * inverse[j][j])
-        own = cov[i, i] + eps - sum(entry * entry for entry in lower[i])
-        scale = own.clamp(min=eps).rsqrt()  # exact arithmetic never gets below eps
-        row = [
-            -scale * sum((lower[i][k] * inverse[k][j] for k in range(j, i)), start=torch.zeros(()))
-            for j in range(i)
-        ]
-        inverse.append([*row, scale, *[torch.zeros_like(scale)] * (3 - i)])
-    return torch.stack([torch.stack(row) for row in inverse])
-
-
-def _apply(x: Tensor, mean: Tensor, matrix: Tensor, bias: Tensor) -> Tensor:
-    """matrix (x - mean) + bias for each quaternion."""
-    centered = _blocks(x) - mean.view(4, -1, 1)
-    y = torch.einsum("abc,nbcs->nacs", matrix, centered) + bias.view(4, -1, 1)
-    return y.reshape(x.shape)

@@ -51,11 +51,13 @@ def declare(
     fake: Callable[..., torch.Tensor],
     function: type[Any],
     inputs: Callable[[Sequence[Any]], Sequence[Any]] = lambda args: args,
+    autocast: bool = True,
 ) -> Callable[..., torch.Tensor]:
     """Define `sparseq::<schema>`; arguments have no defaults, so every kernel sees all of them.
 
     `function.apply`, an autograd.Function's or a composition of other ops, serves where one of
-    `inputs(arguments)` requires a gradient.
+    `inputs(arguments)` requires a gradient. Under autocast the op runs in the autocast dtype as a
+    linear layer does, or without `autocast` in the dtypes that come, as a normalization does.
     Returns what calls it: the op itself, or what amounts to the same in a third of the time.
     """
     name = schema.split("(")[0]
@@ -67,7 +69,7 @@ def declare(
     LIBRARY.impl(name, _first_call(operator), "CompositeExplicitAutograd")
     LIBRARY.impl(name, differentiable, "Autograd")
     for key, device in (("AutocastCPU", "cpu"), ("AutocastCUDA", "cuda")):
-        LIBRARY.impl(name, _autocast(call, key, device), key)
+        LIBRARY.impl(name, _autocast(call, key, device if autocast else None), key)
     torch.library.register_fake(f"sparseq::{name}", fake, lib=LIBRARY)
     return operator.entry
 
@@ -108,20 +110,20 @@ def _shortcut(
 
 
 def _autocast(
-    call: Callable[..., torch.Tensor], key: str, device: str
+    call: Callable[..., torch.Tensor], key: str, device: str | None
 ) -> Callable[..., torch.Tensor]:
-    """The autocast rule of all our ops is that of a linear layer: run in the autocast dtype."""
+    """Run in the autocast dtype of a device, or as called where none is given."""
     keys = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))
 
-    def cast(value: Any, dtype: torch.dtype) -> Any:
+    def cast(value: Any, dtype: torch.dtype | None) -> Any:
         if isinstance(value, list):
             return [cast(item, dtype) for item in value]
-        if isinstance(value, torch.Tensor) and value.is_floating_point():
+        if dtype is not None and isinstance(value, torch.Tensor) and value.is_floating_point():
             return value if value.dtype == torch.float64 else value.to(dtype)
         return value
 
     def entry(*args: Any) -> torch.Tensor:
-        dtype = torch.get_autocast_dtype(device)
+        dtype = None if device is None else torch.get_autocast_dtype(device)
         with torch._C._ExcludeDispatchKeyGuard(keys):
             return call(*(cast(a, dtype) for a in args))
 

@@ -1,0 +1,301 @@
+"""`quaternion_norm`: an affine map of each quaternion channel, and what batch normalization needs.
+
+Features x (N, 4 C, ...) lie in four blocks [r | i | j | k] of channels. With the components of a
+quaternion channel as a vector of 4,
+
+    y = M (x - s) + b + K z                                            quaternion_norm
+    m = mean of x,  V = mean of (x - m) (x - m)^T                      quaternion_moments
+    sum of dy,  sum of dy (x - s)^T                                    quaternion_cross
+    W = L^-1  with  (V + V^T) / 2 + eps 1 = L L^T                      inverse_cholesky
+
+over the batch and all positions. The gradients of the first three are these again: dx = M^T dy;
+dx = (dm + (dV + dV^T) (x - m)) / n; so they differentiate to any order. Vectors are (4 C) in four
+blocks, matrices (4, 4, C), sums (5, 4, C), vector first; all are float32, or float64 with float64
+features. Under autocast nothing changes its dtype.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparseq.errors import require
+from sparseq.ops._backend import below_autograd, declare
+
+
+def quaternion_norm(
+    x: Tensor,
+    matrix: Tensor,
+    center: Tensor | None = None,
+    bias: Tensor | None = None,
+    z: Tensor | None = None,
+    other: Tensor | None = None,
+) -> Tensor:
+    """y = M (x - s) + b + K z for each quaternion channel, at every position.
+
+    Args:
+        x: (N, 4 C, ...), floating point.
+        matrix: M (4, 4, C), of sums_dtype(x), as all that follows but z.
+        center: s (4 C), or None for 0.
+        bias: b (4 C), or None for 0.
+        z: more features, of the shape and dtype of x; None for none.
+        other: K (4, 4, C), with z.
+
+    Returns:
+        x's shape and dtype, contiguous.
+
+    Raises:
+        ValueError: shapes that do not fit.
+    """
+    channels = _channels("quaternion_norm", x)
+    shapes = {"matrix": (4, 4, channels), "other": (4, 4, channels)}
+    given = {"matrix": matrix, "center": center, "bias": bias, "other": other}
+    for name, tensor in given.items():
+        shape = shapes.get(name, (4 * channels,))
+        if tensor is not None and tensor.shape != shape:
+            require(False, "quaternion_norm", name, f"must have shape {shape}", tuple(tensor.shape))
+    require((z is None) == (other is None), "quaternion_norm", "other", "must come with z", other)
+    if z is not None and z.shape != x.shape:
+        rule = f"must have shape {tuple(x.shape)}"
+        require(False, "quaternion_norm", "z", rule, tuple(z.shape))
+    return _NORM(x, center, matrix, bias, z, other)
+
+
+def quaternion_moments(x: Tensor) -> Tensor:
+    """(5, 4, C): the mean m, then the covariance V of each quaternion channel, undivided by n - 1.
+
+    Args:
+        x: (N, 4 C, ...), floating point; zeros are what nothing gives.
+    """
+    _channels("quaternion_moments", x)
+    return _MOMENTS(x)
+
+
+def quaternion_cross(dy: Tensor, x: Tensor, center: Tensor | None = None) -> Tensor:
+    """(5, 4, C): sums of dy, then of dy_a (x_b - s_b), for each quaternion channel.
+
+    Args:
+        dy, x: (N, 4 C, ...), floating point, of one shape and dtype.
+        center: s (4 C), or None for 0.
+
+    Raises:
+        ValueError: shapes that do not fit.
+    """
+    channels = _channels("quaternion_cross", x)
+    if dy.shape != x.shape:
+        rule = f"must have shape {tuple(x.shape)}"
+        require(False, "quaternion_cross", "dy", rule, tuple(dy.shape))
+    if center is not None and center.shape != (4 * channels,):
+        rule = f"must have shape ({4 * channels},)"
+        require(False, "quaternion_cross", "center", rule, tuple(center.shape))
+    return _CROSS(dy, x, center)
+
+
+def inverse_cholesky(cov: Tensor, eps: float) -> Tensor:
+    """(4, 4, C): W = L^-1, lower triangular, of (V + V^T) / 2 + eps 1 = L L^T.
+
+    A pivot of L below eps, which only rounding brings about, is taken as eps.
+
+    Args:
+        cov: V (4, 4, C), positive semidefinite, float32 or float64.
+        eps: above 0, or V positive definite.
+    """
+    _check_shape("inverse_cholesky", "cov", cov, (4, 4, cov.shape[-1] if cov.dim() else 0))
+    return _FACTOR(cov, eps)
+
+
+def matmul(a: Tensor, b: Tensor) -> Tensor:
+    """a b for each channel; (4, 4, C) both."""
+    return (a[:, :, None] * b).sum(1)
+
+
+def transposed_product(matrix: Tensor, vector: Tensor) -> Tensor:
+    """M^T v for each channel, (4 C) in four blocks; M (4, 4, C), v (4, C)."""
+    return (matrix * vector[:, None]).sum(0).flatten()
+
+
+def sums_dtype(x: Tensor) -> torch.dtype:
+    """The dtype of vectors, matrices and sums that go with features x."""
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def _channels(op: str, x: Tensor) -> int:
+    if x.dim() < 2 or x.shape[1] % 4:
+        require(False, op, "x", "must be features (N, 4 C, ...)", tuple(x.shape))
+    return x.shape[1] // 4
+
+
+def _blocks(x: Tensor) -> Tensor:
+    """(N, 4 C, ...) as (N, 4, C, positions), in the dtype of sums."""
+    shape = (x.shape[0], 4, x.shape[1] // 4, math.prod(x.shape[2:]))
+    return x.reshape(shape).to(sums_dtype(x))
+
+
+def quaternion_norm_reference(
+    x: Tensor, center: Tensor | None, matrix: Tensor, bias: Tensor | None, z: Tensor | None,
+    other: Tensor | None,
+) -> Tensor:  # fmt: skip
+    """Plain torch: one small dense product for each channel."""
+    parts = _blocks(x) if center is None else _blocks(x) - center.view(4, -1, 1)
+    y = torch.einsum("abc,nbcs->nacs", matrix, parts)
+    if bias is not None:
+        y = y + bias.view(4, -1, 1)
+    if z is not None and other is not None:
+        y = y + torch.einsum("abc,nbcs->nacs", other, _blocks(z))
+    return y.reshape(x.shape).to(x.dtype)
+
+
+def quaternion_norm_moments_reference(x: Tensor) -> Tensor:
+    """Plain torch: the mean, then the products of what is left."""
+    parts = _blocks(x)
+    count = max(parts.shape[0] * parts.shape[3], 1)
+    mean = parts.sum((0, 3)) / count
+    centered = parts - mean[:, :, None]
+    return torch.cat([mean[None], torch.einsum("nacs,nbcs->abc", centered, centered) / count])
+
+
+def quaternion_norm_cross_reference(dy: Tensor, x: Tensor, center: Tensor | None) -> Tensor:
+    """Plain torch: sums, and one small dense product for each channel."""
+    left = _blocks(dy)
+    right = _blocks(x) if center is None else _blocks(x) - center.view(4, -1, 1)
+    return torch.cat([left.sum((0, 3))[None], torch.einsum("nacs,nbcs->abc", left, right)])
+
+
+def quaternion_norm_factor_reference(cov: Tensor, eps: float) -> Tensor:
+    """Plain torch: Cholesky and substitution written out, all channels at once."""
+    cov = (cov + cov.transpose(0, 1)) / 2
+    lower: list[list[Tensor]] = [[], [], [], []]
+    inverse: list[list[Tensor]] = []
+    for i in range(4):
+        for j in range(i):
+            rest = sum((lower[i][k] * lower[j][k] for k in range(j)), start=cov.new_zeros(()))
+            lower[i].append((cov[i, j] - rest) * inverse[j][j])
+        own = cov[i, i] + eps - sum(entry * entry for entry in lower[i])
+        scale = own.clamp(min=eps).rsqrt()
+        inverse.append([torch.zeros_like(scale)] * 4)
+        inverse[i][i] = scale
+        for j in range(i):
+            inverse[i][j] = -scale * sum(lower[i][k] * inverse[k][j] for k in range(j, i))
+    return torch.stack([torch.stack(row) for row in inverse])
+
+
+def _fake_norm(x: Tensor, center: Any, matrix: Tensor, bias: Any, z: Any, other: Any) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+def _fake_moments(x: Tensor) -> Tensor:
+    return x.new_empty((5, 4, x.shape[1] // 4), dtype=sums_dtype(x))
+
+
+def _fake_cross(dy: Tensor, x: Tensor, center: Tensor | None) -> Tensor:
+    return _fake_moments(x)
+
+
+def _fake_factor(cov: Tensor, eps: float) -> Tensor:
+    return cov.new_empty(cov.shape)
+
+
+class _Norm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, center: Any, matrix: Tensor, bias: Any, z: Any, other: Any):
+        ctx.save_for_backward(x, center, matrix, z, other)
+        with below_autograd():
+            return _NORM(x, center, matrix, bias, z, other)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor):  # type: ignore[override]
+        x, center, matrix, z, other = ctx.saved_tensors
+        dx, dcenter, dmatrix, dbias, dz, dother = ctx.needs_input_grad
+        sums = _CROSS(dy, x, center) if dcenter or dmatrix or dbias else None
+        return (
+            _NORM(dy, None, matrix.transpose(0, 1), None, None, None) if dx else None,
+            -transposed_product(matrix, sums[0]) if dcenter else None,  # type: ignore[index]
+            sums[1:] if dmatrix else None,  # type: ignore[index]
+            sums[0].flatten() if dbias else None,  # type: ignore[index]
+            _NORM(dy, None, other.transpose(0, 1), None, None, None) if dz else None,
+            _CROSS(dy, z, None)[1:] if dother else None,
+        )
+
+
+class _Moments(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor):
+        with below_autograd():
+            stats = _MOMENTS(x)
+        ctx.save_for_backward(x, stats)
+        return stats
+
+    @staticmethod
+    def backward(ctx: Any, dstats: Tensor):  # type: ignore[override]
+        x, stats = ctx.saved_tensors
+        scaled = dstats / max(x.numel() // max(x.shape[1], 1), 1)
+        matrix = scaled[1:] + scaled[1:].transpose(0, 1)
+        return _NORM(x, stats[0].flatten(), matrix, scaled[0].flatten(), None, None)
+
+
+class _Cross(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, dy: Tensor, x: Tensor, center: Tensor | None):
+        ctx.save_for_backward(dy, x, center)
+        with below_autograd():
+            return _CROSS(dy, x, center)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor):  # type: ignore[override]
+        dy, x, center = ctx.saved_tensors
+        ddy, dx, dcenter = ctx.needs_input_grad
+        turned = grad[1:].transpose(0, 1)
+        sums = _CROSS(dy, x, center)[0] if dcenter else None
+        return (
+            _NORM(x, center, grad[1:], grad[0].flatten(), None, None) if ddy else None,
+            _NORM(dy, None, turned, None, None, None) if dx else None,
+            -transposed_product(grad[1:], sums) if dcenter else None,  # type: ignore[arg-type]
+        )
+
+
+class _Factor(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, cov: Tensor, eps: float):
+        with below_autograd():
+            inverse = _FACTOR(cov, eps)
+        ctx.save_for_backward(inverse)
+        return inverse
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor):  # type: ignore[override]
+        return factor_gradient(grad, ctx.saved_tensors[0]), None
+
+
+def factor_gradient(grad: Tensor, inverse: Tensor) -> Tensor:
+    """dV, symmetric, of W = `inverse_cholesky`(V) and dW: -1/2 W^T (P + P^T) W.
+
+    P is the lower triangle of dW W^T with half its diagonal (Murray 2016, "Differentiation of the
+    Cholesky decomposition", carried through the inverse).
+    """
+    half = torch.ones(4, 4, dtype=grad.dtype, device=grad.device).tril()
+    half.diagonal().fill_(0.5)
+    lower = matmul(grad, inverse.transpose(0, 1)) * half[:, :, None]
+    turned = inverse.transpose(0, 1)
+    return matmul(matmul(turned, lower + lower.transpose(0, 1)), inverse) / -2
+
+
+_NORM = declare(
+    "quaternion_norm(Tensor x, Tensor? center, Tensor matrix, Tensor? bias, Tensor? z, "
+    "Tensor? other) -> Tensor",
+    quaternion_norm_reference, _fake_norm, _Norm, autocast=False,
+)
+_MOMENTS = declare(
+    "quaternion_norm_moments(Tensor x) -> Tensor",
+    quaternion_norm_moments_reference, _fake_moments, _Moments, autocast=False,
+)
+_CROSS = declare(
+    "quaternion_norm_cross(Tensor dy, Tensor x, Tensor? center) -> Tensor",
+    quaternion_norm_cross_reference, _fake_cross, _Cross, autocast=False,
+)
+_FACTOR = declare(
+    "quaternion_norm_factor(Tensor cov, float eps) -> Tensor",
+    quaternion_norm_factor_reference, _fake_factor, _Factor, autocast=False,
+)

@@ -1,0 +1,220 @@
+import pytest
+import torch
+
+from sparseq.ops.quaternion_norm import (
+    factor_gradient,
+    inverse_cholesky,
+    matmul,
+    quaternion_cross,
+    quaternion_moments,
+    quaternion_norm,
+    transposed_product,
+)
+from tests.ops.cases import assert_near, assert_same_bits_on_threads, normal, over_dtypes, strided
+
+# (N, 4 C, ...): nothing, single values, fewer and more channels and positions than a vector has
+# lanes, sizes that are no multiple of it, and one longer than a chunk
+SHAPES = [
+    (0, 8, 3, 3), (2, 8, 0), (3, 0, 5), (1, 4), (1, 4, 1, 1), (2, 12, 1, 1), (70, 132), (5, 8, 3),
+    (3, 20, 3, 5), (2, 72, 1, 3), (4, 12, 4, 4), (2, 8, 7, 7), (9, 68, 2, 2), (3, 4, 5, 5, 5),
+    (3000, 4, 5), (2, 4, 97, 93),
+]  # fmt: skip
+over_shapes = pytest.mark.parametrize("shape", SHAPES, ids=lambda s: "x".join(map(str, s)))
+
+
+def operands(shape, dtype):
+    """x off center, dy, and s, M, b, K in the dtype of sums."""
+    kind = torch.promote_types(dtype, torch.float32)
+    x, dy = normal(*shape, dtype=dtype) + 2, normal(*shape, dtype=dtype, seed=1)
+    vectors = [normal(shape[1], dtype=kind, seed=seed) for seed in (2, 3)]
+    matrices = [normal(4, 4, shape[1] // 4, dtype=kind, seed=seed) for seed in (4, 5)]
+    return x, dy, *vectors, *matrices
+
+
+def quaternions(x):
+    """(C, 4, values) of features (N, 4 C, ...), in float64."""
+    values = x.double().unflatten(1, (4, -1)).unsqueeze(-1).flatten(3)
+    return values.permute(2, 1, 0, 3).flatten(2)
+
+
+def by_channel(vector):
+    """(C, 4, 1) of a vector (4 C)."""
+    return vector.double().view(4, -1, 1).transpose(0, 1)
+
+
+def matrices_of(matrix):
+    return matrix.double().movedim(-1, 0)
+
+
+@over_dtypes
+@over_shapes
+def test_the_map_agrees_with_float64(shape, dtype):
+    x, z, s, b, m, k = operands(shape, dtype)
+    want = matrices_of(m) @ (quaternions(x) - by_channel(s)) + by_channel(b)
+    assert_near(per_channel(quaternion_norm(x, m, s, b), dtype), want)
+    want = want + matrices_of(k) @ quaternions(z)
+    assert_near(per_channel(quaternion_norm(x, m, s, b, z, k), dtype), want)
+    assert_near(per_channel(quaternion_norm(x, m), dtype), matrices_of(m) @ quaternions(x))
+
+
+def per_channel(y, dtype):
+    assert y.dtype == dtype
+    return quaternions(y).to(dtype)
+
+
+@over_dtypes
+@over_shapes
+def test_sums_agree_with_float64(shape, dtype):
+    x, dy, s, *_ = operands(shape, dtype)
+    kind = torch.promote_types(dtype, torch.float32)
+    values = quaternions(x)
+    count = max(values.shape[2], 1)
+    mean = values.sum(2) / count
+    centered = values - mean[:, :, None]
+    stats, cov = quaternion_moments(x), (centered @ centered.mT / count).movedim(0, -1)
+    assert stats.dtype == kind
+    assert_near(stats[0], mean.t())
+    assert_near(stats[1:], cov)
+    left = quaternions(dy)
+    got = quaternion_cross(dy, x, s)
+    assert got.dtype == kind
+    assert_sums_near(got[0], left.sum(2).t(), count)
+    assert_sums_near(got[1:], (left @ (values - by_channel(s)).mT).movedim(0, -1), count)
+    want = (left @ values.mT).movedim(0, -1)
+    assert_sums_near(quaternion_cross(dy, x)[1:], want, count)
+
+
+def assert_sums_near(got, want, count):
+    """Sums of `count` numbers of either sign, whose size may cancel."""
+    assert_near(got / count, want / count)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("channels", [0, 1, 5, 16, 37])
+def test_the_factor_inverts_the_covariance(channels, dtype):
+    a = normal(4, 4, channels)
+    cov = matmul(a, a.transpose(0, 1)) + torch.eye(4).double()[:, :, None]
+    got = inverse_cholesky(cov.to(dtype), 0.1)
+    regular = matrices_of(cov) + 0.1 * torch.eye(4).double()
+    want = torch.linalg.inv(torch.linalg.cholesky(regular)) if channels else regular
+    assert_near(matrices_of(got).to(dtype), want)
+    assert (got[torch.ones(4, 4, dtype=torch.bool).triu(1)] == 0).all()
+
+
+def test_the_factor_of_singular_covariances_is_finite():
+    zero, ones = torch.zeros(4, 4, 3), torch.full((4, 4, 20), 1e4)
+    torch.testing.assert_close(
+        inverse_cholesky(zero, 1e-4), 100 * torch.eye(4)[:, :, None].expand(4, 4, 3)
+    )
+    got = inverse_cholesky(ones, 1e-5)
+    assert torch.isfinite(got).all()
+    assert got.abs().max() <= 1.01 * 1e-5**-0.5
+    assert inverse_cholesky(ones.index_fill(2, torch.tensor([1]), float("nan")), 1e-5).isnan().any()
+
+
+@pytest.mark.parametrize("shape", [(600, 8), (40, 8, 4, 4), (4, 8, 60, 60)])
+def test_a_mean_far_from_zero_costs_the_covariance_nothing(shape):
+    x = normal(*shape).float() + 1000  # exact in what follows
+    exact, got = quaternion_moments(x.double()), quaternion_moments(x)
+    torch.testing.assert_close(got[1:].double(), exact[1:], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(got[0].double(), exact[0], rtol=1e-6, atol=0)
+
+
+def test_an_outlier_at_the_start_costs_little():
+    x = normal(64, 8, 4, 4).float()
+    x[0, :, 0, 0] = 1e3
+    exact, got = quaternion_moments(x.double()), quaternion_moments(x)
+    assert_near(got[1:], exact[1:])
+
+
+@pytest.mark.parametrize("shape", [(64, 64, 8, 8), (64, 512, 2, 2), (4000, 68), (1, 4, 300, 301)])
+def test_threads_do_not_change_a_bit(shape):
+    x, dy, s, b, m, k = operands(shape, torch.float32)
+    assert_same_bits_on_threads("quaternion_norm", lambda: quaternion_norm(x, m, s, b, dy, k))
+    assert_same_bits_on_threads("quaternion_norm_moments", lambda: quaternion_moments(x))
+    assert_same_bits_on_threads("quaternion_norm_cross", lambda: quaternion_cross(dy, x, s))
+
+
+def test_gradients_to_second_order():
+    for shape in [(3, 8, 2), (2, 4)]:
+        x, z, s, b, m, k = (t.requires_grad_() for t in operands(shape, torch.float64))
+        for run, inputs in (
+            (quaternion_norm, (x, m, s, b, z, k)),
+            (quaternion_norm, (x, m)),
+            (quaternion_moments, (x,)),
+            (quaternion_cross, (z, x, s)),
+        ):
+            assert torch.autograd.gradcheck(run, inputs)
+            assert torch.autograd.gradgradcheck(run, inputs)
+
+
+def test_gradients_of_the_factor_to_second_order():
+    a = normal(4, 4, 3)
+    cov = (matmul(a, a.transpose(0, 1)) + torch.eye(4).double()[:, :, None]).requires_grad_()
+    assert torch.autograd.gradcheck(inverse_cholesky, (cov, 0.1))
+    assert torch.autograd.gradgradcheck(inverse_cholesky, (cov, 0.1))
+    grad = factor_gradient(normal(4, 4, 3, seed=1), inverse_cholesky(cov, 0.1))
+    torch.testing.assert_close(grad, grad.transpose(0, 1))
+
+
+def test_small_products_are_those_of_matrices():
+    a, b, v = normal(4, 4, 3), normal(4, 4, 3, seed=1), normal(4, 3, seed=2)
+    torch.testing.assert_close(matrices_of(matmul(a, b)), matrices_of(a) @ matrices_of(b))
+    want = (matrices_of(a).mT @ v.t()[:, :, None]).squeeze(2).t().flatten()
+    torch.testing.assert_close(transposed_product(a, v), want)
+
+
+def test_takes_any_strides():
+    x, dy, s, b, m, k = operands((3, 8, 5, 4), torch.float64)
+    apart = [strided(t) for t in (x, m, s, b, dy, k)]
+    torch.testing.assert_close(quaternion_norm(*apart), quaternion_norm(x, m, s, b, dy, k))
+    torch.testing.assert_close(quaternion_norm(x.mT, m, s), quaternion_norm(x, m, s).mT)
+    last = x.to(memory_format=torch.channels_last)
+    torch.testing.assert_close(quaternion_moments(last), quaternion_moments(x))
+    torch.testing.assert_close(quaternion_cross(strided(dy), last, s), quaternion_cross(dy, x, s))
+
+
+def test_nan_of_one_channel_stays_in_that_channel():
+    x, _, s, b, m, _ = operands((3, 80, 7, 7), torch.float32)
+    x[1, 25, 2, 2] = float("nan")  # quaternion channel 5
+    assert quaternion_moments(x).isnan().any(1).any(0).nonzero().flatten().tolist() == [5]
+    broken = quaternion_norm(x, m, s, b).isnan().nonzero()
+    assert broken.tolist() == [[1, c, 2, 2] for c in (5, 25, 45, 65)]
+
+
+def test_autocast_leaves_the_dtypes():
+    x, dy, s, b, m, _ = operands((2, 8, 3), torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert quaternion_norm(x, m, s, b).dtype == torch.float32
+        assert quaternion_norm(x.bfloat16(), m, s, b).dtype == torch.bfloat16
+        assert quaternion_cross(dy, x).dtype == torch.float32
+        assert quaternion_moments(x.bfloat16()).dtype == torch.float32
+
+
+def test_names_what_does_not_fit():
+    x, dy, s, b, m, k = operands((2, 8, 3), torch.float64)
+    for call, message in (
+        (lambda: quaternion_norm(x[:, :6], m), r"quaternion_norm: x must be features \(N, 4 C"),
+        (lambda: quaternion_norm(x, m[:3]), r"matrix must have shape \(4, 4, 2\), got"),
+        (lambda: quaternion_norm(x, m, s[:4]), r"center must have shape \(8,\), got \(4,\)"),
+        (lambda: quaternion_norm(x, m, s, b[:4]), r"bias must have shape"),
+        (lambda: quaternion_norm(x, m, z=dy), r"other must come with z"),
+        (lambda: quaternion_norm(x, m, z=dy[:1], other=k), r"z must have shape \(2, 8, 3\)"),
+        (lambda: quaternion_cross(dy[:1], x), r"quaternion_cross: dy must have shape"),
+        (lambda: quaternion_cross(dy, x, s[:4]), r"quaternion_cross: center must have shape"),
+        (lambda: quaternion_moments(x[0, 0]), r"quaternion_moments: x must be features"),
+        (lambda: inverse_cholesky(k[:3], 0.1), r"inverse_cholesky: cov must have shape"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+def test_refuses_mixed_dtypes():
+    x, dy, s, _, m, _ = operands((2, 8, 3), torch.float32)
+    for call in (
+        lambda: quaternion_norm(x, m.double()),
+        lambda: quaternion_norm(x, m, s.double()),
+        lambda: quaternion_cross(dy.double(), x),
+    ):
+        with pytest.raises(RuntimeError, match=r"dtype|float"):
+            call()
