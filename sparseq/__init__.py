@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from sparseq.compat import PruningWrapper
     from sparseq.compression import compress
     from sparseq.files import load, save
+    from sparseq.nn.activation import QModReLU, QuaternionToReal
     from sparseq.nn.color import rgb_to_quaternion
     from sparseq.nn.convert import swap, to_dense
+    from sparseq.nn.dropout import QDropout
     from sparseq.nn.expander import ExpanderLinear, ExpanderQLinear
     from sparseq.nn.expander_conv import (
         ExpanderConv1d,
@@ -23,7 +25,9 @@ if TYPE_CHECKING:
         ExpanderQConv1d,
         ExpanderQConv2d,
     )
+    from sparseq.nn.fold import fold_batchnorm
     from sparseq.nn.norm import QBatchNorm1d, QBatchNorm2d, QBatchNorm3d
+    from sparseq.nn.pool import QMaxPool2d
     from sparseq.nn.quaternion import QLinear
     from sparseq.nn.quaternion_conv import (
         QConv1d,
@@ -47,6 +51,7 @@ __all__ = [
     "SparseQConv1d", "SparseQConv2d", "SparseQConv3d",
     "SparseConv1d", "SparseConv2d", "SparseConv3d", "ExpanderConv1d", "ExpanderConv2d",
     "ExpanderQConv1d", "ExpanderQConv2d",
+    "QMaxPool2d", "QModReLU", "QuaternionToReal", "QDropout", "fold_batchnorm",
     "__version__",
 ]  # fmt: skip
 
@@ -72,6 +77,11 @@ _HOMES = {
     "QBatchNorm2d": "nn.norm",
     "QBatchNorm3d": "nn.norm",
     "rgb_to_quaternion": "nn.color",
+    "QMaxPool2d": "nn.pool",
+    "QModReLU": "nn.activation",
+    "QuaternionToReal": "nn.activation",
+    "QDropout": "nn.dropout",
+    "fold_batchnorm": "nn.fold",
     "Mask": "pruning",
     "prune": "pruning",
     "compress": "compression",

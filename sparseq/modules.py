@@ -22,8 +22,10 @@ from torch import Tensor, nn
 
 from sparseq.errors import argument_error, require
 from sparseq.formats import CSRPattern
+from sparseq.nn.activation import QModReLU, QuaternionToReal
 from sparseq.nn.chain import SparseSequential
 from sparseq.nn.color import ImageToQuaternion
+from sparseq.nn.dropout import QDropout
 from sparseq.nn.expander import ExpanderLinear, ExpanderQLinear
 from sparseq.nn.expander_conv import (
     ExpanderConv1d,
@@ -32,6 +34,7 @@ from sparseq.nn.expander_conv import (
     ExpanderQConv2d,
 )
 from sparseq.nn.norm import QBatchNorm1d, QBatchNorm2d, QBatchNorm3d
+from sparseq.nn.pool import QMaxPool2d
 from sparseq.nn.quaternion import QLinear
 from sparseq.nn.quaternion_conv import (
     QConv1d,
@@ -63,7 +66,10 @@ PLAIN_LAYERS = (
     *(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d),
     *(nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d),
 )
-QUATERNION_LAYERS = (QLinear, QBatchNorm1d, QBatchNorm2d, QBatchNorm3d, ImageToQuaternion)
+QUATERNION_LAYERS = (
+    *(QLinear, QBatchNorm1d, QBatchNorm2d, QBatchNorm3d, ImageToQuaternion),
+    *(QMaxPool2d, QModReLU, QuaternionToReal, QDropout),
+)
 
 
 @dataclass(frozen=True)

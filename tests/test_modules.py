@@ -57,6 +57,10 @@ ARGUMENTS = {
     "QLinear": [8, 4, False],
     "ImageToQuaternion": [],
     "Residual": [nn.Identity(), nn.Identity()],
+    "QMaxPool2d": [3, 2, 1, 2, True],
+    "QModReLU": [8, -0.5],
+    "QuaternionToReal": [],
+    "QDropout": [0.25, True],
     "ExpanderLinear": [8, 12, 4, "block(4, xnet)"],
     "ExpanderQLinear": [16, 12, 2, "circulant"],
 }

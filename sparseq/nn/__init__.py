@@ -1,9 +1,11 @@
 """L2: layers, their initialization and the conversions between them."""
 
+from sparseq.nn.activation import QModReLU, QuaternionToReal
 from sparseq.nn.chain import SparseSequential
 from sparseq.nn.checkpoints import convert_htorch
 from sparseq.nn.color import ImageToQuaternion, rgb_to_quaternion
 from sparseq.nn.convert import replace_modules, swap, to_dense
+from sparseq.nn.dropout import QDropout
 from sparseq.nn.expander import ExpanderLinear, ExpanderQLinear
 from sparseq.nn.expander_conv import (
     ExpanderConv1d,
@@ -11,8 +13,10 @@ from sparseq.nn.expander_conv import (
     ExpanderQConv1d,
     ExpanderQConv2d,
 )
+from sparseq.nn.fold import fold_batchnorm
 from sparseq.nn.init import quaternion_init_
 from sparseq.nn.norm import QBatchNorm1d, QBatchNorm2d, QBatchNorm3d
+from sparseq.nn.pool import QMaxPool2d
 from sparseq.nn.quaternion import QLinear
 from sparseq.nn.quaternion_conv import (
     QConv1d,
@@ -44,7 +48,11 @@ __all__ = [
     "QConvTranspose1d",
     "QConvTranspose2d",
     "QConvTranspose3d",
+    "QDropout",
     "QLinear",
+    "QMaxPool2d",
+    "QModReLU",
+    "QuaternionToReal",
     "SparseConv1d",
     "SparseConv2d",
     "SparseConv3d",
@@ -55,6 +63,7 @@ __all__ = [
     "SparseQConv3d",
     "SparseQLinear",
     "SparseSequential",
+    "fold_batchnorm",
     "quaternion_init_",
     "replace_modules",
     "rgb_to_quaternion",

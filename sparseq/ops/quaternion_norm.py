@@ -51,16 +51,13 @@ def quaternion_norm(
         ValueError: shapes that do not fit.
     """
     channels = _channels("quaternion_norm", x)
-    shapes = {"matrix": (4, 4, channels), "other": (4, 4, channels)}
-    given = {"matrix": matrix, "center": center, "bias": bias, "other": other}
-    for name, tensor in given.items():
-        shape = shapes.get(name, (4 * channels,))
-        if tensor is not None and tensor.shape != shape:
-            require(False, "quaternion_norm", name, f"must have shape {shape}", tuple(tensor.shape))
+    vector, square = (4 * channels,), (4, 4, channels)
+    _check_shape("quaternion_norm", "matrix", matrix, square)
+    _check_shape("quaternion_norm", "center", center, vector)
+    _check_shape("quaternion_norm", "bias", bias, vector)
+    _check_shape("quaternion_norm", "other", other, square)
     require((z is None) == (other is None), "quaternion_norm", "other", "must come with z", other)
-    if z is not None and z.shape != x.shape:
-        rule = f"must have shape {tuple(x.shape)}"
-        require(False, "quaternion_norm", "z", rule, tuple(z.shape))
+    _check_shape("quaternion_norm", "z", z, x.shape)
     return _NORM(x, center, matrix, bias, z, other)
 
 
@@ -85,12 +82,8 @@ def quaternion_cross(dy: Tensor, x: Tensor, center: Tensor | None = None) -> Ten
         ValueError: shapes that do not fit.
     """
     channels = _channels("quaternion_cross", x)
-    if dy.shape != x.shape:
-        rule = f"must have shape {tuple(x.shape)}"
-        require(False, "quaternion_cross", "dy", rule, tuple(dy.shape))
-    if center is not None and center.shape != (4 * channels,):
-        rule = f"must have shape ({4 * channels},)"
-        require(False, "quaternion_cross", "center", rule, tuple(center.shape))
+    _check_shape("quaternion_cross", "dy", dy, x.shape)
+    _check_shape("quaternion_cross", "center", center, (4 * channels,))
     return _CROSS(dy, x, center)
 
 
@@ -120,6 +113,11 @@ def transposed_product(matrix: Tensor, vector: Tensor) -> Tensor:
 def sums_dtype(x: Tensor) -> torch.dtype:
     """The dtype of vectors, matrices and sums that go with features x."""
     return torch.promote_types(x.dtype, torch.float32)
+
+
+def _check_shape(op: str, name: str, tensor: Tensor | None, shape: tuple[int, ...]) -> None:
+    if tensor is not None and tensor.shape != shape:
+        require(False, op, name, f"must have shape {tuple(shape)}", tuple(tensor.shape))
 
 
 def _channels(op: str, x: Tensor) -> int:
