@@ -18,7 +18,12 @@ from torch import Tensor, nn
 
 from sparseq.nn.adjacent import adjacent_pairs
 from sparseq.nn.expander import ExpanderLinear, ExpanderQLinear
-from sparseq.nn.expander_conv import ExpanderConv1d, ExpanderConv2d
+from sparseq.nn.expander_conv import (
+    ExpanderConv1d,
+    ExpanderConv2d,
+    ExpanderQConv1d,
+    ExpanderQConv2d,
+)
 from sparseq.nn.norm import QBatchNorm, QBatchNorm1d, QBatchNorm2d, QBatchNorm3d
 from sparseq.nn.quaternion import QLinear
 from sparseq.nn.quaternion_conv import (
@@ -31,6 +36,7 @@ from sparseq.nn.quaternion_conv import (
 )
 from sparseq.nn.sparse import SparseLinear, SparseQLinear
 from sparseq.nn.sparse_conv import SparseConv1d, SparseConv2d, SparseConv3d
+from sparseq.nn.sparse_quaternion_conv import SparseQConv1d, SparseQConv2d, SparseQConv3d
 from sparseq.ops.hamilton import PRODUCT
 from sparseq.ops.quaternion_norm import inverse_cholesky, matmul
 
@@ -225,5 +231,7 @@ FOLDS: dict[type[nn.Module], Callable[[Any, Affine], Tensor | None]] = {
     **dict.fromkeys((QConvTranspose1d, QConvTranspose2d, QConvTranspose3d), _quaternion_transposed),
     **dict.fromkeys((SparseLinear, SparseConv1d, SparseConv2d, SparseConv3d), _sparse),
     **dict.fromkeys((ExpanderLinear, ExpanderConv1d, ExpanderConv2d), _sparse),
-    **dict.fromkeys((SparseQLinear, ExpanderQLinear), _sparse_quaternion),
+    **dict.fromkeys((SparseQLinear, SparseQConv1d, SparseQConv2d, SparseQConv3d),
+                    _sparse_quaternion),
+    **dict.fromkeys((ExpanderQLinear, ExpanderQConv1d, ExpanderQConv2d), _sparse_quaternion),
 }

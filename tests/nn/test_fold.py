@@ -11,6 +11,7 @@ from torch import nn
 from sparseq.nn import (
     ExpanderConv2d,
     ExpanderLinear,
+    ExpanderQConv2d,
     ExpanderQLinear,
     QBatchNorm1d,
     QBatchNorm2d,
@@ -19,6 +20,7 @@ from sparseq.nn import (
     QLinear,
     SparseConv2d,
     SparseLinear,
+    SparseQConv2d,
     SparseQLinear,
     fold_batchnorm,
 )
@@ -60,6 +62,13 @@ def sparse_linear(bias=True):
 def sparse_qlinear(whole=True):
     mask = (normal(1, 3, 2) > -0.3).expand(4, 3, 2) if whole else normal(4, 3, 2) > 0
     return SparseQLinear.from_dense(QLinear(8, 12), mask)
+
+
+def sparse_qconv(whole=True):
+    layer = QConv2d(8, 16, 3, padding=1, groups=2)
+    shape = layer.weight.shape
+    keep = normal(*shape) > 0 if not whole else (normal(1, *shape[1:]) > -0.3).expand(shape)
+    return SparseQConv2d.from_dense(layer, keep)
 
 
 REAL = {
@@ -121,6 +130,11 @@ QUATERNION = {
     "expander": (lambda: ExpanderQLinear(8, 12, 2, seed=1, bias=False), (5, 8)),
     "convolution": (lambda: QConv2d(8, 12, 3, padding=1), (2, 8, 5, 4)),
     "groups": (lambda: QConv2d(8, 16, 3, groups=2, bias=False), (2, 8, 5, 4)),
+    "sparse convolution by component": (lambda: sparse_qconv(False), (2, 8, 5, 4)),
+    "sparse convolution by quaternion": (sparse_qconv, (2, 8, 5, 4)),
+    "expander convolution": (
+        lambda: ExpanderQConv2d(8, 12, 3, 2, "xnet", seed=1, bias=False), (2, 8, 5, 4)
+    ),
     "transposed": (lambda: QConvTranspose2d(8, 16, 3, groups=2), (2, 8, 5, 4)),
 }
 
