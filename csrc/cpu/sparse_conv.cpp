@@ -20,6 +20,10 @@
 namespace sparseq {
 namespace {
 
+constexpr int64_t kPanelTiles = 8;      // from so many tiles on, putting entries in order pays
+constexpr int64_t kPanelBytes = 16384;  // of input that a tile reads of one panel: half of L1
+constexpr int64_t kPanelEntries = 12;   // fewest of a panel and channel, beside loading its sums
+
 // Images laid out alike: `block` of them at a time, in `lanes` lanes.
 struct Part {
   int64_t at, images, lanes, block;
@@ -64,6 +68,23 @@ struct Call {
   int64_t in_channels, out_channels, batch;
 };
 
+// Panels of input channels, such that what a tile reads of one stays in L1 while the channels of a
+// group pass; 0 where there are too few tiles to pay for putting the entries in that order.
+template <typename T>
+int64_t panels_of(const Axes& axes, const Layout& layout, const Csr& csr, int64_t images) {
+  const int64_t positions = images * axes[0].places(0) * axes[1].places(0) * axes[2].places(0);
+  if (positions < kPanelTiles * kMostSums * kLanes<T>) return 0;
+  const int64_t pixels = std::max<int64_t>(1, kMostSums * kLanes<T> / layout.lanes);
+  const int64_t wide = std::min(pixels, axes[2].places(0));
+  const int64_t high = std::clamp<int64_t>(pixels / wide, 1, axes[1].places(0));
+  const int64_t near = (wide + axes[2].reach) * (high + axes[1].reach) * (1 + axes[0].reach) *
+                       layout.lanes * layout.planes[0] * layout.planes[1] * layout.planes[2];
+  const int64_t entries = csr.nnz() / std::max<int64_t>(1, csr.rows);
+  const int64_t by_cache = layout.channels * near * static_cast<int64_t>(sizeof(T)) / kPanelBytes;
+  const int64_t by_entries = entries / kPanelEntries;
+  return std::clamp<int64_t>(std::min(by_cache, by_entries), 1, layout.channels);
+}
+
 template <typename S>
 Source<S> source_of(const Tensor& x, const Sizes& size) {
   const int64_t map = size[0] * size[1] * size[2];
@@ -86,10 +107,11 @@ void run_part(const Call& call, const Part& part, bool transposed, const Tensor&
   job.channels = y.size(1);
   const TapOffsets taps(job.axes, job.layout);
   const int64_t phases = job.axes[0].out_step * job.axes[1].out_step * job.axes[2].out_step;
+  const int64_t panels = panels_of<T>(job.axes, job.layout, call.pattern.forward, part.images);
   job.programs = transposed ? transposed_programs<S, T>(call.pattern, values, call.g, taps, phases,
-                                                        job.layout, memory)
+                                                        job.layout, panels, memory)
                             : forward_programs<S, T>(call.pattern.forward, values, call.g, taps,
-                                                     job.layout, memory);
+                                                     job.layout, panels, memory);
   for (Program<T>& program : job.programs) program.bias = bias;
   job.kernel = job.programs[0].table ? sum_tile_of<T, true> : sum_tile_of<T, false>;
   const std::vector<Strip> strips = make_strips(job.axes, size);

@@ -67,7 +67,6 @@ struct LineWalk {
   const Program<T>& program;
   const T* planes;
   int64_t begin, images, first, last;  // first image and images of this block; output channels
-  static constexpr int64_t kGroup = 4;
 
   bool joined() const { return job.layout.extent[2] == part.count[2]; }
 
@@ -101,7 +100,9 @@ struct LineWalk {
     const SumTile<T> kernel = job.kernel(rows, vectors);
     for (int64_t o = first; o < last; o += kGroup) {
       const int64_t end = std::min(last, o + kGroup);
-      kernel(program, o, end, at, stride, buffer, rows * line, line);
+      for (int64_t k = 0; k < program.passes(); ++k) {
+        kernel(program.panel(o, k), o, end, at, stride, buffer, rows * line, line);
+      }
       for (int64_t i = 0; i < (end - o) * rows; ++i) {
         const int64_t r = i % rows;
         store_line(buffer + i * line, image + (joined() ? r : 0), o + i / rows, d,
@@ -185,8 +186,10 @@ struct LaneWalk {
       const int64_t some = tile_rows_of(step, height - r);
       for (int64_t v = 0; v < vectors; v += step) {
         const SumTile<T> kernel = job.kernel(some, std::min(step, vectors - v));
-        kernel(program, o, end, corner + r * layout.row() + v * n, layout.row(),
-               buffer + r * line + v * n, height * line, line);
+        for (int64_t k = 0; k < program.passes(); ++k) {
+          kernel(program.panel(o, k), o, end, corner + r * layout.row() + v * n, layout.row(),
+                 buffer + r * line + v * n, height * line, line);
+        }
       }
       r += some;
     }
@@ -239,9 +242,8 @@ struct LaneWalk {
       for (int64_t h = 0; h < height; h += rows) {
         for (int64_t w = 0; w < width; w += columns) {
           const int64_t high = std::min(rows, height - h), wide = std::min(columns, width - w);
-          const int64_t group = group_of(high * wide);
-          for (int64_t o = first; o < last; o += group) {
-            const int64_t end = std::min(last, o + group);
+          for (int64_t o = first; o < last; o += kGroup) {
+            const int64_t end = std::min(last, o + kGroup);
             sum(o, end, {d, h, w}, high, wide, buffer);
             store_channels(buffer, o, end, {d, h, w}, high, wide);
           }
@@ -250,15 +252,13 @@ struct LaneWalk {
     }
   }
 
-  // Output channels between two stores: whole vectors of pixels where a map is small.
-  static int64_t group_of(int64_t pixels) { return std::max<int64_t>(4, n / pixels); }
-  static int64_t buffer_size(int64_t lanes) { return 4 * n * lanes + n * lanes; }
+  static int64_t buffer_size(int64_t lanes) { return kGroup * n * lanes; }
 };
 
-// Output channels of part `part` of `parts`, with about equally many entries.
-template <typename T>
-int64_t part_begin(const Program<T>& program, int64_t channels, int64_t part, int64_t parts) {
-  return balanced_row({program.pointers, nullptr, channels, 0}, part, parts);
+// First output channel of part `part` of `parts`: whole groups.
+inline int64_t part_begin(int64_t channels, int64_t part, int64_t parts) {
+  const int64_t groups = (channels + kGroup - 1) / kGroup;
+  return std::min(channels, groups * part / parts * kGroup);
 }
 
 template <typename S, typename T>
@@ -274,8 +274,8 @@ void run_strip(const ConvJob<S, T>& job, const Strip& strip, int64_t at, int64_t
   const std::vector<PhasePart> phases = phase_parts(job.axes, strip);
   for (size_t i = 0; i < phases.size(); ++i) {
     const Program<T>& program = job.programs[i];
-    const int64_t first = part_begin(program, job.channels, part, parts);
-    const int64_t last = part_begin(program, job.channels, part + 1, parts);
+    const int64_t first = part_begin(job.channels, part, parts);
+    const int64_t last = part_begin(job.channels, part + 1, parts);
     if (layout.lanes > 1) {
       LaneWalk<S, T>{job, phases[i], program, planes, at, images, first, last}.run(sums);
     } else {

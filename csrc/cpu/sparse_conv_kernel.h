@@ -9,8 +9,13 @@ namespace sparseq {
 // Most sums of a register tile: enough independent ones to hide the latency of the FMA.
 constexpr int kMostSums = 8;
 
+// Output channels whose sums go from memory to memory together.
+constexpr int64_t kGroup = 16;
+
 // What each output channel sums: entries pointers[o] .. pointers[o + 1] - 1, whose offset into the
-// planes is table[ids[p]], or ids[p] where there is no table.
+// planes is table[ids[p]], or ids[p] where there is no table. With panels, the entries stand in the
+// order they are used: by group of channels, panel of the input, channel; a group has panels *
+// kGroup + 1 pointers.
 template <typename T>
 struct Program {
   const int32_t* pointers;
@@ -20,6 +25,19 @@ struct Program {
   const T* bias;       // or null
   int64_t group_rows;  // output channels of a group
   int64_t group_step;  // elements from the planes of one group to those of the next
+  int64_t panels = 0;  // 0: the entries are in order of the channels
+  bool more = false;   // add to the sums there are
+
+  // The entries of one panel for the channels from `o`, the first of a group.
+  Program panel(int64_t o, int64_t number) const {
+    Program found = *this;
+    if (panels > 0) {
+      found.pointers += o / kGroup * (panels * kGroup + 1) + number * kGroup - o;
+      found.more = number > 0;
+    }
+    return found;
+  }
+  int64_t passes() const { return panels > 0 ? panels : 1; }
 };
 
 // Sums of output channels first .. last - 1 over a tile of R rows (`stride` apart) of V vectors.
@@ -36,6 +54,11 @@ void sum_tile(const Program<T>& program, int64_t first, int64_t last, const T* a
       const T start = c == 0 && program.bias != nullptr ? program.bias[o] : T(0);
       for (int r = 0; r < R; ++r) {
         for (int v = 0; v < V; ++v) sums[c][r][v] = broadcast(start);
+      }
+    }
+    if (program.more) {
+      for (int r = 0; r < R; ++r) {
+        for (int v = 0; v < V; ++v) sums[0][r][v] = load(out + r * out_row + v * n);
       }
     }
     const auto add = [&](int64_t p, Vec<T>(&to)[R][V]) __attribute__((always_inline)) {

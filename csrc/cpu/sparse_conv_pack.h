@@ -149,39 +149,90 @@ void pack_lanes(const Source<S>& x, const PackPlan& plan, const Layout& layout, 
   }
 }
 
-// One row of places: inputs step * e + base for e = 0 .. extent - 1, zero outside 0 .. size - 1.
-template <typename S, typename T>
-void pack_line(const S* from, int64_t size, int64_t step, int64_t base, int64_t extent, T* to) {
-  const int64_t begin = std::clamp<int64_t>(base < 0 ? (step - 1 - base) / step : 0, 0, extent);
-  const int64_t end =
-      std::clamp<int64_t>(base < size ? (size - 1 - base) / step + 1 : 0, begin, extent);
-  for (int64_t e = 0; e < begin; ++e) to[e] = T(0);
-  if (step == 1) {
-    detail::copy_row<T>(from + begin + base, to + begin, end - begin);
-  } else {
-    for (int64_t e = begin; e < end; ++e) to[e] = static_cast<T>(from[step * e + base]);
+// The row of the input that a row of places copies, or -1.
+inline int64_t input_row(const Axes& axes, const Layout& layout, const Strip& strip, int64_t plane,
+                         int64_t d, int64_t h) {
+  const int64_t rest = plane / layout.planes[2];
+  const int64_t z = axes[0].step * (strip.first[0] + d) + axes[0].bases[rest / layout.planes[1]];
+  const int64_t y = axes[1].step * (strip.first[1] + h) + axes[1].bases[rest % layout.planes[1]];
+  const bool inside = z >= 0 && z < axes[0].in && y >= 0 && y < axes[1].in;
+  return inside ? z * axes[1].in + y : -1;
+}
+
+// One row of places of a plane: the inputs step * e + base for begin <= e < end, zeros around them.
+struct Line {
+  int64_t base, begin, end;
+};
+
+inline Line plan_line(const Axis& axis, int64_t base, int64_t extent) {
+  const int64_t first = base < 0 ? (axis.step - 1 - base) / axis.step : 0;
+  const int64_t last = base < axis.in ? (axis.in - 1 - base) / axis.step + 1 : 0;
+  const int64_t begin = std::clamp<int64_t>(first, 0, extent);
+  return {base, begin, std::clamp<int64_t>(last, begin, extent)};
+}
+
+// Where the places of a channel come from: rows of the input, and lines within them.
+struct ImagePlan {
+  std::vector<int64_t> rows;     // of the places' rows, or -1
+  std::vector<Line> lines;       // of the planes along the width
+  std::vector<int32_t> sources;  // of each place where rows are short: pixel, or -1
+};
+
+constexpr int64_t kShortLine = 16;  // places of a row that is copied one by one
+
+inline ImagePlan plan_image(const Axes& axes, const Layout& layout, const Strip& strip) {
+  ImagePlan plan;
+  const int64_t planes = layout.planes[0] * layout.planes[1] * layout.planes[2];
+  for (const int64_t base : axes[2].bases) {
+    plan.lines.push_back(plan_line(axes[2], base, layout.extent[2]));
   }
-  for (int64_t e = end; e < extent; ++e) to[e] = T(0);
+  for (int64_t plane = 0; plane < planes; ++plane) {
+    for (int64_t d = 0; d < layout.extent[0]; ++d) {
+      for (int64_t h = 0; h < layout.extent[1]; ++h) {
+        plan.rows.push_back(input_row(axes, layout, strip, plane, d, h));
+      }
+    }
+  }
+  if (layout.extent[2] > kShortLine) return plan;
+  plan.sources.assign(layout.channel, -1);
+  const int64_t rows = layout.extent[0] * layout.extent[1];
+  for (int64_t i = 0; i < planes * rows; ++i) {
+    const Line& line = plan.lines[i / rows % layout.planes[2]];
+    for (int64_t e = line.begin; e < line.end && plan.rows[i] >= 0; ++e) {
+      plan.sources[i / rows * layout.plane + i % rows * layout.extent[2] + e] =
+          static_cast<int32_t>(plan.rows[i] * axes[2].in + axes[2].step * e + line.base);
+    }
+  }
+  return plan;
 }
 
 // One channel of one image, its pixels side by side.
 template <typename S, typename T>
-void pack_image(const S* from, const Axes& axes, const Layout& layout, const Strip& strip, T* to) {
-  const int64_t line = axes[2].in;
-  for (int64_t plane = 0; plane < layout.planes[0] * layout.planes[1] * layout.planes[2]; ++plane) {
-    const int64_t pd = plane / (layout.planes[1] * layout.planes[2]);
-    const int64_t ph = plane / layout.planes[2] % layout.planes[1], pw = plane % layout.planes[2];
-    for (int64_t d = 0; d < layout.extent[0]; ++d) {
-      const int64_t z = axes[0].step * (strip.first[0] + d) + axes[0].bases[pd];
-      for (int64_t h = 0; h < layout.extent[1]; ++h) {
-        const int64_t y = axes[1].step * (strip.first[1] + h) + axes[1].bases[ph];
-        T* row = to + layout.place(plane, d, h, 0);
-        const bool inside = z >= 0 && z < axes[0].in && y >= 0 && y < axes[1].in;
-        const S* source = inside ? from + (z * axes[1].in + y) * line : from;
-        pack_line(source, inside ? line : 0, axes[2].step, axes[2].bases[pw], layout.extent[2],
-                  row);
-      }
+void pack_image(const S* from, const Axis& width, const ImagePlan& plan, const Layout& layout,
+                T* to) {
+  if (!plan.sources.empty()) {
+    const int32_t* sources = plan.sources.data();
+    for (int64_t i = 0; i < layout.channel; ++i) {
+      to[i] = sources[i] < 0 ? T(0) : static_cast<T>(from[sources[i]]);
     }
+    return;
+  }
+  const int64_t rows = layout.extent[0] * layout.extent[1], extent = layout.extent[2];
+  const int64_t step = width.step, count = static_cast<int64_t>(plan.rows.size());
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t plane = i / rows;
+    const Line& line = plan.lines[plane % layout.planes[2]];
+    T* row = to + plane * layout.plane + i % rows * extent;
+    const int64_t begin = plan.rows[i] < 0 ? extent : line.begin;
+    const int64_t end = plan.rows[i] < 0 ? extent : line.end;
+    const S* source = from + plan.rows[i] * width.in + line.base;
+    std::fill(row, row + begin, T(0));
+    if (step == 1) {
+      detail::copy_row<T>(source + begin, row + begin, end - begin);
+    } else {
+      for (int64_t e = begin; e < end; ++e) row[e] = static_cast<T>(source[step * e]);
+    }
+    std::fill(row + end, row + extent, T(0));
   }
 }
 
@@ -193,9 +244,10 @@ void pack_strip(const Source<S>& x, const Axes& axes, const Layout& layout, cons
     pack_lanes(x, plan_pack(axes, layout, strip), layout, at, images, 0, layout.channels, to);
     return;
   }
+  const ImagePlan plan = plan_image(axes, layout, strip);
   for (int64_t i = 0; i < images; ++i) {
     for (int64_t c = 0; c < layout.channels; ++c) {
-      pack_image(x.data + (at + i) * x.image + c * x.pixels(), axes, layout, strip,
+      pack_image(x.data + (at + i) * x.image + c * x.pixels(), axes[2], plan, layout,
                  to + i * layout.image() + c * layout.channel);
     }
   }
