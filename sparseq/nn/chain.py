@@ -12,7 +12,7 @@ from sparseq.nn.sparse import SparseLinear
 from sparseq.ops.spmm_chain import spmm_chain
 
 FEW = 60_000  # kept weights of a run up to which the calls cost more than the products
-MANY = 1_000_000  # from here on a run's weights are read anew for every tile
+MANY = 500_000  # from here on the weights of a run crowd its activations out of the cache
 ROWS = 32  # examples for each thread from which on whole tiles keep it busy
 
 
