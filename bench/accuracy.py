@@ -22,7 +22,7 @@ DIGITS_DENSE = 0.95
 MNIST_DENSE = {"real": 0.98, "quaternion": 0.97}
 # what the last round may lose against it, at most
 DIGITS_LOSS = 0.03
-MNIST_LOSS = {"real": 0.005, "quaternion": 0.01}
+MNIST_LOSS = {"real": 0.005, "quaternion": 0.015}
 
 over_algebras = pytest.mark.parametrize("algebra", ["real", "quaternion"])
 

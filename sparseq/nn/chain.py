@@ -90,7 +90,9 @@ def _one_by_one(x: Any) -> bool:
 
 
 def _pays(run: Sequence[Any], x: Tensor) -> bool:
-    weights = sum(module.values.shape[0] for module in run if type(module) is SparseLinear)
+    weights = sum(
+        module._parameters["values"].shape[0] for module in run if type(module) is SparseLinear
+    )
     if weights <= FEW:
         return True
     rows = x.numel() // max(x.shape[-1], 1) if x.dim() else 0
@@ -107,14 +109,18 @@ def _records_gradients(run: Sequence[Any], x: Tensor) -> bool:
 def chain_arguments(
     run: Sequence[Any],
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[int]]:
-    """values, biases, patterns and relu of a run, as `spmm_chain` takes them."""
+    """values, biases, patterns and relu of a run, as `spmm_chain` takes them.
+
+    Straight from the modules' dicts, as it runs every call.
+    """
     values: list[Tensor] = []
     biases: list[Tensor] = []
     patterns: list[Tensor] = []
     relu: list[int] = []
     for module in run:
         if type(module) is SparseLinear:
-            kept, bias = module.values, module.bias
+            own: Any = module._parameters
+            kept, bias = own["values"], own["bias"]
             values.append(kept)
             biases.append(kept.new_empty(0) if bias is None else bias)
             patterns.extend(module._pattern_tensors())
