@@ -83,6 +83,8 @@ def onnx_runtime(model: nn.Module, x: Tensor) -> Callable[[], Any] | None:
         torch.onnx.export(model, (x,), dynamo=True, verbose=False).save(stream)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
+    # its idle threads would spin through the turns of the others
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(
         stream.getvalue(), options, providers=["CPUExecutionProvider"]
     )
