@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import copy
 import io
-import os
-import resource
 import warnings
 from collections.abc import Callable
 from multiprocessing import get_context
@@ -171,16 +169,22 @@ def test_expander_training(race, name, graph):
          step="training", batch=32, density=round(mask.density, 4))  # fmt: skip
 
 
+def resident(what: str) -> int:
+    """Bytes of this process that are (VmRSS) or were at most (VmHWM) in memory; Linux."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(what))
+
+
 def peak_bytes(name: str, graph: str, masked: bool) -> int:
     """Largest resident memory of three training steps beyond what the process had before."""
-    before = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    before = resident("VmRSS")
     torch.set_num_threads(1)
     model = build(name, in_shape=IMAGE, seed=1, graph=graph, degree=DEGREE)
     model, mask = masked_twin(model) if masked else (model, None)
     step = Training(model, 32, mask)
     for _ in range(3):
         step()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+    return resident("VmHWM") - before
 
 
 @pytest.mark.parametrize("name", ["vgg16bn", "resnet18"])
