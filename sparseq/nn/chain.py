@@ -76,6 +76,10 @@ def _passes(module: Any) -> bool:
     return kind is nn.ReLU or kind is nn.Identity or (kind is nn.Dropout and not module.training)
 
 
+def _is_sparse(module: Any) -> bool:
+    return type(module) is SparseLinear
+
+
 def _has_hooks(module: Any) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
@@ -90,9 +94,7 @@ def _one_by_one(x: Any) -> bool:
 
 
 def _pays(run: Sequence[Any], x: Tensor) -> bool:
-    weights = sum(
-        module._parameters["values"].shape[0] for module in run if type(module) is SparseLinear
-    )
+    weights = sum(module._buffers["perm"].shape[0] for module in run if _is_sparse(module))
     if weights <= FEW:
         return True
     rows = x.numel() // max(x.shape[-1], 1) if x.dim() else 0
