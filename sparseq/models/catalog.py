@@ -45,3 +45,19 @@ Builder = Callable[..., nn.Module]
 
 MODELS: Registry[Builder] = MODEL_BUILDERS  # files rebuild models through it
 STD_HPARAMS: Registry[Callable[[], HParams]] = Registry("model hyperparameters")
+
+
+def stepwise_hparams() -> HParams:
+    """SGD 0.05 with Nesterov's momentum, halved every 30 of 300 epochs (Stewart et al. 2023)."""
+    return HParams(
+        epochs=300,
+        batch_size=128,
+        optimizer="sgd",
+        lr=0.05,
+        momentum=0.9,
+        nesterov=True,
+        weight_decay=5e-4,
+        lr_schedule="step",
+        lr_step=30,
+        lr_factor=0.5,
+    )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from sparseq.errors import unknown_name
-from sparseq.models.catalog import HParams
+from sparseq.models.catalog import Builder
 from sparseq.models.layers import Layers, check_classes, check_images
 from sparseq.nn.residual import Residual
 
@@ -33,6 +33,25 @@ class Plan:
     blocks: tuple[int, ...]
     widths: tuple[int, ...] = (64, 128, 256, 512)
     expansion: int = 1
+
+
+def builder_of(plan: Plan) -> Builder:
+    """What builds the network of a plan, for the registry of models."""
+
+    def build(
+        algebra: str = "real",
+        in_shape: tuple[int, ...] = (3, 32, 32),
+        num_classes: int = 10,
+        seed: int = 0,
+        stem: str = "auto",
+        graph: str = "",
+        degree: int = 3,
+    ) -> nn.Module:
+        """See `residual_network`."""
+        layers = Layers(algebra, seed, graph, degree)
+        return residual_network(plan, layers, in_shape, num_classes, stem)
+
+    return build
 
 
 def residual_network(
@@ -105,19 +124,3 @@ def _block(layers: Layers, channels: int, width: int, expansion: int, stride: in
         conv = layers.conv(channels, out, 1, stride, 0, bias=False, sparse=True)
         shortcut = nn.Sequential(OrderedDict(conv=conv, norm=layers.norm(out)))
     return Residual(nn.Sequential(main), shortcut)
-
-
-def usual_hparams() -> HParams:
-    """SGD 0.05 with Nesterov's momentum, halved every 30 of 300 epochs (Stewart et al. 2023)."""
-    return HParams(
-        epochs=300,
-        batch_size=128,
-        optimizer="sgd",
-        lr=0.05,
-        momentum=0.9,
-        nesterov=True,
-        weight_decay=5e-4,
-        lr_schedule="step",
-        lr_step=30,
-        lr_factor=0.5,
-    )

@@ -1,31 +1,10 @@
-"""ResNet-152 (He et al. 2016), for large images and for small ones."""
+"""ResNet-152: 60,192,808 parameters for 224x224 images and 1000 classes."""
 
 from __future__ import annotations
 
-from torch import nn
-
-from sparseq.models.catalog import MODELS, STD_HPARAMS
-from sparseq.models.layers import Layers
-from sparseq.models.residual import Plan, residual_network, usual_hparams
+from sparseq.models.catalog import MODELS, STD_HPARAMS, stepwise_hparams
+from sparseq.models.residual import Plan, builder_of
 
 PLAN = Plan("resnet152", blocks=(3, 8, 36, 3), expansion=4)
-
-
-@MODELS.register(PLAN.name)
-def build_resnet152(
-    algebra: str = "real",
-    in_shape: tuple[int, ...] = (3, 32, 32),
-    num_classes: int = 10,
-    seed: int = 0,
-    stem: str = "auto",
-    graph: str = "",
-    degree: int = 3,
-) -> nn.Module:
-    """Four stages of bottlenecks, (3, 8, 36, 3) blocks; see `residual_network`.
-
-    60,192,808 parameters for 224x224 images and 1000 classes.
-    """
-    return residual_network(PLAN, Layers(algebra, seed, graph, degree), in_shape, num_classes, stem)
-
-
-STD_HPARAMS.register(PLAN.name)(usual_hparams)
+MODELS.register(PLAN.name)(builder_of(PLAN))
+STD_HPARAMS.register(PLAN.name)(stepwise_hparams)

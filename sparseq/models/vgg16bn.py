@@ -6,7 +6,7 @@ from collections import OrderedDict
 
 from torch import nn
 
-from sparseq.models.catalog import MODELS, STD_HPARAMS, HParams
+from sparseq.models.catalog import MODELS, STD_HPARAMS, stepwise_hparams
 from sparseq.models.layers import Layers, check_classes, check_images
 
 NAME = "vgg16bn"
@@ -52,18 +52,4 @@ def build_vgg16bn(
     return nn.Sequential(parts)
 
 
-@STD_HPARAMS.register(NAME)
-def std_hparams() -> HParams:
-    """SGD 0.05 with Nesterov's momentum, halved every 30 of 300 epochs (Stewart et al. 2023)."""
-    return HParams(
-        epochs=300,
-        batch_size=128,
-        optimizer="sgd",
-        lr=0.05,
-        momentum=0.9,
-        nesterov=True,
-        weight_decay=5e-4,
-        lr_schedule="step",
-        lr_step=30,
-        lr_factor=0.5,
-    )
+STD_HPARAMS.register(NAME)(stepwise_hparams)
