@@ -48,7 +48,8 @@ def load_function(reference: str) -> Callable[..., Any]:
 
 
 def _run(path: Path) -> ModuleType:
-    digest = hashlib.sha256(str(path).encode() + b"\0" + path.read_bytes()).hexdigest()[:16]
+    content = path.read_bytes()
+    digest = hashlib.sha256(str(path).encode() + b"\0" + content).hexdigest()[:16]
     name = f"sparseq_user_{path.stem}_{digest}"
     if name in sys.modules:
         return sys.modules[name]
@@ -58,7 +59,8 @@ def _run(path: Path) -> ModuleType:
     # listed before it runs: dataclasses and pickle look their module up by name
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
+        # not the loader's exec_module: its cached bytecode goes by the file's size and second
+        exec(compile(content, str(path), "exec"), module.__dict__)
     except BaseException as error:
         del sys.modules[name]
         error.add_note(f"while running the model file {path}")
