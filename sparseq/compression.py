@@ -154,6 +154,11 @@ def break_even(
     return min((table.limit(weights, batch) for table in tables), default=0.0)
 
 
+def is_measured(kind: type[nn.Module], whole: bool = False, training: bool = False) -> bool:
+    """Whether `break_even` goes by measurements; it is 0 for a kind of layer without any."""
+    return bool(thresholds(MEASURED[kind][whole], STEPS[training], torch.get_num_threads()))
+
+
 def keeps_whole(keep: Tensor) -> bool:
     """Whether a mask (4, m, k, ...) of a quaternion weight keeps or drops quaternions whole."""
     return keep.dim() >= 3 and bool((keep == keep[:1]).all())
@@ -164,14 +169,11 @@ def _stays_dense(path: str, module: nn.Module, keep: Tensor, batch: int, trainin
     dense = keep_dense(kind, density, tuple(keep.shape), batch, whole=whole, training=training)
     if dense:
         limit = break_even(kind, keep.numel(), batch, whole=whole, training=training)
-        LOGGER.info(
-            "compress: %s (%s) stays dense, faster so at density %.3g and batch %d: %s",
-            path or "the model",
-            kind.__name__,
-            density,
-            batch,
-            f"sparse pays up to density {limit:.3g}" if limit else "too small for sparse",
-        )
+        pays = f"sparse pays up to density {limit:.3g}" if limit else "too small for sparse"
+        why = f"faster so at density {density:.3g} and batch {batch}: {pays}"
+        if not is_measured(kind, whole, training):
+            why = "as none of its kind was measured sparse; policy 'sparse' converts it"
+        LOGGER.info("compress: %s (%s) stays dense, %s", path or "the model", kind.__name__, why)
     return dense
 
 

@@ -15,7 +15,14 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from sparseq.compression import CONVERTERS, break_even, convert, density_of, keeps_whole
+from sparseq.compression import (
+    CONVERTERS,
+    break_even,
+    convert,
+    density_of,
+    is_measured,
+    keeps_whole,
+)
 from sparseq.errors import require
 from sparseq.layer_table import LayerRow, layer_table
 from sparseq.nn.convert import replace_modules
@@ -169,9 +176,10 @@ def _why_dense(module: Any, calls: list[Call]) -> str:
     keep = module.weight != 0
     inputs = [args[0] for args, _ in calls if args and isinstance(args[0], Tensor)]
     batch = max([_examples(module, x) for x in inputs], default=1)
-    limit = break_even(type(module), keep.numel(), batch, whole=keeps_whole(keep))
+    kind, whole = type(module), keeps_whole(keep)
+    limit = break_even(kind, keep.numel(), batch, whole=whole)
     if limit == 0:
-        return "too small for sparse"
+        return "too small for sparse" if is_measured(kind, whole) else "not measured sparse"
     return f"sparse pays {'up to' if density_of(keep) > limit else 'here, up to'} {limit:.0%}"
 
 

@@ -236,3 +236,11 @@ def test_an_unknown_policy_is_refused():
         ValueError, match="unknown compress policy 'best'; choose one of: auto, sparse"
     ):
         compress(small_net(), policy="best")
+
+
+def test_auto_says_what_was_never_measured(caplog, monkeypatch):
+    monkeypatch.setattr("sparseq.compression.thresholds", lambda *_: ())
+    with caplog.at_level(logging.INFO, "sparseq"):
+        small = compress(nn.Sequential(nn.Conv2d(4, 8, 3)))
+    assert type(small[0]) is nn.Conv2d
+    assert "0 (Conv2d) stays dense, as none of its kind was measured sparse" in caplog.text
