@@ -94,13 +94,13 @@ def sddmm(draw: Draw) -> Iterator[Arguments]:
 
 def sparse_conv(draw: Draw) -> Iterator[Arguments]:
     some, plain = pattern(6, 27), ConvGeometry.of((3, 3), padding=1).numbers()
-    yield draw(2, 3, 5, 4), draw(some.nnz), draw(6), some.tensors, plain, False
-    yield draw(1, 6, 5, 4), draw(some.nnz), draw(3), some.tensors, plain, True
+    yield draw(2, 3, 5, 4), draw(some.nnz), draw(6), some.tensors, False, plain
+    yield draw(1, 6, 5, 4), draw(some.nnz), draw(3), some.tensors, True, plain
     line, apart = pattern(4, 6), ConvGeometry((3,), (2,), (1,), (2,), (1,), 2).numbers()
-    yield draw(17, 4, 9), draw(line.nnz), None, line.tensors, apart, False
-    yield draw(2, 4, 4), draw(line.nnz), None, line.tensors, apart, True
+    yield draw(17, 4, 9), draw(line.nnz), None, line.tensors, False, apart
+    yield draw(2, 4, 4), draw(line.nnz), None, line.tensors, True, apart
     none, cube = pattern(5, 8, density=0), ConvGeometry.of((2, 2, 2)).numbers()
-    yield draw(2, 1, 3, 2, 2), draw(0), draw(5), none.tensors, cube, False
+    yield draw(2, 1, 3, 2, 2), draw(0), draw(5), none.tensors, False, cube
 
 
 def sparse_conv_dv(draw: Draw) -> Iterator[Arguments]:

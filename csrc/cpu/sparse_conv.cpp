@@ -156,8 +156,8 @@ Call view_call(const char* op, const std::vector<Tensor>& pattern,
 }
 
 Tensor sparse_conv(const Tensor& x, const Tensor& values, const std::optional<Tensor>& bias,
-                   const std::vector<Tensor>& pattern, const std::vector<int64_t>& geometry,
-                   bool transposed) {
+                   const std::vector<Tensor>& pattern, bool transposed,
+                   const std::vector<int64_t>& geometry) {
   const char* op = "sparse_conv";
   Call call = view_call(op, pattern, geometry, x);
   (transposed ? call.out : call.in) = spatial(call.g, x);

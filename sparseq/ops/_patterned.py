@@ -24,9 +24,16 @@ from torch import Tensor
 
 from sparseq.ops._backend import OPERATORS, below_autograd
 
+# (settings, dy, x) -> the settings of the transposed product that gives an x of that size
+Back = Callable[[Sequence[Any], Tensor, Tensor], Sequence[Any]]
+
 
 def _no_form(values: Tensor) -> Sequence[Any]:
     return ()
+
+
+def _same(settings: Sequence[Any], dy: Tensor, x: Tensor) -> Sequence[Any]:
+    return settings
 
 
 def product_function(
@@ -34,6 +41,7 @@ def product_function(
     sampled: str,
     form: Callable[[Tensor], Sequence[Any]] = _no_form,
     features: int = -1,
+    back: Back = _same,
 ) -> type[torch.autograd.Function]:
     """The autograd.Function of a product.
 
@@ -41,6 +49,7 @@ def product_function(
         product, sampled: names of the pair's ops, with the arguments above.
         form: of the values, the arguments of `sampled` that come after the pattern.
         features: the dimension of y that the bias goes along.
+        back: where several sizes of x give one y, what chooses among them.
     """
 
     class Product(torch.autograd.Function):
@@ -60,8 +69,9 @@ def product_function(
             pattern, settings = ctx.pattern, ctx.settings
             dx = dv = db = None
             if need_x:
-                back = not ctx.transposed
-                dx = OPERATORS[product].entry(dy, values, None, pattern, back, *settings)
+                there = settings if ctx.transposed else back(settings, dy, x)
+                turned = not ctx.transposed
+                dx = OPERATORS[product].entry(dy, values, None, pattern, turned, *there)
             if need_values:
                 outer = (x, dy) if ctx.transposed else (dy, x)
                 dv = OPERATORS[sampled].entry(*outer, pattern, *form(values), *settings)
@@ -72,8 +82,16 @@ def product_function(
     return Product
 
 
-def sampled_function(sampled: str, product: str, form: int = 0) -> type[torch.autograd.Function]:
-    """The autograd.Function of a sampled product; `form` is how many arguments say the form."""
+def sampled_function(
+    sampled: str, product: str, form: int = 0, back: Back = _same
+) -> type[torch.autograd.Function]:
+    """The autograd.Function of a sampled product.
+
+    Args:
+        sampled, product: names of the pair's ops.
+        form: how many arguments say the values' form.
+        back: as in `product_function`.
+    """
 
     class Sampled(torch.autograd.Function):
         @staticmethod
@@ -87,11 +105,11 @@ def sampled_function(sampled: str, product: str, form: int = 0) -> type[torch.au
         def backward(ctx: Any, ddv: Tensor):  # type: ignore[override]
             dy, x = ctx.saved_tensors
             pattern, settings = ctx.pattern, ctx.settings
-            multiply = OPERATORS[product].entry
+            multiply, there = OPERATORS[product].entry, back(settings, dy, x)
             need_dy, need_x, *others = ctx.needs_input_grad
             return (
                 multiply(x, ddv, None, pattern, False, *settings) if need_dy else None,
-                multiply(dy, ddv, None, pattern, True, *settings) if need_x else None,
+                multiply(dy, ddv, None, pattern, True, *there) if need_x else None,
                 *(None for _ in others),
             )
 

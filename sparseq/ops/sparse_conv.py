@@ -13,15 +13,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from sparseq.errors import require
-from sparseq.ops._backend import below_autograd, declare
+from sparseq.ops._backend import declare
 from sparseq.ops._dtypes import refuse_dtypes
+from sparseq.ops._patterned import product_function, sampled_function
 from sparseq.ops.geometry import out_sizes
 from sparseq.ops.spmm import dense_matrix, row_indices
 
@@ -133,7 +134,7 @@ def sparse_conv(
     if any(n < 1 for n in size(x.shape[2:])):
         rule = "must be large enough for the kernel"
         require(False, "sparse_conv", "x", rule, tuple(x.shape))
-    return _SPARSE_CONV(x, values, bias, list(pattern), geometry.numbers(), transposed)
+    return _SPARSE_CONV(x, values, bias, list(pattern), transposed, geometry.numbers())
 
 
 def channels_of(pattern: Sequence[Tensor], geometry: ConvGeometry) -> tuple[int, int]:
@@ -152,8 +153,8 @@ def conv_weight(values: Tensor, pattern: Sequence[Tensor], kernel_size: Sequence
 
 
 def sparse_conv_reference(
-    x: Tensor, values: Tensor, bias: Tensor | None, pattern: list[Tensor], geometry: list[int],
-    transposed: bool,
+    x: Tensor, values: Tensor, bias: Tensor | None, pattern: list[Tensor], transposed: bool,
+    geometry: list[int],
 ) -> Tensor:
     """Plain torch: scatter the values into the dense weight, then one dense convolution."""
     kernel, stride, padding, dilation, extra, groups = ConvGeometry.from_numbers(geometry)
@@ -178,8 +179,8 @@ def sparse_conv_dv_reference(
 
 
 def _fake(
-    x: Tensor, values: Tensor, bias: Tensor | None, pattern: list[Tensor], geometry: list[int],
-    transposed: bool,
+    x: Tensor, values: Tensor, bias: Tensor | None, pattern: list[Tensor], transposed: bool,
+    geometry: list[int],
 ) -> Tensor:
     shape = ConvGeometry.from_numbers(geometry)
     written = channels_of(pattern, shape)[int(transposed)]
@@ -191,63 +192,19 @@ def _fake_dv(dy: Tensor, x: Tensor, pattern: list[Tensor], geometry: list[int]) 
     return dy.new_empty(pattern[1].shape[0])
 
 
-class _SparseConv(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x, values, bias, pattern, geometry, transposed):
-        ctx.save_for_backward(x, values)
-        ctx.pattern, ctx.geometry, ctx.transposed = pattern, geometry, transposed
-        with below_autograd():
-            return _SPARSE_CONV(x, values, bias, pattern, geometry, transposed)
-
-    @staticmethod
-    def backward(ctx: Any, dy: Tensor):  # type: ignore[override]
-        x, values = ctx.saved_tensors
-        dx, dv, db = ctx.needs_input_grad[:3]
-        pattern, geometry, transposed = ctx.pattern, ctx.geometry, ctx.transposed
-        outer = (x, dy) if transposed else (dy, x)
-        back = geometry if transposed or not dx else _back(geometry, dy, x)
-        sums = [0, *range(2, dy.dim())]
-        return (
-            _SPARSE_CONV(dy, values, None, pattern, back, not transposed) if dx else None,
-            _SPARSE_CONV_DV(*outer, pattern, geometry) if dv else None,
-            dy.sum(sums) if db else None,
-            None,
-            None,
-            None,
-        )
-
-
-class _SparseConvDv(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, dy: Tensor, x: Tensor, pattern: list[Tensor], geometry: list[int]):
-        ctx.save_for_backward(dy, x)
-        ctx.pattern, ctx.geometry = pattern, geometry
-        with below_autograd():
-            return _SPARSE_CONV_DV(dy, x, pattern, geometry)
-
-    @staticmethod
-    def backward(ctx: Any, ddv: Tensor):  # type: ignore[override]
-        dy, x = ctx.saved_tensors
-        need_dy, need_x = ctx.needs_input_grad[:2]
-        back = _back(ctx.geometry, dy, x)
-        return (
-            _SPARSE_CONV(x, ddv, None, ctx.pattern, ctx.geometry, False) if need_dy else None,
-            _SPARSE_CONV(dy, ddv, None, ctx.pattern, back, True) if need_x else None,
-            None,
-            None,
-        )
-
-
-def _back(geometry: list[int], dy: Tensor, x: Tensor) -> list[int]:
-    return ConvGeometry.from_numbers(geometry).back_to(x.shape[2:], dy.shape[2:]).numbers()
+def _back(settings: Sequence[list[int]], dy: Tensor, x: Tensor) -> Sequence[list[int]]:
+    (numbers,) = settings
+    return (ConvGeometry.from_numbers(numbers).back_to(x.shape[2:], dy.shape[2:]).numbers(),)
 
 
 _SPARSE_CONV = declare(
-    "sparse_conv(Tensor x, Tensor values, Tensor? bias, Tensor[] pattern, int[] geometry,"
-    " bool transposed) -> Tensor",
-    sparse_conv_reference, _fake, _SparseConv,
+    "sparse_conv(Tensor x, Tensor values, Tensor? bias, Tensor[] pattern, bool transposed,"
+    " int[] geometry) -> Tensor",
+    sparse_conv_reference, _fake,
+    product_function("sparse_conv", "sparse_conv_dv", features=1, back=_back),
 )
-_SPARSE_CONV_DV = declare(
+declare(
     "sparse_conv_dv(Tensor dy, Tensor x, Tensor[] pattern, int[] geometry) -> Tensor",
-    sparse_conv_dv_reference, _fake_dv, _SparseConvDv,
+    sparse_conv_dv_reference, _fake_dv,
+    sampled_function("sparse_conv_dv", "sparse_conv", back=_back),
 )

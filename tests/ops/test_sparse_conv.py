@@ -78,10 +78,10 @@ def test_agrees_with_float64(dtype, case):
             exact = [values.double(), bias.double(), other.double()]
             got = sparse_conv(x, values, pattern.tensors, bias, g)
             assert_near(got, sparse_conv_reference(
-                x.double(), exact[0], exact[1], pattern.tensors, g.numbers(), False))
+                x.double(), exact[0], exact[1], pattern.tensors, False, g.numbers()))
             got = sparse_conv(dy, values, pattern.tensors, other, back, transposed=True)
             assert_near(got, sparse_conv_reference(
-                dy.double(), exact[0], exact[2], pattern.tensors, back.numbers(), True))
+                dy.double(), exact[0], exact[2], pattern.tensors, True, back.numbers()))
             got = sparse_conv_dv(dy, x, pattern.tensors, g.numbers())
             assert_near(got, sparse_conv_dv_reference(
                 dy.double(), x.double(), pattern.tensors, g.numbers()))  # fmt: skip
@@ -147,10 +147,10 @@ def test_large_maps_go_through_in_strips(batch):
     pattern = CSRPattern.from_mask(normal(4, 40 * 9) > 1.5)
     x, values = normal(batch, 40, 70, 66).float(), normal(pattern.nnz).float()
     y = sparse_conv(x, values, pattern.tensors, None, g)
-    exact = [pattern.tensors, g.numbers()]
-    assert_near(y, sparse_conv_reference(x.double(), values.double(), None, *exact, False))
-    got = sparse_conv_dv(y, x, *exact)
-    assert_near(got, sparse_conv_dv_reference(y.double(), x.double(), *exact))
+    exact, numbers = [x.double(), values.double(), None], g.numbers()
+    assert_near(y, sparse_conv_reference(*exact, pattern.tensors, False, numbers))
+    got = sparse_conv_dv(y, x, pattern.tensors, numbers)
+    assert_near(got, sparse_conv_dv_reference(y.double(), x.double(), pattern.tensors, numbers))
 
 
 def test_takes_any_strides():
