@@ -48,16 +48,16 @@ def quaternion_norm(
         x's shape and dtype, contiguous.
 
     Raises:
-        ValueError: shapes that do not fit.
+        ValueError: shapes or dtypes that do not fit.
     """
-    channels = _channels("quaternion_norm", x)
+    channels, sums = _channels("quaternion_norm", x), sums_dtype(x)
     vector, square = (4 * channels,), (4, 4, channels)
-    _check_shape("quaternion_norm", "matrix", matrix, square)
-    _check_shape("quaternion_norm", "center", center, vector)
-    _check_shape("quaternion_norm", "bias", bias, vector)
-    _check_shape("quaternion_norm", "other", other, square)
+    _check("quaternion_norm", "matrix", matrix, square, sums)
+    _check("quaternion_norm", "center", center, vector, sums)
+    _check("quaternion_norm", "bias", bias, vector, sums)
+    _check("quaternion_norm", "other", other, square, sums)
     require((z is None) == (other is None), "quaternion_norm", "other", "must come with z", other)
-    _check_shape("quaternion_norm", "z", z, x.shape)
+    _check("quaternion_norm", "z", z, x.shape, x.dtype)
     return _NORM(x, center, matrix, bias, z, other)
 
 
@@ -76,14 +76,14 @@ def quaternion_cross(dy: Tensor, x: Tensor, center: Tensor | None = None) -> Ten
 
     Args:
         dy, x: (N, 4 C, ...), floating point, of one shape and dtype.
-        center: s (4 C), or None for 0.
+        center: s (4 C), of sums_dtype(x), or None for 0.
 
     Raises:
-        ValueError: shapes that do not fit.
+        ValueError: shapes or dtypes that do not fit.
     """
     channels = _channels("quaternion_cross", x)
-    _check_shape("quaternion_cross", "dy", dy, x.shape)
-    _check_shape("quaternion_cross", "center", center, (4 * channels,))
+    _check("quaternion_cross", "dy", dy, x.shape, x.dtype)
+    _check("quaternion_cross", "center", center, (4 * channels,), sums_dtype(x))
     return _CROSS(dy, x, center)
 
 
@@ -96,7 +96,7 @@ def inverse_cholesky(cov: Tensor, eps: float) -> Tensor:
         cov: V (4, 4, C), positive semidefinite, float32 or float64.
         eps: above 0, or V positive definite.
     """
-    _check_shape("inverse_cholesky", "cov", cov, (4, 4, cov.shape[-1] if cov.dim() else 0))
+    _check("inverse_cholesky", "cov", cov, (4, 4, *cov.shape[-1:]), sums_dtype(cov))
     return _FACTOR(cov, eps)
 
 
@@ -115,9 +115,11 @@ def sums_dtype(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
 
-def _check_shape(op: str, name: str, tensor: Tensor | None, shape: tuple[int, ...]) -> None:
-    if tensor is not None and tensor.shape != shape:
-        require(False, op, name, f"must have shape {tuple(shape)}", tuple(tensor.shape))
+def _check(op: str, name: str, x: Tensor | None, shape: tuple[int, ...], dtype: torch.dtype):
+    """Refuse another shape or dtype, under autocast too, which casts nothing here."""
+    if x is not None and (x.shape != shape or x.dtype != dtype):
+        require(x.shape == shape, op, name, f"must have shape {tuple(shape)}", tuple(x.shape))
+        require(False, op, name, f"must have dtype {dtype}", x.dtype)
 
 
 def _channels(op: str, x: Tensor) -> int:
@@ -128,8 +130,7 @@ def _channels(op: str, x: Tensor) -> int:
 
 def _blocks(x: Tensor) -> Tensor:
     """(N, 4 C, ...) as (N, 4, C, positions), in the dtype of sums."""
-    shape = (x.shape[0], 4, x.shape[1] // 4, math.prod(x.shape[2:]))
-    return x.reshape(shape).to(sums_dtype(x))
+    return x.reshape(x.shape[0], 4, x.shape[1] // 4, math.prod(x.shape[2:])).to(sums_dtype(x))
 
 
 def quaternion_norm_reference(
@@ -245,11 +246,10 @@ class _Cross(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor):  # type: ignore[override]
         dy, x, center = ctx.saved_tensors
         ddy, dx, dcenter = ctx.needs_input_grad
-        turned = grad[1:].transpose(0, 1)
         sums = _CROSS(dy, x, center)[0] if dcenter else None
         return (
             _NORM(x, center, grad[1:], grad[0].flatten(), None, None) if ddy else None,
-            _NORM(dy, None, turned, None, None, None) if dx else None,
+            _NORM(dy, None, grad[1:].transpose(0, 1), None, None, None) if dx else None,
             -transposed_product(grad[1:], sums) if dcenter else None,  # type: ignore[arg-type]
         )
 

@@ -209,12 +209,22 @@ def test_names_what_does_not_fit():
             call()
 
 
-def test_refuses_mixed_dtypes():
-    x, dy, s, _, m, _ = operands((2, 8, 3), torch.float32)
-    for call in (
-        lambda: quaternion_norm(x, m.double()),
-        lambda: quaternion_norm(x, m, s.double()),
-        lambda: quaternion_cross(dy.double(), x),
+@pytest.mark.parametrize("autocast", [False, True])
+def test_names_mixed_dtypes_under_autocast_too(autocast):
+    x, dy, s, b, m, k = operands((2, 8, 3), torch.float32)
+    rule = r"must have dtype torch.float32, got torch.float64"
+    for call, message in (
+        (lambda: quaternion_norm(x, m.double()), rf"quaternion_norm: matrix {rule}"),
+        (lambda: quaternion_norm(x.bfloat16(), m, s.double()), rf"center {rule}"),
+        (lambda: quaternion_norm(x, m, s, b.double()), rf"bias {rule}"),
+        (lambda: quaternion_norm(x, m, z=dy.double(), other=k), rf"z {rule}"),
+        (lambda: quaternion_norm(x, m, z=dy, other=k.double()), rf"other {rule}"),
+        (lambda: quaternion_cross(dy.double(), x), rf"quaternion_cross: dy {rule}"),
+        (lambda: quaternion_cross(dy, x, s.double()), rf"quaternion_cross: center {rule}"),
+        (lambda: inverse_cholesky(k.bfloat16(), 0.1), r"cov must have dtype torch.float32"),
     ):
-        with pytest.raises(RuntimeError, match=r"dtype|float"):
+        with (
+            torch.autocast("cpu", torch.bfloat16, enabled=autocast),
+            pytest.raises(ValueError, match=message),
+        ):
             call()
