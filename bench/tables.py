@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -194,21 +195,42 @@ def layers_table(rows: Sequence[Row]) -> str:
 
 def thresholds_table(rows: Sequence[Row]) -> str:
     """Break-even densities by kind, step, number of weights and batch, on one and two threads."""
-    lines, batches = [], (1, 4, 16, 64, 256, 512)
-    for kind, steps in break_even_tables(Lookup(rows).find(suite="sweep")).items():
-        for step, by_threads in steps.items():
-            measured = [Thresholds.from_json(table) for table in by_threads.values()]
-            for weights in measured[0].weights:
-                cells = [_limits(measured, weights, batch) for batch in batches]
-                lines.append([kind, step, f"{weights:,}", *cells])
-    heads = [f"batch {batch}" for batch in batches]
-    return markdown(["layer", "step", "weights", *heads], lines)
+    return _thresholds([row for row in rows if "positions" not in row], ["layer", "step"])
 
 
-def _limits(measured: Sequence[Thresholds], weights: int, batch: int) -> str:
-    if batch not in measured[0].batches:
-        return NONE
-    return " / ".join(f"{table.limit(weights, batch):.0%}" for table in measured)
+def thresholds_of_convolutions(rows: Sequence[Row]) -> str:
+    """The same of convolutions, by map too."""
+    return _thresholds([row for row in rows if "positions" in row], ["layer", "step", "map"])
+
+
+def _thresholds(rows: Sequence[Row], names: list[str]) -> str:
+    swept = Lookup(rows).find(suite="sweep")
+    batches = sorted({row["batch"] for row in swept})
+    lines = [
+        [*(kind, step, _side(positions))[: len(names)], *line]
+        for kind, steps in break_even_tables(swept).items()
+        for step, by_threads in steps.items()
+        for positions in dict.fromkeys(at for maps in by_threads.values() for at in maps)
+        for line in _limits([Thresholds.from_json(maps[positions])
+                             for maps in by_threads.values() if positions in maps], batches)
+    ]  # fmt: skip
+    return markdown([*names, "weights", *(f"batch {batch}" for batch in batches)], lines)
+
+
+def _side(positions: str) -> str:
+    side = math.isqrt(int(positions))
+    return f"{side}x{side}"
+
+
+def _limits(measured: Sequence[Thresholds], batches: Sequence[int]) -> Iterator[list[str]]:
+    """A line per number of weights."""
+    for weights in measured[0].weights:
+        cells = [
+            " / ".join(f"{table.limit(weights, batch):.0%}" for table in measured)
+            if batch in measured[0].batches else NONE
+            for batch in batches
+        ]  # fmt: skip
+        yield [f"{weights:,}", *cells]
 
 
 def training_table(rows: Sequence[Row]) -> str:
@@ -245,6 +267,7 @@ NOTES: dict[str, Callable[[Sequence[Row]], str]] = {
     "quaternion_norm": operator_table("quaternion_norm"),
     "layers": layers_table,
     "thresholds": thresholds_table,
+    "thresholds_conv": thresholds_of_convolutions,
     "pipeline": operator_table("pipeline"),
     "training": training_table,
     "memory": memory_table,

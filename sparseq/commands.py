@@ -26,6 +26,8 @@ class Compress:
     """auto (leave layers dense where that is faster) or sparse."""
     batch: int = 64
     """Examples the network will mostly run at; auto goes by it."""
+    shape: tuple[int, ...] = ()
+    """Shape of one example, such as 3 32 32; auto goes by it (default: as recorded in the file)."""
     overwrite: bool = False
     """Replace an existing target."""
 
@@ -39,7 +41,8 @@ class Compress:
         from sparseq.recipes.results import ratio_text
 
         network = restore(self.source, self.model)
-        small = compress(network, policy=self.policy, batch=self.batch)
+        shape = self.shape or None
+        small = compress(network, policy=self.policy, batch=self.batch, in_shape=shape)
         before = self.source.stat().st_size
         save(small, self.target, overwrite=self.overwrite)
         after = self.target.stat().st_size
@@ -141,13 +144,13 @@ class Profile:
 
 def _recorded_shape(network: Any) -> tuple[tuple[int, ...], str]:
     """The shape for which a saved network says it was built."""
-    recipe = getattr(network, "recipe", None)
-    kwargs = recipe.get("kwargs", {}) if isinstance(recipe, dict) else {}
-    shape = kwargs.get("in_shape")
-    if not isinstance(shape, list | tuple) or not all(isinstance(size, int) for size in shape):
+    from sparseq.compression import recorded_shape
+
+    shape = recorded_shape(network)
+    if shape is None:
         rule = "must be given, as the file records none (such as --shape 1 28 28)"
         raise argument_error("profile", "--shape", rule, "none")
-    return tuple(shape), "as recorded in the file"
+    return shape, "as recorded in the file"
 
 
 @dataclass(frozen=True)

@@ -3,19 +3,29 @@
     Module + Mask -> Module with SparseLinear for nn.Linear, SparseQLinear for QLinear, and
                      sparse convolutions for dense ones
 
-A new kind of layer is one entry in CONVERTERS and, for policy "auto", one in MEASURED.
+A new kind of layer is one entry in CONVERTERS and, for policy "auto", one in the MEASURED of
+break_even.py.
 """
 
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from sparseq.break_even import (
+    CONVOLUTIONS,
+    break_even,
+    density_of,
+    is_measured,
+    keeps_whole,
+    map_sizes,
+)
 from sparseq.errors import require, unknown_name
 from sparseq.nn.chain import chain_sequentials
 from sparseq.nn.convert import replace_modules
@@ -24,7 +34,6 @@ from sparseq.nn.quaternion_conv import QConv1d, QConv2d, QConv3d
 from sparseq.nn.sparse import SparseLinear, SparseQLinear
 from sparseq.nn.sparse_conv import SparseConv1d, SparseConv2d, SparseConv3d
 from sparseq.nn.sparse_quaternion_conv import SparseQConv1d, SparseQConv2d, SparseQConv3d
-from sparseq.thresholds import STEPS, thresholds
 
 POLICIES = ["auto", "sparse"]
 LOGGER = logging.getLogger("sparseq")
@@ -43,14 +52,6 @@ CONVERTERS: dict[type[nn.Module], Converter] = {
     QConv3d: SparseQConv3d.from_dense,
 }
 
-# rows of the table of break-even densities: single weights kept, and whole quaternions kept
-MEASURED: dict[type[nn.Module], tuple[str, str]] = {
-    nn.Linear: ("Linear", "Linear"),
-    QLinear: ("QLinear by component", "QLinear by quaternion"),
-    **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), ("Conv2d", "Conv2d")),
-    **dict.fromkeys((QConv1d, QConv2d, QConv3d), ("QConv2d by component", "QConv2d by quaternion")),
-}
-
 
 def compress(
     model: nn.Module,
@@ -59,6 +60,7 @@ def compress(
     *,
     batch: int = 64,
     training: bool = False,
+    in_shape: tuple[int, ...] | None = None,
 ) -> nn.Module:
     """A deep copy in which layers hold only their kept weights.
 
@@ -70,18 +72,22 @@ def compress(
             whatever was there (NaN included). Layers it does not name stay dense. By default
             the mask of each candidate is what is not exactly 0.
         policy: "sparse" makes every candidate sparse; "auto" leaves dense those that would be
-            slower sparse on torch's current threads (see `keep_dense`), and reports them to the
-            logger "sparseq" (INFO).
+            slower sparse on torch's current threads (see `sparseq.break_even`), and reports them to
+            the logger "sparseq" (INFO).
         batch: the number of examples the network will mostly run at; policy "auto" goes by it.
         training: whether it will mostly be trained (forward and backward) or only run.
+        in_shape: shape of one example, such as (3, 32, 32). What a sparse convolution costs depends
+            on the size of its map, which policy "auto" then finds by running a copy of the model on
+            one example of zeros. By default that of a model of `sparseq.models`; where it is not
+            known, each convolution is judged by the worst of the measured maps.
 
     Returns:
         The copy; sparse layers in a row of an nn.Sequential run as one kernel at inference (see
         `sparseq.nn.SparseSequential`). `sparseq.to_dense` undoes it, `sparseq.profile` measures it.
 
     Raises:
-        ValueError: an unknown policy, a batch below 1, or a mask that does not fit the model's
-            parameters.
+        ValueError: an unknown policy, a batch below 1, a mask that does not fit the model's
+            parameters, or an in_shape that the model does not take.
     """
     require(batch >= 1, "compress", "batch", "must be at least 1", batch)
     if policy not in POLICIES:
@@ -89,12 +95,11 @@ def compress(
     if mask is not None:
         _check_mask(model, mask)
     keeps = _kept_by_layer(model, mask)
+    rule = Auto(_maps_of(model, keeps, in_shape), batch, training) if policy == "auto" else None
 
     def sparse_twin(path: str, module: nn.Module) -> nn.Module | None:
         keep = keeps.get(path)
-        if keep is None:
-            return None
-        if policy == "auto" and _stays_dense(path, module, keep, batch, training):
+        if keep is None or (rule is not None and rule.stays_dense(path, module, keep)):
             return None
         return convert(module, keep)
 
@@ -109,77 +114,53 @@ def convert(module: nn.Module, keep: Tensor) -> nn.Module:
     return CONVERTERS[type(module)](module, keep)
 
 
-def keep_dense(
-    kind: type[nn.Module],
-    density: float,
-    shape: tuple[int, ...],
-    batch: int = 64,
-    *,
-    whole: bool = False,
-    training: bool = False,
-) -> bool:
-    """Whether a layer is faster dense: its density lies above `break_even`.
+@dataclass(frozen=True)
+class Auto:
+    """Policy "auto": what a network will be used for, and the maps its convolutions work on."""
 
-    Args:
-        kind: the dense layer's type, a key of CONVERTERS.
-        density: fraction of its weights that is kept.
-        shape: of its weight.
-        batch: rows of x at a call, images for a convolution.
-        whole: quaternions are kept or dropped whole.
-        training: count forward and backward, not the forward pass alone.
-    """
-    limit = break_even(kind, math.prod(shape), batch, whole=whole, training=training)
-    return density > limit or limit == 0
+    maps: Mapping[str, Sequence[int]]
+    batch: int
+    training: bool
 
-
-def break_even(
-    kind: type[nn.Module],
-    weights: int,
-    batch: int = 64,
-    *,
-    whole: bool = False,
-    training: bool = False,
-) -> float:
-    """Density up to which a layer is no slower sparse; 0 if it always is.
-
-    Measured on a CPU, for the threads that torch has now (bench/sweep.py); what lies between the
-    measured sizes and batches takes the lower one of its neighbors, and threads that were not
-    measured the lowest of those that were.
-
-    Args:
-        kind, batch, whole, training: as in `keep_dense`.
-        weights: number of entries of the dense layer's weight.
-    """
-    tables = thresholds(MEASURED[kind][whole], STEPS[training], torch.get_num_threads())
-    return min((table.limit(weights, batch) for table in tables), default=0.0)
-
-
-def is_measured(kind: type[nn.Module], whole: bool = False, training: bool = False) -> bool:
-    """Whether `break_even` goes by measurements; it is 0 for a kind of layer without any."""
-    return bool(thresholds(MEASURED[kind][whole], STEPS[training], torch.get_num_threads()))
-
-
-def keeps_whole(keep: Tensor) -> bool:
-    """Whether a mask (4, m, k, ...) of a quaternion weight keeps or drops quaternions whole."""
-    return keep.dim() >= 3 and bool((keep == keep[:1]).all())
-
-
-def _stays_dense(path: str, module: nn.Module, keep: Tensor, batch: int, training: bool) -> bool:
-    kind, density, whole = type(module), density_of(keep), keeps_whole(keep)
-    dense = keep_dense(kind, density, tuple(keep.shape), batch, whole=whole, training=training)
-    if dense:
-        limit = break_even(kind, keep.numel(), batch, whole=whole, training=training)
+    def stays_dense(self, path: str, module: nn.Module, keep: Tensor) -> bool:
+        """Whether the layer is faster dense; if so, it is logged."""
+        kind, density = type(module), density_of(keep)
+        limit, positions = self.limit(path, kind, keep)
+        if 0 < limit >= density:
+            return False
+        at = f"and batch {self.batch}" + (f" on {positions} positions" if positions else "")
         pays = f"sparse pays up to density {limit:.3g}" if limit else "too small for sparse"
-        why = f"faster so at density {density:.3g} and batch {batch}: {pays}"
-        if not is_measured(kind, whole, training):
+        why = f"faster so at density {density:.3g} {at}: {pays}"
+        if not is_measured(kind, tuple(keep.shape), keeps_whole(kind, keep), self.training):
             why = "as none of its kind was measured sparse; policy 'sparse' converts it"
         LOGGER.info("compress: %s (%s) stays dense, %s", path or "the model", kind.__name__, why)
-    return dense
+        return True
+
+    def limit(self, path: str, kind: type[nn.Module], keep: Tensor) -> tuple[float, int | None]:
+        """The lowest break-even density of a layer's calls, and the positions of that call."""
+        look_up = partial(break_even, kind, tuple(keep.shape), self.batch,
+                          whole=keeps_whole(kind, keep), training=self.training)  # fmt: skip
+        calls: Sequence[int | None] = self.maps.get(path) or [None]
+        return min((look_up(positions=positions), positions) for positions in calls)
 
 
-def density_of(keep: Tensor) -> float:
-    """Fraction of True; 1 for an empty tensor."""
-    return int(keep.count_nonzero()) / keep.numel() if keep.numel() else 1.0
+def recorded_shape(model: nn.Module) -> tuple[int, ...] | None:
+    """Shape of one example for which a model says it was built, as those of sparseq.models do."""
+    recipe = getattr(model, "recipe", None)
+    kwargs = recipe.get("kwargs", {}) if isinstance(recipe, dict) else {}
+    shape = kwargs.get("in_shape")
+    if not isinstance(shape, list | tuple) or not all(isinstance(size, int) for size in shape):
+        return None
+    return tuple(shape)
+
+
+def _maps_of(
+    model: nn.Module, keeps: Mapping[str, Tensor], in_shape: tuple[int, ...] | None
+) -> dict[str, list[int]]:
+    """`map_sizes` where there is a convolution to judge and a shape to go by."""
+    shape = recorded_shape(model) if in_shape is None else in_shape
+    judged = any(type(model.get_submodule(path)) in CONVOLUTIONS for path in keeps)
+    return {} if shape is None or not judged else map_sizes(model, shape)
 
 
 def _kept_by_layer(model: nn.Module, mask: Mapping[str, Tensor] | None) -> dict[str, Tensor]:

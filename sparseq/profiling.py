@@ -8,21 +8,22 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from sparseq.compression import (
-    CONVERTERS,
+from sparseq.break_even import (
+    CONVOLUTIONS,
     break_even,
-    convert,
     density_of,
     is_measured,
     keeps_whole,
+    output_positions,
 )
+from sparseq.compression import CONVERTERS, convert
 from sparseq.errors import require
 from sparseq.layer_table import LayerRow, layer_table
 from sparseq.nn.convert import replace_modules
@@ -45,8 +46,15 @@ OPS: dict[type[nn.Module], str] = {
 }
 WARM_UP = 2
 
-Call = tuple[tuple[Any, ...], dict[str, Any]]
 Work = Callable[[], Any]
+
+
+class Call(NamedTuple):
+    """What a layer was called with, and a convolution's output positions over all images."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    positions: int | None
 
 
 @dataclass(frozen=True)
@@ -138,10 +146,11 @@ def _record_calls(model: nn.Module, inputs: tuple[Any, ...]) -> dict[str, list[C
     for path, module in _layers(model).items():
         record = calls.setdefault(path, [])
 
-        def note(_: nn.Module, args: Any, kwargs: Any, record: list[Call] = record) -> None:
-            record.append((args, kwargs))
+        def note(module: Any, args: Any, kwargs: Any, y: Any, record: list[Call] = record) -> None:
+            known = type(module) in CONVOLUTIONS
+            record.append(Call(args, kwargs, output_positions(module, y) if known else None))
 
-        handles.append(module.register_forward_pre_hook(note, with_kwargs=True))
+        handles.append(module.register_forward_hook(note, with_kwargs=True))
     model(*inputs)
     for handle in handles:
         handle.remove()
@@ -174,12 +183,15 @@ def _twins(module: Any) -> tuple[nn.Module, nn.Module | None]:
 def _why_dense(module: Any, calls: list[Call]) -> str:
     """What the rule of `compress` says of a dense layer with zeros at the batch that reaches it."""
     keep = module.weight != 0
-    inputs = [args[0] for args, _ in calls if args and isinstance(args[0], Tensor)]
-    batch = max([_examples(module, x) for x in inputs], default=1)
-    kind, whole = type(module), keeps_whole(keep)
-    limit = break_even(kind, keep.numel(), batch, whole=whole)
+    kind, shape, whole = type(module), tuple(keep.shape), keeps_whole(type(module), keep)
+    work = [(_examples(module, call.args[0]), call.positions) for call in calls
+            if call.args and isinstance(call.args[0], Tensor)]  # fmt: skip
+    batch, positions = max(work, default=(1, None))
+    image = None if positions is None else positions // max(batch, 1)
+    limit = break_even(kind, shape, batch, whole=whole, positions=image)
     if limit == 0:
-        return "too small for sparse" if is_measured(kind, whole) else "not measured sparse"
+        measured = is_measured(kind, shape, whole)
+        return "too small for sparse" if measured else "not measured sparse"
     return f"sparse pays {'up to' if density_of(keep) > limit else 'here, up to'} {limit:.0%}"
 
 
@@ -215,7 +227,7 @@ def _kernel(module: nn.Module, device: torch.device) -> str:
 
 
 def _replay(module: nn.Module, calls: list[Call]) -> Work:
-    return lambda: [module(*args, **kwargs) for args, kwargs in calls]
+    return lambda: [module(*args, **kwargs) for args, kwargs, _ in calls]
 
 
 def _total(
@@ -223,7 +235,7 @@ def _total(
 ) -> LayerRow:
     sparse = any(_is_sparse(module) for module in model.modules())
     models = [replace_modules(model, _dense_form), model] if sparse else [model]
-    works = [_replay(twin, [(inputs, {})]) for twin in models]
+    works = [_replay(twin, [Call(inputs, {}, None)]) for twin in models]
     times = [*median_ms(works, inputs[0].device, repeats), None]
     kept, weights = sum(row.nnz for row in rows), sum(row.weights for row in rows)
     kind, density = type(model).__name__, kept / max(weights, 1)

@@ -52,6 +52,14 @@ def test_compress_overwrites_only_when_told(capsys):
     assert run("compress", "t/model.sparseq", "c.sparseq", "--overwrite") == 0
 
 
+def test_compress_takes_the_shape_of_the_file_or_of_a_flag(capsys):
+    save(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, 2)), "conv.sparseq")
+    assert run("compress", "conv.sparseq", "a.sparseq") == 0
+    assert run("compress", "conv.sparseq", "b.sparseq", "--shape", "3", "8", "8") == 0
+    told = complaint(capsys, "compress", "conv.sparseq", "c.sparseq", "--shape", "3", "9", "9")
+    assert "in_shape must be the shape of one example that the model takes" in told
+
+
 def test_compress_and_prune_say_what_stays_dense(capsys):
     note = "compress: out (Linear) stays dense, faster so at density 1 and batch 64: too small"
     run("train", *TINY, "--out", "t")

@@ -15,6 +15,7 @@ from sparseq.compression import compress
 from sparseq.nn.convert import to_dense
 from sparseq.nn.quaternion import QLinear
 from sparseq.nn.sparse import SparseLinear, SparseQLinear
+from sparseq.nn.sparse_conv import SparseConv2d
 
 
 def small_net(dtype=torch.float32, layer=nn.Linear):
@@ -108,9 +109,10 @@ def test_auto_goes_by_the_batch_and_by_the_step(monkeypatch):
 
     def lookup(kind, step, threads):
         seen.add((kind, step))
-        return (thresholds.Thresholds((1,), (1, 64), ((0.1, 0.3),)),)
+        table = thresholds.Thresholds((1,), (1, 64), ((0.1, 0.3),))
+        return (thresholds.MapThresholds((1,), (table,)),)
 
-    monkeypatch.setattr("sparseq.compression.thresholds", lookup)
+    monkeypatch.setattr("sparseq.break_even.thresholds", lookup)
     assert type(compress(model, mask, batch=1)[1]) is nn.Linear
     assert type(compress(model, mask, batch=8)[1]) is nn.Linear
     assert type(compress(model, mask, batch=64)[1]) is SparseLinear
@@ -119,6 +121,54 @@ def test_auto_goes_by_the_batch_and_by_the_step(monkeypatch):
     assert ("Linear", "training") in seen
     with pytest.raises(ValueError, match="batch must be at least 1, got 0"):
         compress(model, mask, batch=0)
+
+
+def pyramid():
+    """The same convolution twice, on maps of 8x8 and of 4x4."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.MaxPool2d(2),
+                         nn.Conv2d(4, 4, 3, padding=1))  # fmt: skip
+
+
+def by_map(kind, step, threads):
+    """Sparse pays up to 10 % on maps of 4x4, up to 50 % on those of 8x8."""
+    tables = [thresholds.Thresholds((1,), (1,), ((limit,),)) for limit in (0.1, 0.5)]
+    return (thresholds.MapThresholds((16, 64), tuple(tables)),)
+
+
+def test_auto_goes_by_the_maps_of_convolutions(monkeypatch, caplog):
+    monkeypatch.setattr("sparseq.break_even.thresholds", by_map)
+    model = pyramid()
+    keep = torch.rand(4, 4, 3, 3, generator=torch.Generator().manual_seed(0)) < 0.3
+    mask = {"0.weight": keep, "2.weight": keep}
+    with caplog.at_level(logging.INFO, "sparseq"):
+        small = compress(model, mask, in_shape=(4, 8, 8))
+    assert [type(small[at]) for at in (0, 2)] == [SparseConv2d, nn.Conv2d]
+    assert "batch 64 on 16 positions: sparse pays up to density 0.1" in caplog.text
+    unknown = compress(model, mask)  # the worst map counts
+    assert [type(unknown[at]) for at in (0, 2)] == [nn.Conv2d, nn.Conv2d]
+    large = compress(model, mask, in_shape=(4, 16, 16))
+    assert [type(large[at]) for at in (0, 2)] == [SparseConv2d, SparseConv2d]
+    x = torch.randn(2, 4, 8, 8)
+    torch.testing.assert_close(small(x), masked(model, mask)(x))
+
+
+def test_a_model_that_records_its_shape_needs_no_other(monkeypatch):
+    monkeypatch.setattr("sparseq.break_even.thresholds", by_map)
+    model = pyramid()
+    with torch.no_grad():
+        for layer in (model[0], model[2]):
+            layer.weight[:3] = 0
+    model.recipe = {"name": "pyramid", "kwargs": {"in_shape": [4, 8, 8]}}
+    assert [type(compress(model)[at]) for at in (0, 2)] == [SparseConv2d, nn.Conv2d]
+    other = compress(model, in_shape=(4, 16, 16))
+    assert [type(other[at]) for at in (0, 2)] == [SparseConv2d, SparseConv2d]
+
+
+def test_only_auto_and_only_convolutions_make_the_model_run(monkeypatch):
+    monkeypatch.setattr("sparseq.compression.map_sizes", None)
+    compress(pyramid(), policy="sparse", in_shape=(4, 8, 8))
+    compress(small_net(), in_shape=(4, 4))
 
 
 def test_a_sparse_layer_trains_in_a_fifth_of_the_bytes():
@@ -239,7 +289,7 @@ def test_an_unknown_policy_is_refused():
 
 
 def test_auto_says_what_was_never_measured(caplog, monkeypatch):
-    monkeypatch.setattr("sparseq.compression.thresholds", lambda *_: ())
+    monkeypatch.setattr("sparseq.break_even.thresholds", lambda *_: ())
     with caplog.at_level(logging.INFO, "sparseq"):
         small = compress(nn.Sequential(nn.Conv2d(4, 8, 3)))
     assert type(small[0]) is nn.Conv2d

@@ -62,6 +62,7 @@ def test_the_speed_section_names_machine_threads_and_baselines(tmp_path):
 @pytest.mark.parametrize("name", tables.NOTES)
 def test_every_table_of_the_notes_can_be_made(name):
     rows = [layer_row(1, 2.0), layer_row(1, 2.0, suite=name), sweep_row(1), peak_row(1)]
+    rows += [{**sweep_row(threads, "Conv2d 3x3", 8), "positions": 64} for threads in (1, 2)]
     rows += [{"suite": "memory", "case": "a", "density": 0.1, "fraction_of_dense": 0.2, **ABOUT}]
     parts = ("data", "forward", "backward", "optimizer", "step")
     training = {"suite": "training", "case": "dense", "batch": 4, "threads": 1, "step_ratio": 1.0}
@@ -71,6 +72,15 @@ def test_every_table_of_the_notes_can_be_made(name):
     lines = tables.NOTES[name](rows).splitlines()
     assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
     assert len(lines) > 2
+
+
+def test_break_even_densities_stand_by_size_and_map():
+    rows = [sweep_row(1), sweep_row(2)]
+    rows += [{**row, "subject": "Conv2d 3x3", "positions": 64} for row in rows]
+    assert tables.thresholds_table(rows).splitlines()[2:] == [
+        "| Linear | forward | 4,194,304 | 40% / 40% |"]  # fmt: skip
+    assert tables.thresholds_of_convolutions(rows).splitlines()[2:] == [
+        "| Conv2d 3x3 | forward | 8x8 | 4,194,304 | 40% / 40% |"]  # fmt: skip
 
 
 def test_the_figure_has_a_panel_per_number_of_threads():

@@ -28,6 +28,7 @@ LAYERS = [
     ["formats", "graphs"],
     ["nn"],
     ["pruning"],
+    ["break_even"],
     ["compression"],
     ["modules", "storage"],
     ["description"],

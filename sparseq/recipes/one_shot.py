@@ -89,7 +89,8 @@ class OneShot(Experiment):
             after = evaluate(model, data.validation).accuracy
             if self.finetune:
                 self._finetune(model, mask, data, RowLog(folder.path), report)
-            return conclude(compress(model, mask, self.policy), data, folder,
+            small = compress(model, mask, self.policy, in_shape=data.in_shape)
+            return conclude(small, data, folder,
                             density=mask.density, weights_kept=mask.kept, weights=mask.total,
                             unpruned_validation_accuracy=before,
                             pruned_validation_accuracy=after)

@@ -122,7 +122,7 @@ class Trial:
         loss, best = self._train(model, mask, report)
         self.final, self.mask = copy_state(model), mask
         best.restore(model)
-        small = compress(model, mask, batch=self.config.measure_batch)
+        small = compress(model, mask, batch=self.config.measure_batch, in_shape=self.data.in_shape)
         save(small, self.file(number), overwrite=True)
         self.rows.append(self._row(model, mask, number, {
             "loss": loss, "best_epoch": best.epoch, "seconds": time.perf_counter() - started}))
