@@ -76,7 +76,7 @@ def product_function(
                 outer = (x, dy) if ctx.transposed else (dy, x)
                 dv = OPERATORS[sampled].entry(*outer, pattern, *form(values), *settings)
             if need_bias:
-                db = _sum_to_features(dy, features)
+                db = sum_to_features(dy, features)
             return dx, dv, db, None, None, *(None for _ in settings)
 
     return Product
@@ -116,7 +116,7 @@ def sampled_function(
     return Sampled
 
 
-def _sum_to_features(dy: Tensor, features: int) -> Tensor:
+def sum_to_features(dy: Tensor, features: int) -> Tensor:
     """(features) the sum of dy over its other dimensions."""
     others = [d for d in range(dy.dim()) if d != features % dy.dim()]
     return dy.sum(others) if others else dy

@@ -14,14 +14,13 @@ and a few additions; about 1.4x the rounding error) or "auto", which picks by si
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from sparseq.errors import require, unknown_name
-from sparseq.ops._backend import below_autograd, declare
+from sparseq.ops._backend import declare
+from sparseq.ops._bilinear import bilinear_functions
 from sparseq.ops._dtypes import refuse_dtypes
 
 ALGORITHMS = ["auto", "8", "16"]
@@ -116,71 +115,16 @@ def _fake_dw(dy: Tensor, x: Tensor, algorithm: str) -> Tensor:
     return dy.new_empty((4, dy.shape[-1] // 4, x.shape[-1] // 4))
 
 
-class _Hamilton(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, algorithm: str):
-        ctx.save_for_backward(x, weight)
-        ctx.algorithm = algorithm
-        with below_autograd():
-            return _HAMILTON(x, weight, bias, algorithm)
-
-    @staticmethod
-    def backward(ctx: Any, dy: Tensor):  # type: ignore[override]
-        x, weight = ctx.saved_tensors
-        dx, dw, db, _ = ctx.needs_input_grad
-        return (
-            _HAMILTON_DX(dy, weight, ctx.algorithm) if dx else None,
-            _HAMILTON_DW(dy, x, ctx.algorithm) if dw else None,
-            _rows(dy).sum(0) if db else None,
-            None,
-        )
-
-
-class _HamiltonDx(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, dy: Tensor, weight: Tensor, algorithm: str):
-        ctx.save_for_backward(dy, weight)
-        ctx.algorithm = algorithm
-        with below_autograd():
-            return _HAMILTON_DX(dy, weight, algorithm)
-
-    @staticmethod
-    def backward(ctx: Any, ddx: Tensor):  # type: ignore[override]
-        dy, weight = ctx.saved_tensors
-        return (
-            _HAMILTON(ddx, weight, None, ctx.algorithm) if ctx.needs_input_grad[0] else None,
-            _HAMILTON_DW(dy, ddx, ctx.algorithm) if ctx.needs_input_grad[1] else None,
-            None,
-        )
-
-
-class _HamiltonDw(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, dy: Tensor, x: Tensor, algorithm: str):
-        ctx.save_for_backward(dy, x)
-        ctx.algorithm = algorithm
-        with below_autograd():
-            return _HAMILTON_DW(dy, x, algorithm)
-
-    @staticmethod
-    def backward(ctx: Any, ddw: Tensor):  # type: ignore[override]
-        dy, x = ctx.saved_tensors
-        return (
-            _HAMILTON(x, ddw, None, ctx.algorithm) if ctx.needs_input_grad[0] else None,
-            _HAMILTON_DX(dy, ddw, ctx.algorithm) if ctx.needs_input_grad[1] else None,
-            None,
-        )
-
-
+_FUNCTIONS = bilinear_functions("hamilton")
 _HAMILTON = declare(
     "hamilton(Tensor x, Tensor weight, Tensor? bias, str algorithm) -> Tensor",
-    hamilton_reference, _fake, _Hamilton,
+    hamilton_reference, _fake, _FUNCTIONS[0],
 )
-_HAMILTON_DX = declare(
+declare(
     "hamilton_dx(Tensor dy, Tensor weight, str algorithm) -> Tensor",
-    hamilton_dx_reference, _fake_dx, _HamiltonDx,
+    hamilton_dx_reference, _fake_dx, _FUNCTIONS[1],
 )
-_HAMILTON_DW = declare(
+declare(
     "hamilton_dw(Tensor dy, Tensor x, str algorithm) -> Tensor",
-    hamilton_dw_reference, _fake_dw, _HamiltonDw,
+    hamilton_dw_reference, _fake_dw, _FUNCTIONS[2],
 )

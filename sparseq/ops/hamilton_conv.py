@@ -15,13 +15,12 @@ transposed convolution.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from sparseq.errors import require, unknown_name
-from sparseq.ops._backend import below_autograd, declare
+from sparseq.ops._backend import declare
+from sparseq.ops._bilinear import bilinear_functions
 from sparseq.ops._dtypes import refuse_dtypes
 from sparseq.ops.geometry import (
     Sizes,
@@ -216,74 +215,17 @@ def _fake_dw(dy: Tensor, x, kernel, stride, padding, dilation, groups, algorithm
     return dy.new_empty((4, dy.shape[1] // 4, x.shape[1] // 4 // groups, *kernel))
 
 
-class _HamiltonConv(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, *settings: Any):
-        ctx.save_for_backward(x, weight)
-        ctx.settings = settings
-        with below_autograd():
-            return _HAMILTON_CONV(x, weight, bias, *settings)
-
-    @staticmethod
-    def backward(ctx: Any, dy: Tensor):  # type: ignore[override]
-        x, weight = ctx.saved_tensors
-        dx, dw, db = ctx.needs_input_grad[:3]
-        return (
-            _HAMILTON_CONV_DX(dy, weight, x.shape[2:], *ctx.settings) if dx else None,
-            _HAMILTON_CONV_DW(dy, x, weight.shape[3:], *ctx.settings) if dw else None,
-            dy.sum((0, *range(2, dy.dim()))) if db else None,
-            *[None] * 5,
-        )
-
-
-class _HamiltonConvDx(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, dy: Tensor, weight: Tensor, size: list[int], *settings: Any):
-        ctx.save_for_backward(dy, weight)
-        ctx.settings = settings
-        with below_autograd():
-            return _HAMILTON_CONV_DX(dy, weight, size, *settings)
-
-    @staticmethod
-    def backward(ctx: Any, ddx: Tensor):  # type: ignore[override]
-        dy, weight = ctx.saved_tensors
-        need_dy, need_weight = ctx.needs_input_grad[:2]
-        return (
-            _HAMILTON_CONV(ddx, weight, None, *ctx.settings) if need_dy else None,
-            _HAMILTON_CONV_DW(dy, ddx, weight.shape[3:], *ctx.settings) if need_weight else None,
-            *[None] * 6,
-        )
-
-
-class _HamiltonConvDw(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, dy: Tensor, x: Tensor, kernel: list[int], *settings: Any):
-        ctx.save_for_backward(dy, x)
-        ctx.settings = settings
-        with below_autograd():
-            return _HAMILTON_CONV_DW(dy, x, kernel, *settings)
-
-    @staticmethod
-    def backward(ctx: Any, ddw: Tensor):  # type: ignore[override]
-        dy, x = ctx.saved_tensors
-        need_dy, need_x = ctx.needs_input_grad[:2]
-        return (
-            _HAMILTON_CONV(x, ddw, None, *ctx.settings) if need_dy else None,
-            _HAMILTON_CONV_DX(dy, ddw, x.shape[2:], *ctx.settings) if need_x else None,
-            *[None] * 6,
-        )
-
-
+_FUNCTIONS = bilinear_functions("hamilton_conv", spatial=True)
 _GEOMETRY = "int[] stride, int[] padding, int[] dilation, int groups, str algorithm"
 _HAMILTON_CONV = declare(
     f"hamilton_conv(Tensor x, Tensor weight, Tensor? bias, {_GEOMETRY}) -> Tensor",
-    hamilton_conv_reference, _fake, _HamiltonConv,
+    hamilton_conv_reference, _fake, _FUNCTIONS[0],
 )
 _HAMILTON_CONV_DX = declare(
     f"hamilton_conv_dx(Tensor dy, Tensor weight, SymInt[] size, {_GEOMETRY}) -> Tensor",
-    hamilton_conv_dx_reference, _fake_dx, _HamiltonConvDx,
+    hamilton_conv_dx_reference, _fake_dx, _FUNCTIONS[1],
 )
-_HAMILTON_CONV_DW = declare(
+declare(
     f"hamilton_conv_dw(Tensor dy, Tensor x, int[] kernel, {_GEOMETRY}) -> Tensor",
-    hamilton_conv_dw_reference, _fake_dw, _HamiltonConvDw,
+    hamilton_conv_dw_reference, _fake_dw, _FUNCTIONS[2],
 )
