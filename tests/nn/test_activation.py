@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from sparseq.nn import QModReLU, QuaternionToReal
+from tests.nn.whole_graph import assert_compiles_whole
 from tests.ops.cases import normal
 
 SHAPES = [(5, 8), (1, 4, 1, 1), (3, 12, 5, 7), (2, 8, 3), (0, 8, 3)]
@@ -80,15 +81,7 @@ def test_survive_copies_compilation_export_and_dtypes(layer):
     want = layer(x)
     for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
         assert torch.equal(twin(x), want)
-    torch.compiler.reset()
-    results = []
-    for run in (layer, torch.compile(layer, fullgraph=True, backend="aot_eager")):
-        leaf = x.clone().requires_grad_()
-        y = run(leaf)
-        y.square().sum().backward()
-        results.append((y, leaf.grad))
-    for ours, theirs in zip(*results, strict=True):
-        torch.testing.assert_close(ours, theirs)
+    assert_compiles_whole(layer, x)
     torch.testing.assert_close(torch.export.export(layer, (x,)).module()(x), want)
     for dtype in (torch.bfloat16, torch.float16):
         low = copy.deepcopy(layer).to(dtype)(x.to(dtype))

@@ -12,6 +12,7 @@ from torch import nn
 
 from sparseq.nn import QConv1d
 from tests.nn.conftest import CASES, assert_same
+from tests.nn.whole_graph import assert_compiles_whole, assert_exports_with_any_batch
 
 
 def test_deepcopy_and_pickle(layer, x):
@@ -45,23 +46,11 @@ def test_meta_layers_are_filled_by_loading(layer, x):
 
 
 def test_compiled_whole_forward_and_backward(layer, x):
-    torch.compiler.reset()
-    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
-    results = []
-    for run in (layer, compiled):
-        layer.zero_grad()
-        own = x.clone().requires_grad_()
-        y = run(own)
-        y.square().sum().backward()
-        results.append([y, own.grad, *(p.grad.clone() for p in layer.parameters())])
-    for ours, theirs in zip(*results, strict=True):
-        torch.testing.assert_close(ours, theirs)
+    assert_compiles_whole(layer, x)
 
 
 def test_export(layer, x):
-    batch = torch.export.Dim("batch", min=2, max=64)
-    program = torch.export.export(layer, (x,), dynamic_shapes=({0: batch},))
-    torch.testing.assert_close(program.module()(x[:3]), layer(x[:3]))
+    program = assert_exports_with_any_batch(layer, x)
     kept = set(layer.state_dict())
     assert kept <= set(program.state_dict) | set(program.constants)
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from sparseq.nn import QBatchNorm1d, QBatchNorm2d, QBatchNorm3d
+from tests.nn.whole_graph import assert_compiles_whole
 from tests.ops.cases import normal
 
 SHAPES = {QBatchNorm1d: (6, 12), QBatchNorm2d: (5, 12, 3, 7), QBatchNorm3d: (2, 12, 3, 1, 5)}
@@ -226,17 +227,7 @@ def test_survives_copies_compilation_and_export(kind, mode):
     fresh = kind(12, mode=mode)
     fresh.load_state_dict(layer.state_dict())
     assert torch.equal(fresh(x), copy.deepcopy(layer)(x))
-    torch.compiler.reset()
-    results = []
-    for compiled in (False, True):
-        own = copy.deepcopy(layer)
-        run = torch.compile(own, fullgraph=True, backend="aot_eager") if compiled else own
-        leaf = x.clone().requires_grad_()
-        y = run(leaf)
-        y.square().sum().backward()
-        results.append([y, leaf.grad, *(p.grad for p in own.parameters()), *own.buffers()])
-    for ours, theirs in zip(*results, strict=True):
-        torch.testing.assert_close(ours, theirs)
+    assert_compiles_whole(layer, x)
     program = torch.export.export(layer.eval(), (x,))
     torch.testing.assert_close(program.module()(x), layer(x))
 

@@ -21,6 +21,7 @@ from sparseq.nn import (
     to_dense,
 )
 from sparseq.nn.init import INITS
+from tests.nn.whole_graph import assert_compiles_whole, assert_exports_with_any_batch
 
 KINDS = (QConv1d, QConv2d, QConv3d, QConvTranspose1d, QConvTranspose2d, QConvTranspose3d)
 over_kinds = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
@@ -205,26 +206,12 @@ def test_autocast_is_that_of_a_convolution(kind, dtype):
 
 @over_kinds
 def test_compiled_whole_forward_and_backward(kind):
-    layer, x = few(kind), image(kind.dims, 8)
-    torch.compiler.reset()
-    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
-    results = []
-    for run in (layer, compiled):
-        layer.zero_grad()
-        own = x.clone().requires_grad_()
-        y = run(own)
-        y.square().sum().backward()
-        results.append([y, own.grad, *(p.grad.clone() for p in layer.parameters())])
-    for ours, theirs in zip(*results, strict=True):
-        torch.testing.assert_close(ours, theirs)
+    assert_compiles_whole(few(kind), image(kind.dims, 8))
 
 
 @over_kinds
 def test_export(kind):
-    layer, x = few(kind), image(kind.dims, 8)
-    batch = torch.export.Dim("batch", min=2, max=64)
-    program = torch.export.export(layer, (x,), dynamic_shapes=({0: batch},))
-    torch.testing.assert_close(program.module()(x[:2]), layer(x[:2]))
+    assert_exports_with_any_batch(few(kind), image(kind.dims, 8))
 
 
 def test_repr_shows_what_is_not_default():

@@ -12,6 +12,7 @@ from torch import nn
 from sparseq.files import load, save
 from sparseq.formats import CSRPattern
 from sparseq.nn import SparseConv1d, SparseConv2d, SparseConv3d, to_dense
+from tests.nn.whole_graph import assert_compiles_whole, assert_exports_with_any_batch
 
 KINDS = (SparseConv1d, SparseConv2d, SparseConv3d)
 over_kinds = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
@@ -143,24 +144,12 @@ def test_loads_another_pattern_a_dense_state_and_on_meta(kind):
 
 @over_kinds
 def test_compiled_whole_forward_and_backward(kind):
-    torch.compiler.reset()
-    layer, results = few(kind, stride=2), []
-    for run in (layer, torch.compile(layer, fullgraph=True, backend="aot_eager")):
-        layer.zero_grad()
-        x = image(kind).requires_grad_()
-        y = run(x)
-        y.square().sum().backward()
-        results.append([y, x.grad, *(p.grad.clone() for p in layer.parameters())])
-    for ours, theirs in zip(*results, strict=True):
-        torch.testing.assert_close(ours, theirs)
+    assert_compiles_whole(few(kind, stride=2), image(kind))
 
 
 @over_kinds
 def test_export_with_any_batch(kind):
-    layer, x = few(kind), image(kind)
-    batch = torch.export.Dim("batch", min=2, max=64)
-    program = torch.export.export(layer, (x,), dynamic_shapes=({0: batch},))
-    torch.testing.assert_close(program.module()(x[:2]), layer(x[:2]))
+    assert_exports_with_any_batch(few(kind), image(kind))
 
 
 @over_kinds

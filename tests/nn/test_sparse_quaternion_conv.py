@@ -15,6 +15,7 @@ from sparseq.formats import CSRPattern
 from sparseq.nn import QConv2d, SparseConv2d, SparseQConv1d, SparseQConv2d, SparseQConv3d
 from sparseq.nn.convert import to_dense
 from sparseq.profiling import profile
+from tests.nn.whole_graph import assert_compiles_whole, assert_exports_with_any_batch
 
 KINDS = (SparseQConv1d, SparseQConv2d, SparseQConv3d)
 over_kinds = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
@@ -114,18 +115,9 @@ def test_copies_and_states(kind, granularity, tmp_path):
 
 @over_granularities
 def test_compile_and_export(granularity):
-    torch.compiler.reset()
-    layer, x, results = few(SparseQConv2d, granularity), image(SparseQConv2d), []
-    for run in (layer, torch.compile(layer, fullgraph=True, backend="aot_eager")):
-        layer.zero_grad()
-        y = run(x)
-        y.square().sum().backward()
-        results.append([y, *(p.grad.clone() for p in layer.parameters())])
-    for ours, theirs in zip(*results, strict=True):
-        torch.testing.assert_close(ours, theirs)
-    batch = torch.export.Dim("batch", min=2, max=64)
-    program = torch.export.export(layer, (x,), dynamic_shapes=({0: batch},))
-    torch.testing.assert_close(program.module()(x[:2]), layer(x[:2]))
+    layer, x = few(SparseQConv2d, granularity), image(SparseQConv2d)
+    assert_compiles_whole(layer, x)
+    assert_exports_with_any_batch(layer, x)
 
 
 @over_granularities
