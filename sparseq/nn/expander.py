@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from sparseq.errors import require
 from sparseq.graphs import Edges, Graph
 from sparseq.nn.graphed import ExpanderLayer
-from sparseq.nn.quaternion import QLinear, check_quaternion_sizes
-from sparseq.nn.twins import linear_of, match_twin
+from sparseq.nn.quaternion import QLinear, check_quaternion_sizes, quaternion_linear_of
+from sparseq.nn.twins import linear_of
 from sparseq.ops.block_mm import block_mm, matrix_of_blocks
 from sparseq.ops.sparse_hamilton import compact_weight, sparse_hamilton
 from sparseq.ops.spmm import dense_matrix, spmm
@@ -109,11 +109,7 @@ class ExpanderQLinear(ExpanderLayer):
 
     def to_dense(self) -> QLinear:
         """The `QLinear` with zeros off the edges; parameters are copied."""
-        has_bias = self.bias is not None
-        layer = QLinear(self.in_features, self.out_features, has_bias, device="meta")
-        layer.weight = nn.Parameter(self.dense_weight().detach())
-        match_twin(layer, self)
-        return layer
+        return quaternion_linear_of(self.dense_weight().detach(), self)
 
     def dense_weight(self) -> Tensor:
         """(4, m, k), zero off the edges; differentiable in `values`."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sparseq.errors import require, unknown_name
 from sparseq.nn.init import INITS, quaternion_init_
-from sparseq.nn.twins import linear_of
+from sparseq.nn.twins import linear_of, match_twin
 from sparseq.ops.hamilton import ALGORITHMS, hamilton, real_weight
 
 
@@ -95,3 +95,12 @@ class QLinear(nn.Module):
         text = f"in_features={self.in_features}, out_features={self.out_features}, bias={bias}"
         text += "" if self.init == "he" else f", init={self.init}"
         return text + ("" if self.algorithm == "auto" else f", algorithm={self.algorithm}")
+
+
+def quaternion_linear_of(weight: Tensor, twin: Any) -> QLinear:
+    """A `QLinear` that holds `weight`, with the bias, gradient flags and mode of its twin."""
+    _, rows, columns = weight.shape
+    layer = QLinear(4 * columns, 4 * rows, twin.bias is not None, device="meta")
+    layer.weight = nn.Parameter(weight)
+    match_twin(layer, twin)
+    return layer

@@ -11,7 +11,7 @@ from sparseq.errors import require, unknown_name
 from sparseq.formats import CSRPattern
 from sparseq.nn.init import draw_quaternions
 from sparseq.nn.patterned import PatternedLayer, checked_mask
-from sparseq.nn.quaternion import QLinear, check_quaternion_sizes
+from sparseq.nn.quaternion import QLinear, check_quaternion_sizes, quaternion_linear_of
 from sparseq.nn.twins import linear_of, match_twin
 from sparseq.ops.sparse_hamilton import compact_weight, sparse_hamilton
 from sparseq.ops.spmm import dense_matrix, spmm
@@ -149,21 +149,9 @@ class SparseQLinear(PatternedLayer):
         if values is None:
             self.reset_parameters()
 
-    @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draw the values anew, by the true number of inputs, and zero the bias."""
-        if self.bias is not None:
-            nn.init.zeros_(self.bias)
-        if self.values.is_meta:
-            return
-        rows, outputs = self.pattern.rows(), self.out_features // 4
-        drawn = draw_quaternions((len(rows),), self.values, generator)
-        counts = torch.bincount(rows % max(outputs, 1), minlength=outputs)
-        if self.granularity == "quaternion":
-            self.values.copy_(drawn.t() * (counts[rows] * 2).rsqrt()[:, None])
-        else:
-            own = drawn.gather(0, (rows // max(outputs, 1))[None])[0]
-            self.values.copy_(own * (counts[rows % max(outputs, 1)] / 2).rsqrt())
+        draw_kept_(self, self.out_features // 4, generator)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in_features) -> (..., out_features)."""
@@ -186,13 +174,7 @@ class SparseQLinear(PatternedLayer):
             ValueError: another kind of layer, a mask of another shape or dtype, or one that
                 splits quaternions where they are to be kept whole.
         """
-        keep = checked_mask("SparseQLinear.from_dense", module, QLinear, mask)
-        if mask is None and granularity == "quaternion":
-            keep = keep.any(dim=0).expand_as(keep)
-        granularity = granularity_of("SparseQLinear.from_dense", keep, granularity)
-        kept = keep[0] if granularity == "quaternion" else keep.flatten(0, 1)
-        pattern = CSRPattern.from_mask(kept)
-        values = pattern.gather(entries_of(module.weight.detach(), granularity))
+        pattern, values, granularity = kept_entries(cls, module, QLinear, mask, granularity)
         sizes = (module.in_features, module.out_features)
         layer = cls(*sizes, pattern, values, module.bias is not None, granularity=granularity)
         match_twin(layer, module)
@@ -200,11 +182,7 @@ class SparseQLinear(PatternedLayer):
 
     def to_dense(self) -> QLinear:
         """The `QLinear` with zeros at the dropped places; parameters are copied."""
-        has_bias = self.bias is not None
-        layer = QLinear(self.in_features, self.out_features, has_bias, device="meta")
-        layer.weight = nn.Parameter(self.dense_weight().detach())
-        match_twin(layer, self)
-        return layer
+        return quaternion_linear_of(self.dense_weight().detach(), self)
 
     def dense_weight(self) -> Tensor:
         """(4, m, k), zero where nothing is kept; differentiable in `values`."""
@@ -239,6 +217,38 @@ def granularity_of(op: str, keep: Tensor, wanted: str | None) -> str:
             "must keep or drop every quaternion whole for quaternion granularity",
             "one that splits some")
     return "quaternion" if whole else "component"
+
+
+def kept_entries(
+    cls: type[nn.Module], module: Any, kind: type[nn.Module], mask: Tensor | None,
+    granularity: str | None,
+) -> tuple[CSRPattern, Tensor, str]:  # fmt: skip
+    """Pattern, values and granularity of what `cls.from_dense` keeps of a quaternion layer."""
+    op = f"{cls.__name__}.from_dense"
+    keep = checked_mask(op, module, kind, mask).flatten(2)
+    if mask is None and granularity == "quaternion":
+        keep = keep.any(dim=0).expand_as(keep)
+    granularity = granularity_of(op, keep, granularity)
+    pattern = CSRPattern.from_mask(keep[0] if granularity == "quaternion" else keep.flatten(0, 1))
+    values = pattern.gather(entries_of(module.weight.detach().flatten(2), granularity))
+    return pattern, values, granularity
+
+
+@torch.no_grad()
+def draw_kept_(layer: Any, outputs: int, generator: torch.Generator | None) -> None:
+    """Draw values by the true number of inputs of each of the output quaternions; zero the bias."""
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    if layer.values.is_meta:
+        return
+    rows, least = layer.pattern.rows(), max(outputs, 1)
+    drawn = draw_quaternions((len(rows),), layer.values, generator)
+    counts = torch.bincount(rows % least, minlength=outputs)
+    if layer.granularity == "quaternion":
+        layer.values.copy_(drawn.t() * (counts[rows] * 2).rsqrt()[:, None])
+    else:
+        own = drawn.gather(0, (rows // least)[None])[0]
+        layer.values.copy_(own * (counts[rows % least] / 2).rsqrt())
 
 
 def entries_of(weight: Tensor, granularity: str) -> Tensor:

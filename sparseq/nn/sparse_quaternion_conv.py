@@ -6,15 +6,13 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sparseq.errors import require
 from sparseq.formats import CSRPattern
-from sparseq.nn.init import draw_quaternions
-from sparseq.nn.patterned import checked_mask
 from sparseq.nn.quaternion import check_quaternion_sizes
 from sparseq.nn.quaternion_conv import QConv1d, QConv2d, QConv3d
-from sparseq.nn.sparse import check_granularity, entries_of, granularity_of
+from sparseq.nn.sparse import check_granularity, draw_kept_, entries_of, kept_entries
 from sparseq.nn.sparse_conv import SETTINGS, SparseConvNd
 from sparseq.nn.twins import match_twin
 from sparseq.ops.geometry import Sizes
@@ -167,21 +165,9 @@ class _SparseQConv(SparseQConvNd):
         rows = out_channels if granularity == "component" else out_channels // 4
         return rows, in_channels // 4 // groups * math.prod(kernel_size)
 
-    @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draw the values anew, by the true number of inputs, and zero the bias."""
-        if self.bias is not None:
-            nn.init.zeros_(self.bias)
-        if self.values.is_meta:
-            return
-        rows, outputs = self.pattern.rows(), self.out_channels // 4
-        drawn = draw_quaternions((len(rows),), self.values, generator)
-        counts = torch.bincount(rows % outputs, minlength=outputs)
-        if self.granularity == "quaternion":
-            self.values.copy_(drawn.t() * (counts[rows] * 2).rsqrt()[:, None])
-        else:
-            own = drawn.gather(0, (rows // outputs)[None])[0]
-            self.values.copy_(own * (counts[rows % outputs] / 2).rsqrt())
+        draw_kept_(self, self.out_channels // 4, generator)
 
     @classmethod
     def from_dense(
@@ -199,13 +185,7 @@ class _SparseQConv(SparseQConvNd):
             ValueError: another kind of layer, a mask of another shape or dtype, or one that
                 splits quaternions where they are to be kept whole.
         """
-        keep = checked_mask(f"{cls.__name__}.from_dense", module, cls.dense, mask).flatten(2)
-        if mask is None and granularity == "quaternion":
-            keep = keep.any(dim=0).expand_as(keep)
-        granularity = granularity_of(f"{cls.__name__}.from_dense", keep, granularity)
-        kept = keep[0] if granularity == "quaternion" else keep.flatten(0, 1)
-        pattern = CSRPattern.from_mask(kept)
-        values = pattern.gather(entries_of(module.weight.detach().flatten(2), granularity))
+        pattern, values, granularity = kept_entries(cls, module, cls.dense, mask, granularity)
         settings = {name: getattr(module, name) for name in SETTINGS}
         layer = cls(module.in_channels, module.out_channels, pattern=pattern, values=values,
                     bias=module.bias is not None, granularity=granularity, **settings)  # fmt: skip

@@ -12,6 +12,7 @@ from torch import nn
 from sparseq.files import load, save
 from sparseq.formats import CSRPattern
 from sparseq.nn import SparseConv1d, SparseConv2d, SparseConv3d, to_dense
+from tests.nn.conftest import assert_same
 from tests.nn.whole_graph import assert_compiles_whole, assert_exports_with_any_batch
 
 KINDS = (SparseConv1d, SparseConv2d, SparseConv3d)
@@ -50,11 +51,6 @@ def masked(kind, dtype=torch.float32, seed: int = 0, **numbers):
 def few(kind, seed: int = 0, **numbers):
     """A sparse layer."""
     return kind.from_dense(*masked(kind, seed=seed, **numbers))
-
-
-def same(a: nn.Module, b: nn.Module) -> bool:
-    ours, theirs = (dict([*m.named_parameters(), *m.named_buffers()]) for m in (a, b))
-    return ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
 
 
 @over_kinds
@@ -109,7 +105,7 @@ def test_to_dense_is_the_exact_inverse(kind, dtype, numbers):
 def test_deepcopy_pickle_and_another_dtype(kind):
     layer, x = few(kind), image(kind)
     for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
-        assert same(layer, twin)
+        assert_same(layer, twin)
         assert torch.equal(layer(x), twin(x))
     for dtype in (torch.float64, torch.bfloat16, torch.float16):
         moved = copy.deepcopy(layer).to(dtype)
@@ -125,7 +121,7 @@ def test_loads_another_pattern_a_dense_state_and_on_meta(kind):
     assert sorted(one.state_dict()) == ["bias", "col_idx", "row_ptr", "values"]
     adopted = copy.deepcopy(other)
     adopted.load_state_dict(one.state_dict())
-    assert same(adopted, one)
+    assert_same(adopted, one)
     assert torch.equal(adopted(x), one(x))
     for assign in (False, True):
         empty = copy.deepcopy(one).to("meta")
@@ -157,7 +153,7 @@ def test_files(kind, tmp_path):
     model = nn.Sequential(few(kind, stride=2, padding_mode="reflect"), nn.ReLU())
     save(model, tmp_path / "m.sparseq")
     again = load(tmp_path / "m.sparseq")
-    assert same(model, again)
+    assert_same(model, again)
     assert repr(again) == repr(model)
     assert torch.equal(again(image(kind)), model(image(kind)))
 

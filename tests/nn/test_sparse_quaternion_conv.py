@@ -15,6 +15,7 @@ from sparseq.formats import CSRPattern
 from sparseq.nn import QConv2d, SparseConv2d, SparseQConv1d, SparseQConv2d, SparseQConv3d
 from sparseq.nn.convert import to_dense
 from sparseq.profiling import profile
+from tests.nn.conftest import assert_same
 from tests.nn.whole_graph import assert_compiles_whole, assert_exports_with_any_batch
 
 KINDS = (SparseQConv1d, SparseQConv2d, SparseQConv3d)
@@ -49,11 +50,6 @@ def masked(kind, granularity, dtype=torch.float32, seed: int = 0, **numbers):
 
 def few(kind, granularity="component", seed: int = 0, **numbers):
     return kind.from_dense(*masked(kind, granularity, seed=seed, **numbers))
-
-
-def same(a: nn.Module, b: nn.Module) -> bool:
-    ours, theirs = (dict([*m.named_parameters(), *m.named_buffers()]) for m in (a, b))
-    return ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
 
 
 @over_kinds
@@ -95,12 +91,12 @@ def test_to_dense_is_the_exact_inverse(kind, granularity):
 def test_copies_and_states(kind, granularity, tmp_path):
     one, other, x = few(kind, granularity), few(kind, granularity, seed=5), image(kind)
     for twin in (copy.deepcopy(one), pickle.loads(pickle.dumps(one))):
-        assert same(one, twin)
+        assert_same(one, twin)
         assert torch.equal(one(x), twin(x))
     assert sorted(one.state_dict()) == ["bias", "col_idx", "row_ptr", "values"]
     assert all(b.dtype == torch.int32 for b in copy.deepcopy(one).to(torch.float64).buffers())
     other.load_state_dict(one.state_dict())
-    assert same(other, one)
+    assert_same(other, one)
     for assign in (False, True):
         empty = copy.deepcopy(one).to("meta")
         assert empty(x.to("meta")).shape == one(x).shape
