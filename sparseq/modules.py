@@ -34,7 +34,7 @@ from sparseq.nn.expander_conv import (
     ExpanderQConv2d,
 )
 from sparseq.nn.norm import QBatchNorm1d, QBatchNorm2d, QBatchNorm3d
-from sparseq.nn.pool import QMaxPool2d
+from sparseq.nn.pool import QMaxPool2d, VectorMaxPool2d
 from sparseq.nn.quaternion import QLinear
 from sparseq.nn.quaternion_conv import (
     QConv1d,
@@ -238,7 +238,7 @@ for _container in CONTAINERS:
 register_module(Residual, lambda block: {}, lambda: Residual(nn.Identity(), nn.Identity()))
 EXPANDER_LAYERS = (ExpanderLinear, ExpanderQLinear, ExpanderConv1d, ExpanderConv2d,
                    ExpanderQConv1d, ExpanderQConv2d)  # fmt: skip
-for _layer in (*PLAIN_LAYERS, *QUATERNION_LAYERS, *EXPANDER_LAYERS):
+for _layer in (*PLAIN_LAYERS, VectorMaxPool2d, *QUATERNION_LAYERS, *EXPANDER_LAYERS):
     register_module(_layer)
 for _q_conv in (
     *(QConv1d, QConv2d, QConv3d),

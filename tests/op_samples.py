@@ -34,6 +34,11 @@ def pattern(rows: int, columns: int, density: float = 0.4) -> CSRPattern:
     return CSRPattern.from_mask(mask)
 
 
+def slices(rows: int, channels: int, taps: int = 9) -> CSRPattern:
+    """Whole kernel slices at the entries of `pattern`."""
+    return CSRPattern.from_mask(pattern(rows, channels).mask().repeat_interleave(taps, 1))
+
+
 def hamilton(draw: Draw) -> Iterator[Arguments]:
     yield draw(3, 20), draw(4, 3, 5), draw(12), "auto"
     yield draw(2, 3, 8), draw(4, 9, 2), None, "8"
@@ -69,6 +74,16 @@ def hamilton_conv_dw(draw: Draw) -> Iterator[Arguments]:
     yield draw(1, 8, 3), draw(1, 8, 8), [2], [2], [0], [2], 2, "16"
 
 
+def max_pool(draw: Draw) -> Iterator[Arguments]:
+    yield (draw(2, 3, 4, 8),)
+    yield (draw(3, 5, 7),)
+
+
+def max_pool_dx(draw: Draw) -> Iterator[Arguments]:
+    yield draw(2, 3, 2, 4), draw(2, 3, 4, 8)
+    yield draw(3, 2, 3), draw(3, 5, 7)
+
+
 def spmm(draw: Draw) -> Iterator[Arguments]:
     some = pattern(7, 19)
     yield draw(3, 19), draw(some.nnz), draw(7), some.tensors, False
@@ -99,6 +114,9 @@ def sparse_conv(draw: Draw) -> Iterator[Arguments]:
     line, apart = pattern(4, 6), ConvGeometry((3,), (2,), (1,), (2,), (1,), 2).numbers()
     yield draw(17, 4, 9), draw(line.nnz), None, line.tensors, False, apart
     yield draw(2, 4, 4), draw(line.nnz), None, line.tensors, True, apart
+    edges = slices(4, 3)
+    yield draw(2, 3, 4, 4), draw(edges.nnz), draw(4), edges.tensors, False, plain
+    yield draw(2, 4, 3, 16), draw(edges.nnz), draw(3), edges.tensors, True, plain
     none, cube = pattern(5, 8, density=0), ConvGeometry.of((2, 2, 2)).numbers()
     yield draw(2, 1, 3, 2, 2), draw(0), draw(5), none.tensors, False, cube
 
@@ -108,6 +126,9 @@ def sparse_conv_dv(draw: Draw) -> Iterator[Arguments]:
     yield draw(2, 6, 5, 4), draw(2, 3, 5, 4), some.tensors, plain
     line, apart = pattern(4, 6), ConvGeometry((3,), (2,), (1,), (2,), (0,), 2).numbers()
     yield draw(17, 4, 4), draw(17, 4, 9), line.tensors, apart
+    edges = slices(4, 3)
+    yield draw(2, 4, 4, 4), draw(2, 3, 4, 4), edges.tensors, plain
+    yield draw(1, 4, 3, 16), draw(1, 3, 3, 16), edges.tensors, plain
 
 
 def sparse_hamilton(draw: Draw) -> Iterator[Arguments]:
@@ -170,6 +191,8 @@ SAMPLES: dict[str, Callable[[Draw], Iterator[Arguments]]] = {
         hamilton_conv,
         hamilton_conv_dx,
         hamilton_conv_dw,
+        max_pool,
+        max_pool_dx,
         quaternion_norm,
         quaternion_norm_cross,
         quaternion_norm_factor,

@@ -58,6 +58,7 @@ ARGUMENTS = {
     "ImageToQuaternion": [],
     "Residual": [nn.Identity(), nn.Identity()],
     "QMaxPool2d": [3, 2, 1, 2, True],
+    "VectorMaxPool2d": [3, 2, 1, 2, True, True],
     "QModReLU": [8, -0.5],
     "QuaternionToReal": [],
     "QDropout": [0.25, True],

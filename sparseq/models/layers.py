@@ -12,6 +12,7 @@ from sparseq.nn.color import ImageToQuaternion
 from sparseq.nn.expander import ExpanderLinear, ExpanderQLinear
 from sparseq.nn.expander_conv import ExpanderConv2d, ExpanderQConv2d
 from sparseq.nn.norm import QBatchNorm2d
+from sparseq.nn.pool import VectorMaxPool2d
 from sparseq.nn.quaternion import QLinear
 from sparseq.nn.quaternion_conv import QConv2d
 from sparseq.seeds import derive_seed, derived_generator
@@ -88,6 +89,10 @@ class Layers:
     def norm(self, channels: int) -> nn.Module:
         """Batch normalization of the algebra; that of quaternions whitens their components."""
         return QBatchNorm2d(channels) if self.algebra == "quaternion" else nn.BatchNorm2d(channels)
+
+    def pool(self) -> nn.MaxPool2d:
+        """Maxima of 2x2 pixels; beside sparse layers torch's own would take most of the time."""
+        return VectorMaxPool2d(2) if self.graph else nn.MaxPool2d(2)
 
     def images(self, channels: int) -> tuple[dict[str, nn.Module], int]:
         """What a model of images begins with, by name, and the channels its layers get.

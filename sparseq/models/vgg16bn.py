@@ -45,7 +45,7 @@ def build_vgg16bn(
             parts[name] = layers.conv(channels, width, bias=False, sparse=True)
             parts[f"{name}_norm"], parts[f"{name}_relu"] = layers.norm(width), nn.ReLU()
             channels = width
-        parts[f"pool{stage}"] = nn.MaxPool2d(2)
+        parts[f"pool{stage}"] = layers.pool()
     parts["average"], parts["flatten"] = nn.AdaptiveAvgPool2d(1), nn.Flatten()
     parts["fc1"], parts["fc1_relu"] = layers.linear(channels, 512, sparse=True), nn.ReLU()
     parts["out"] = layers.output(512, num_classes)

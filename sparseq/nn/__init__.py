@@ -16,7 +16,7 @@ from sparseq.nn.expander_conv import (
 from sparseq.nn.fold import fold_batchnorm
 from sparseq.nn.init import quaternion_init_
 from sparseq.nn.norm import QBatchNorm1d, QBatchNorm2d, QBatchNorm3d
-from sparseq.nn.pool import QMaxPool2d
+from sparseq.nn.pool import QMaxPool2d, VectorMaxPool2d
 from sparseq.nn.quaternion import QLinear
 from sparseq.nn.quaternion_conv import (
     QConv1d,
@@ -63,6 +63,7 @@ __all__ = [
     "SparseQConv3d",
     "SparseQLinear",
     "SparseSequential",
+    "VectorMaxPool2d",
     "fold_batchnorm",
     "quaternion_init_",
     "replace_modules",

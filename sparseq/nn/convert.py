@@ -13,6 +13,7 @@ from torch import nn
 from sparseq.errors import require, unknown_name
 from sparseq.nn.chain import unchain_sequentials
 from sparseq.nn.expander import ExpanderLinear, ExpanderQLinear
+from sparseq.nn.pool import VectorMaxPool2d
 from sparseq.nn.quaternion import QLinear
 from sparseq.nn.quaternion_conv import (
     QConv1d,
@@ -28,7 +29,7 @@ from sparseq.nn.sparse_conv import SparseConvNd
 
 Rule = Callable[[str, nn.Module], nn.Module | None]
 DENSE_TWINS = (QLinear, QConvNd, SparseLinear, SparseQLinear, SparseConvNd,
-               ExpanderLinear, ExpanderQLinear)  # fmt: skip
+               ExpanderLinear, ExpanderQLinear, VectorMaxPool2d)  # fmt: skip
 
 _log = logging.getLogger("sparseq")
 
@@ -59,7 +60,8 @@ def to_dense(model: nn.Module) -> nn.Module:
     """A deep copy of a model, every layer one step back to its dense twin: the same function.
 
     SparseLinear and ExpanderLinear become nn.Linear, SparseQLinear and ExpanderQLinear become
-    QLinear, QLinear becomes nn.Linear, and convolutions likewise.
+    QLinear, QLinear becomes nn.Linear, and convolutions likewise; VectorMaxPool2d becomes
+    nn.MaxPool2d.
     """
     dense = replace_modules(
         model, lambda _, module: module.to_dense() if isinstance(module, DENSE_TWINS) else None

@@ -1,4 +1,4 @@
-"""QMaxPool2d against its definition."""
+"""QMaxPool2d against its definition, VectorMaxPool2d against torch's."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sparseq.nn import QMaxPool2d
+from sparseq.nn import QMaxPool2d, VectorMaxPool2d, to_dense
 from tests.ops.cases import normal
 
 OPTIONS = [
@@ -110,3 +110,40 @@ def test_names_what_does_not_fit():
     for shape in [(2, 6, 4, 4), (4, 4), (1, 2, 4, 4, 4)]:
         with pytest.raises(ValueError, match=r"QMaxPool2d: x must have shape \(N, 4 C, H, W\)"):
             QMaxPool2d(2)(torch.zeros(shape))
+
+
+@over_options
+@pytest.mark.parametrize("shape", [(2, 3, 8, 6), (3, 5, 7), (0, 2, 4, 4)])
+def test_vector_pooling_is_torchs(options, shape):
+    ours, plain = VectorMaxPool2d(**options), nn.MaxPool2d(**options)
+    for form in (torch.contiguous_format, torch.channels_last):
+        x = normal(*shape)
+        x = (x if x.dim() == 3 else x.contiguous(memory_format=form)).requires_grad_()
+        y, want = ours(x), plain(x)
+        assert torch.equal(y, want)
+        assert y.stride() == want.stride()
+        got = torch.autograd.grad(y.sum(), x)[0]
+        assert torch.equal(got, torch.autograd.grad(want.sum(), x)[0])
+
+
+def test_vector_pooling_leaves_to_torch_what_is_not_its_own():
+    x = normal(1, 2, 5, 7)
+    places = VectorMaxPool2d(2, return_indices=True)(x)[1]
+    assert torch.equal(places, nn.MaxPool2d(2, return_indices=True)(x)[1])
+    assert VectorMaxPool2d(2, ceil_mode=True)(x).shape == (1, 2, 3, 4)
+    assert VectorMaxPool2d((2, 2), [2, 2])(x).shape == (1, 2, 2, 3)
+    with pytest.raises(RuntimeError, match="too small"):
+        VectorMaxPool2d(2)(x[..., :1])
+
+
+def test_vector_pooling_has_a_twin():
+    layer = VectorMaxPool2d(2, ceil_mode=True)
+    twin = to_dense(nn.Sequential(layer))[0]
+    assert type(twin) is nn.MaxPool2d
+    assert repr(twin).partition("(")[2] == repr(layer).partition("(")[2]
+    x = normal(2, 3, 8, 8)
+    for copied in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert torch.equal(copied(x), layer(x))
+    compiled = torch.compile(layer, fullgraph=True, backend="eager")
+    assert torch.equal(compiled(x), layer(x))
+    assert torch.equal(torch.export.export(layer, (x,)).module()(x), layer(x))

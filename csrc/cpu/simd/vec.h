@@ -145,7 +145,59 @@ SPARSEQ_INLINE void sum_steps(Vec<T> (&rows)[kLanes<T>]) {
   }
 }
 
+// Lanes of a and b by turns: the first half of the result, or the second.
+template <int N, bool Second, int... J>
+SPARSEQ_INLINE auto zipped(const auto& a, const auto& b, std::integer_sequence<int, J...>) {
+  return __builtin_shufflevector(a, b, ((J % 2) * N + J / 2 + (Second ? N / 2 : 0))...);
+}
+
+// Every other lane of a, then of b, from the first or the second on.
+template <bool Second, int... J>
+SPARSEQ_INLINE auto unzipped(const auto& a, const auto& b, std::integer_sequence<int, J...>) {
+  return __builtin_shufflevector(a, b, (2 * J + (Second ? 1 : 0))...);
+}
+
 }  // namespace detail
+
+// Of `Count` vectors, a power of two, lane 0 of all, then lane 1 of all, and so on.
+template <typename T, int Count>
+SPARSEQ_INLINE void interleave(Vec<T> (&rows)[Count]) {
+  constexpr int n = kLanes<T>;
+  if constexpr (Count > 1) {
+    Vec<T> even[Count / 2], odd[Count / 2];
+    for (int i = 0; i < Count / 2; ++i) {
+      even[i] = rows[2 * i];
+      odd[i] = rows[2 * i + 1];
+    }
+    interleave<T, Count / 2>(even);
+    interleave<T, Count / 2>(odd);
+    using Lanes = std::make_integer_sequence<int, n>;
+    for (int i = 0; i < Count / 2; ++i) {
+      rows[2 * i] = detail::zipped<n, false>(even[i], odd[i], Lanes{});
+      rows[2 * i + 1] = detail::zipped<n, true>(even[i], odd[i], Lanes{});
+    }
+  }
+}
+
+// The inverse of `interleave`.
+template <typename T, int Count>
+SPARSEQ_INLINE void separate(Vec<T> (&rows)[Count]) {
+  constexpr int n = kLanes<T>;
+  if constexpr (Count > 1) {
+    Vec<T> even[Count / 2], odd[Count / 2];
+    using Lanes = std::make_integer_sequence<int, n>;
+    for (int i = 0; i < Count / 2; ++i) {
+      even[i] = detail::unzipped<false>(rows[2 * i], rows[2 * i + 1], Lanes{});
+      odd[i] = detail::unzipped<true>(rows[2 * i], rows[2 * i + 1], Lanes{});
+    }
+    separate<T, Count / 2>(even);
+    separate<T, Count / 2>(odd);
+    for (int i = 0; i < Count / 2; ++i) {
+      rows[2 * i] = even[i];
+      rows[2 * i + 1] = odd[i];
+    }
+  }
+}
 
 // Square transpose in registers: lane j of row i and lane i of row j change places.
 template <typename T>
