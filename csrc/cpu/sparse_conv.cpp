@@ -15,6 +15,8 @@
 #include "dtypes.h"
 #include "sparse_conv_forward.h"
 #include "sparse_conv_program.h"
+#include "sparse_conv_slices.h"
+#include "sparse_conv_slices_dv.h"
 #include "sparse_conv_values.h"
 
 namespace sparseq {
@@ -128,6 +130,78 @@ void run_part(const Call& call, const Part& part, bool transposed, const Tensor&
   });
 }
 
+// Whether entries are whole 3x3 slices that are read neighbor by neighbor, one way or the other.
+bool has_slices(const Call& call) {
+  if (call.g.dims != 2 || call.g.kernel[1] != kSide || call.g.kernel[2] != kSide) return false;
+  const Axes axes = conv_axes(call.g, call.in, call.out, false, false);
+  const Axes back = conv_axes(call.g, call.in, call.out, true, false);
+  for (int i = 1; i < kAxes; ++i) {
+    if (!three_neighbors(axes[i]) || !three_neighbors(back[i])) return false;
+  }
+  return whole_slices(call.pattern.forward, kSlice);
+}
+
+// How many images of a convolution by slices are laid out together: 1 where the rows of their maps
+// fill vectors, some that take turns where the planes stay near, else 0.
+template <typename T>
+int64_t slice_images(const Call& call, const Sizes& in, const Sizes& out, int64_t channels,
+                     bool dots) {
+  if (fills_vectors<T>(out[2])) return 1;
+  const int64_t place = channels * (in[1] + kSide - 1) * (in[2] + kSide - 1) * sizeof(T);
+  const int64_t turns = turns_of<T>(in, out, call.batch, [&](int64_t turns) {
+    return dots ? turns * place <= kSliceBytes / 2
+                : turns * out[1] * out[2] <= kSliceSums * kLanes<T>;
+  });
+  return turns * place <= kSliceBytes ? turns : 0;
+}
+
+// The parts of a batch, `images` of it together where that is not 0.
+template <typename T>
+std::vector<Part> parts_of(int64_t batch, const Sizes& map, int64_t images) {
+  if (images > 0) return {{0, batch, images, images}};
+  return split_batch(batch, kLanes<T>, map[0] * map[1] * map[2]);
+}
+
+// Places of a strip of the packed planes of slices.
+template <typename T>
+Sizes slice_strip(const Axes& axes, int64_t lanes, int64_t channels) {
+  if (lanes > 1 && lanes < kLanes<T>) return {1, axes[1].out, axes[2].out};
+  return strip_size(axes, lanes, channels, lanes == 1 ? kSliceBytes : kStripBytes, sizeof(T));
+}
+
+template <typename S, typename T>
+void run_slices(const Call& call, const Part& part, bool transposed, const Tensor& x,
+                const S* values, const T* bias, Tensor& y) {
+  static thread_local ProgramMemory memory;
+  constexpr int n = kLanes<T>;
+  SliceJob<S, T> job;
+  ConvJob<S, T>& conv = job.conv;
+  conv.axes = conv_axes(call.g, call.in, call.out, transposed, false);
+  const int64_t read = transposed ? call.out_channels : call.in_channels;
+  const Sizes size = slice_strip<T>(conv.axes, part.lanes, read);
+  conv.layout = make_layout(conv.axes, size, part.lanes, read, n);
+  conv.x = source_of<S>(x, transposed ? call.out : call.in);
+  conv.y = static_cast<S*>(y.mutable_data_ptr());
+  conv.channels = y.size(1);
+  job.edges =
+      transposed
+          ? transposed_edges<S, T>(call.pattern, values, call.g.groups, conv.layout, memory)
+          : forward_edges<S, T>(call.pattern.forward, values, call.g.groups, conv.layout, memory);
+  job.edges.bias = bias;
+  const std::vector<Strip> strips = make_strips(conv.axes, size);
+  const int64_t blocks = (part.images + part.block - 1) / part.block;
+  const int64_t items = blocks * static_cast<int64_t>(strips.size());
+  const int64_t positions = part.images * size[1] * size[2] / n + 1;
+  const int64_t threads = useful_threads((call.pattern.forward.nnz() + conv.channels) * positions *
+                                         static_cast<int64_t>(strips.size()));
+  const int64_t parts = items % threads == 0 || items >= 4 * threads ? 1 : threads;
+  parallel_items(items * parts, threads, [&](int64_t item) {
+    const int64_t at = part.at + item / parts % blocks * part.block;
+    const int64_t images = std::min(part.block, part.at + part.images - at);
+    run_slice_strip(job, strips[item / parts / blocks], at, images, item % parts, parts);
+  });
+}
+
 // Bias as sums are kept in, or null.
 template <typename S, typename T>
 const T* bias_as(const std::optional<Tensor>& bias, Scratch& memory) {
@@ -189,10 +263,16 @@ Tensor sparse_conv(const Tensor& x, const Tensor& values, const std::optional<Te
     static thread_local Scratch memory;
     const T* start = bias_as<S, T>(offset, memory);
     const Sizes& written = transposed ? call.in : call.out;
-    for (const Part& part :
-         split_batch(call.batch, kLanes<T>, written[0] * written[1] * written[2])) {
-      run_part<S, T>(call, part, transposed, input, static_cast<const S*>(kept.const_data_ptr()),
-                     start, y);
+    const S* weights = static_cast<const S*>(kept.const_data_ptr());
+    const Sizes& got = transposed ? call.out : call.in;
+    const bool slices = has_slices(call);
+    const int64_t near = slices ? slice_images<T>(call, got, written, x.size(1), false) : 0;
+    for (const Part& part : parts_of<T>(call.batch, written, near)) {
+      if (near > 0 || (slices && part.lanes > 1)) {
+        run_slices<S, T>(call, part, transposed, input, weights, start, y);
+      } else {
+        run_part<S, T>(call, part, transposed, input, weights, start, y);
+      }
     }
   });
   return y;
@@ -230,6 +310,24 @@ void run_values(const Call& call, const Part& part, const Tensor& dy, const Tens
   }
 }
 
+template <typename S, typename T>
+void run_slice_values(const Call& call, const Part& part, const Tensor& dy, const Tensor& x,
+                      bool start, T* dv) {
+  static thread_local ProgramMemory memory;
+  SliceDotJob<S, T> job;
+  job.axes = conv_axes(call.g, call.in, call.out, false, false);
+  for (int i = 0; i < kAxes; ++i) job.plain[i] = plain_axis(call.out[i]);
+  const Sizes size = slice_strip<T>(job.axes, part.lanes, call.in_channels);
+  job.layout = make_layout(job.axes, size, part.lanes, call.in_channels, kLanes<T>);
+  job.dy_layout = make_layout(job.plain, size, part.lanes, call.out_channels, kLanes<T>);
+  job.x = source_of<S>(x, call.in);
+  job.dy = source_of<S>(dy, call.out);
+  job.edges = forward_edges<T, T>(call.pattern.forward, nullptr, call.g.groups, job.layout, memory);
+  job.rows = call.pattern.forward.rows;
+  job.nnz = call.pattern.forward.nnz();
+  dot_slice_blocks(job, make_strips(job.axes, size), part.at, part.images, start, dv);
+}
+
 Tensor sparse_conv_dv(const Tensor& dy, const Tensor& x, const std::vector<Tensor>& pattern,
                       const std::vector<int64_t>& geometry) {
   const char* op = "sparse_conv_dv";
@@ -258,9 +356,15 @@ Tensor sparse_conv_dv(const Tensor& dy, const Tensor& x, const std::vector<Tenso
     S* out = static_cast<S*>(dv.mutable_data_ptr());
     T* sums = std::is_same_v<S, T> ? reinterpret_cast<T*>(out) : scratch.get<T>(nnz);
     bool start = true;
-    const int64_t pixels = call.out[0] * call.out[1] * call.out[2];
-    for (const Part& part : split_batch(call.batch, kLanes<T>, pixels)) {
-      run_values<S, T>(call, part, rows, columns, start, sums);
+    const bool slices = has_slices(call);
+    const int64_t channels = std::max(call.in_channels, call.out_channels);
+    const int64_t near = slices ? slice_images<T>(call, call.in, call.out, channels, true) : 0;
+    for (const Part& part : parts_of<T>(call.batch, call.out, near)) {
+      if (near > 0 || (slices && part.lanes > 1)) {
+        run_slice_values<S, T>(call, part, rows, columns, start, sums);
+      } else {
+        run_values<S, T>(call, part, rows, columns, start, sums);
+      }
       start = false;
     }
     if constexpr (!std::is_same_v<S, T>) std::copy(sums, sums + nnz, out);

@@ -95,6 +95,83 @@ def test_agrees_with_float64(dtype, case):
                 dy.double(), x.double(), pattern.tensors, g.numbers()))  # fmt: skip
 
 
+# spatial sizes and padding: rows that fill vectors, rows by turns, images in lanes, strips
+SLICED = [((32, 32), 1), ((5, 16), 1), ((3, 13), 0), ((9, 37), 2), ((8, 8), 1), ((4, 4), 1),
+          ((4, 8), 1), ((2, 2), 1), ((5, 5), 1), ((3, 3), 0), ((1, 16), 1),
+          ((12, 12), 3)]  # fmt: skip
+
+
+def slices(rows, columns, taps=9):
+    """Whole slices at random channels; the first row and the last column are empty."""
+    edges = normal(rows, columns, seed=3) > 0.4
+    edges[0], edges[:, -1] = False, False
+    return CSRPattern.from_mask(edges.repeat_interleave(taps, 1))
+
+
+def assert_all_agree(x, dy, values, bias, other, pattern, g):
+    """Forward, transpose and the values' gradient are those of plain torch in float64."""
+    back = g.back_to(x.shape[2:], dy.shape[2:])
+    exact = [t.double() for t in (x, dy, values, bias, other)]
+    got = sparse_conv(x, values, pattern.tensors, bias, g)
+    assert_near(got, sparse_conv_reference(
+        exact[0], exact[2], exact[3], pattern.tensors, False, g.numbers()))
+    got = sparse_conv(dy, values, pattern.tensors, other, back, transposed=True)
+    assert_near(got, sparse_conv_reference(
+        exact[1], exact[2], exact[4], pattern.tensors, True, back.numbers()))
+    got = sparse_conv_dv(dy, x, pattern.tensors, g.numbers())
+    assert_near(got, sparse_conv_dv_reference(
+        exact[1], exact[0], pattern.tensors, g.numbers()))  # fmt: skip
+
+
+@over_dtypes
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize(("size", "padding"), SLICED)
+def test_whole_slices_agree_with_float64(dtype, size, padding, groups):
+    g = geometry((3, 3), padding=padding, groups=groups)
+    pattern = slices(20, 6 // groups)
+    values = normal(pattern.nnz, dtype=dtype)
+    bias, other = normal(20, dtype=dtype), normal(6, dtype=dtype)
+    for batch in (1, 3, 16, 37):
+        x = normal(batch, 6, *size, dtype=dtype)
+        dy = normal(batch, 20, *g.output_size(size), dtype=dtype, seed=1)
+        assert_all_agree(x, dy, values, bias, other, pattern, g)
+
+
+@pytest.mark.parametrize("batch", [2, 40])
+@pytest.mark.parametrize("size", [(40, 36), (70, 21), (8, 8), (4, 4), (2, 2)])
+def test_whole_slices_have_the_same_bits_on_any_threads(batch, size):
+    """So many channels that large maps go through in strips."""
+    g, pattern = geometry((3, 3), padding=1), slices(60, 200)
+    values = normal(pattern.nnz, dtype=torch.float32)
+    x, dy = (normal(batch, c, *size, dtype=torch.float32) for c in (200, 60))
+    for run in (
+        lambda: sparse_conv(x, values, pattern.tensors, None, g),
+        lambda: sparse_conv(dy, values, pattern.tensors, None, g, True),
+        lambda: sparse_conv_dv(dy, x, pattern.tensors, g.numbers()),
+    ):
+        assert_same_bits_on_threads("sparse_conv", run)
+    if batch == 2:
+        assert_all_agree(x, dy, values, values[:60], values[:200], pattern, g)
+
+
+def test_nothing_carries_nan_into_slices():
+    """Neither padding nor spare lanes nor the call before."""
+    g, pattern = geometry((3, 3), padding=1), slices(3, 3)
+    values = normal(pattern.nnz, dtype=torch.float32)
+    for size in ((8, 8), (4, 4), (2, 2), (6, 19), (5, 32)):
+        spoiled = torch.full((40, 3, 24, 40), math.nan)
+        sparse_conv(spoiled, values, pattern.tensors, None, g)
+        sparse_conv_dv(spoiled, spoiled, pattern.tensors, g.numbers())
+        x, dy = (normal(9, 3, *size, dtype=torch.float32, seed=seed) for seed in (1, 2))
+        x[4, 1, -1, -1] = math.inf
+        y = sparse_conv(x, values, pattern.tensors, None, g)
+        assert y[:4].isfinite().all()
+        assert (~y[4].isfinite()).sum() % 4 == 0
+        dv = sparse_conv_dv(dy, x, pattern.tensors, g.numbers())
+        exact = sparse_conv_dv_reference(dy, x, pattern.tensors, g.numbers())
+        assert torch.equal(dv.isfinite(), exact.isfinite())
+
+
 @over_cases
 def test_nothing_in_the_batch(case):
     channels, outputs, size, g = case
