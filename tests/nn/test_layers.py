@@ -10,7 +10,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from sparseq.nn import QConv1d
+from sparseq.compression import convert
+from sparseq.nn import ExpanderConv1d, QConv1d
 from tests.nn.conftest import CASES, assert_same
 from tests.nn.whole_graph import assert_compiles_whole, assert_exports_with_any_batch
 
@@ -95,8 +96,16 @@ def train_in_parallel(rank: int, store: str, model: nn.Module) -> None:
     dist.destroy_process_group()
 
 
+def half_of(layer: nn.Module) -> nn.Module:
+    """The sparse twin of a layer, with about half of its weights."""
+    keep = torch.rand(layer.weight.shape, generator=torch.Generator().manual_seed(3)) < 0.5
+    return convert(layer, keep)
+
+
 def test_distributed_data_parallel(tmp_path):
     model = nn.Sequential(CASES[0].layer(), nn.Linear(8, 12), CASES[1].layer(),
-                          nn.Unflatten(1, (8, 1)), QConv1d(8, 4, 1))  # fmt: skip
+                          nn.Unflatten(1, (8, 1)), QConv1d(8, 4, 1), half_of(nn.Conv1d(4, 8, 1)),
+                          half_of(QConv1d(8, 4, 1)),
+                          ExpanderConv1d(4, 4, 3, padding=1, degree=2, seed=1))  # fmt: skip
     args = (str(tmp_path / "store"), model)
     torch.multiprocessing.spawn(train_in_parallel, args, nprocs=2)
