@@ -23,21 +23,27 @@ Reader = Callable[[Request], tuple[Split, Split]]
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data set: shape of one example, number of classes, and read(request) -> (train, test)."""
+    """A data set: shape of one example, number of classes, and read(request) -> (train, test).
+
+    `unit`: the batches are not normalized, but lie in 0..1.
+    """
 
     in_shape: tuple[int, ...]
     num_classes: int
     read: Reader
+    unit: bool = False
 
 
 DATASETS: Registry[DataSet] = Registry("data set")
 
 
-def dataset(name: str, in_shape: tuple[int, ...], num_classes: int) -> Callable[[Reader], Reader]:
+def dataset(
+    name: str, in_shape: tuple[int, ...], num_classes: int, unit: bool = False
+) -> Callable[[Reader], Reader]:
     """Decorator that enters a reader in DATASETS under `name`."""
 
     def enter(read: Reader) -> Reader:
-        DATASETS.register(name)(DataSet(in_shape, num_classes, read))
+        DATASETS.register(name)(DataSet(in_shape, num_classes, read, unit))
         return read
 
     return enter

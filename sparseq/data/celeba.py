@@ -31,7 +31,7 @@ SQUARE, SIZE = 148, (64, 64)
 NORMALIZE = Normalize((0.0,) * 3, (1.0,) * 3)
 
 
-@dataset("celeba", in_shape=(3, *SIZE), num_classes=2)
+@dataset("celeba", in_shape=(3, *SIZE), num_classes=2, unit=True)
 def read_celeba(request: Request) -> tuple[Split, Split]:
     """182,637 training and 19,962 test images; nobody is in both parts."""
     open_part = torchvision_set("CelebA", FOLDER, (IMAGES, *TABLES), request)

@@ -18,13 +18,21 @@ from sparseq.models import (
     vae,
     vgg16bn,
 )
-from sparseq.models.catalog import MODELS, STD_HPARAMS, Builder, HParams
-from sparseq.models.factory import algebras_of, build, classifies, restore, std_hparams
+from sparseq.models.catalog import LOSSES, MODELS, STD_HPARAMS, Builder, HParams
+from sparseq.models.factory import (
+    algebras_of,
+    build,
+    classifies,
+    loss_of,
+    restore,
+    std_hparams,
+)
 from sparseq.models.layers import ALGEBRAS, Layers
 
 __all__ = [
     "MODELS",
     "STD_HPARAMS",
+    "LOSSES",
     "ALGEBRAS",
     "Builder",
     "HParams",
@@ -32,6 +40,7 @@ __all__ = [
     "algebras_of",
     "build",
     "classifies",
+    "loss_of",
     "restore",
     "std_hparams",
     "cnn_small",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from sparseq.files import MODEL_BUILDERS
 from sparseq.registry import Registry
@@ -45,6 +46,8 @@ Builder = Callable[..., nn.Module]
 
 MODELS: Registry[Builder] = MODEL_BUILDERS  # files rebuild models through it
 STD_HPARAMS: Registry[Callable[[], HParams]] = Registry("model hyperparameters")
+# loss(outputs, classes) -> mean over the batch, of a model that is no classifier
+LOSSES: Registry[Callable[[Any, Tensor], Tensor]] = Registry("model loss")
 
 
 def stepwise_hparams() -> HParams:

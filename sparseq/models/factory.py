@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from sparseq.errors import unknown_name
 from sparseq.files import load, recorded_builder
-from sparseq.models.catalog import MODELS, STD_HPARAMS, Builder, HParams
+from sparseq.models.catalog import LOSSES, MODELS, STD_HPARAMS, Builder, HParams
 from sparseq.models.layers import ALGEBRAS
 from sparseq.models.user_file import accepted, is_file_reference, load_function, needed
 from sparseq.modules import tuples
@@ -123,6 +124,11 @@ def classifies(name_or_file: str) -> bool:
     if is_file_reference(name_or_file):
         return True
     return "num_classes" in inspect.signature(MODELS.get(name_or_file)).parameters
+
+
+def loss_of(name_or_file: str) -> Callable[[Any, Tensor], Tensor]:
+    """loss(outputs, classes) by which a model is trained: cross entropy for a classifier."""
+    return F.cross_entropy if classifies(name_or_file) else LOSSES.get(name_or_file)
 
 
 def std_hparams(name_or_file: str) -> HParams:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sparseq.errors import require
-from sparseq.models.catalog import MODELS, STD_HPARAMS, HParams
+from sparseq.models.catalog import LOSSES, MODELS, STD_HPARAMS, HParams
 from sparseq.models.layers import Layers, check_images
 from sparseq.models.perceptron import add_hidden
 
@@ -72,6 +72,7 @@ class VAE(nn.Module):
         return Reconstruction(self.decoder(code), mean, log_variance, x)
 
 
+@LOSSES.register(NAME)
 def vae_loss(outputs: Reconstruction, target: Tensor | None = None) -> Tensor:
     """Negative evidence lower bound, summed over pixels and code, the mean over the images.
 
@@ -81,8 +82,14 @@ def vae_loss(outputs: Reconstruction, target: Tensor | None = None) -> Tensor:
         outputs: of the autoencoder.
         target: ignored; training loops give the classes here.
 
+    Raises:
+        ValueError: originals that do not lie in 0..1.
+
     Source: Kingma & Welling 2014, "Auto-encoding variational Bayes", equation 10.
     """
+    low, high = outputs.original.aminmax() if outputs.original.numel() else (0.0, 1.0)
+    require(bool(0 <= low <= high <= 1), "vae_loss", "original",
+            "must lie in 0..1, as the images of celeba do", f"{low:.3g} to {high:.3g}")
     mean, log_variance, count = outputs.mean, outputs.log_variance, max(len(outputs.image), 1)
     difference = F.binary_cross_entropy(outputs.image, outputs.original, reduction="sum")
     divergence = -0.5 * (1 + log_variance - mean.square() - log_variance.exp()).sum()

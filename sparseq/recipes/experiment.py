@@ -15,9 +15,9 @@ from torch import nn
 
 from sparseq.data import DataBundle, find_dataset, load_data
 from sparseq.errors import argument_error, require
-from sparseq.models import HParams, build, classifies, std_hparams
+from sparseq.models import HParams, build, classifies, loss_of, std_hparams
 from sparseq.registry import Registry
-from sparseq.train import OPTIMIZERS, RATES, ChangeRate, make_optimizer
+from sparseq.train import OPTIMIZERS, RATES, ChangeRate, LossFn, make_optimizer
 
 RECIPES: Registry[type[Experiment]] = Registry("recipe")
 TRAINING = [field.name for field in fields(HParams)]
@@ -32,6 +32,7 @@ class Experiment:
     """One training run: each field is a flag, a part of the log, and a part of the run's hash."""
 
     recipe: ClassVar[str] = "experiment"
+    classes_only: ClassVar[bool] = True  # what the recipe decides, it decides by accuracy
 
     model: str = "lenet_300_100"
     """A registered model, or a function of yours: path/to/file.py:function."""
@@ -76,7 +77,8 @@ class Experiment:
 
     def __post_init__(self) -> None:
         training = self.training
-        self.check(classifies(self.model), "model", "must be a classifier")
+        fits = classifies(self.model) or not self.classes_only
+        self.check(fits, "model", "must be a classifier (sparseq train takes others too)")
         for name in ("epochs", "batch_size", "lr_step"):
             self.check(getattr(training, name) >= 1, name, "must be at least 1")
         self.check(training.lr > 0, "lr", "must be above 0")
@@ -145,6 +147,11 @@ class Experiment:
             reason = str(error).splitlines()[0]
             raise argument_error(self.recipe, "device", f"is not to be had ({reason})",
                                  self.device) from error
+
+    @property
+    def loss_fn(self) -> LossFn:
+        """What the model is trained by, and what is reported as its loss."""
+        return loss_of(self.model)
 
     def new_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         """The run's optimizer over all parameters of the model."""

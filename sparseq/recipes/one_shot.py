@@ -90,7 +90,7 @@ class OneShot(Experiment):
             if self.finetune:
                 self._finetune(model, mask, data, RowLog(folder.path), report)
             small = compress(model, mask, self.policy, in_shape=data.in_shape)
-            return conclude(small, data, folder,
+            return conclude(small, data, folder, self.loss_fn,
                             density=mask.density, weights_kept=mask.kept, weights=mask.total,
                             unpruned_validation_accuracy=before,
                             pruned_validation_accuracy=after)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -19,6 +20,7 @@ from sparseq.seeds import derive_seed
 from sparseq.train import (
     EarlyBest,
     LogRows,
+    LossFn,
     RowLog,
     SaveCheckpoint,
     evaluate,
@@ -32,9 +34,13 @@ CHECKPOINT = "checkpoint.safetensors"
 @RECIPES.register("train")
 @dataclass(frozen=True, kw_only=True)
 class Train(Experiment):
-    """Train one network and save the weights of its best epoch (by validation accuracy)."""
+    """Train one network and save the weights of its best epoch.
+
+    The best is the one of the highest validation accuracy; for an autoencoder, of the lowest loss.
+    """
 
     recipe: ClassVar[str] = "train"
+    classes_only: ClassVar[bool] = False
 
     algebra: Literal["real", "quaternion"] = "real"
     """Real or quaternion layers."""
@@ -53,7 +59,7 @@ class Train(Experiment):
             data = self.load_data()
             report.begin(self.training.epochs)
             model = train_dense(self, data, folder, report, self.algebra)
-            return conclude(model, data, folder)
+            return conclude(model, data, folder, self.loss_fn)
 
 
 def train_dense(config: Experiment, data: DataBundle, folder: RunFolder, report: Reporter,
@@ -63,25 +69,32 @@ def train_dense(config: Experiment, data: DataBundle, folder: RunFolder, report:
     `logged` stands in every row of the log.
     """
     model = config.new_model(data, algebra, derive_seed("weights", config.seed, 0))
-    optimizer, best = config.new_optimizer(model), EarlyBest(data.validation)
+    optimizer, loss_fn = config.new_optimizer(model), config.loss_fn
+    best = EarlyBest(data.validation, loss_fn=loss_fn)
     checkpoint, hparams = folder / CHECKPOINT, config.training
     with damage_named(checkpoint, "the training starts again"):
         done = resume_training(checkpoint, model, optimizer, best)
     report.advance(done, "resumed")
     fit(model, optimizer, data.train, epochs=hparams.epochs, batch_size=hparams.batch_size,
-        seed=derive_seed("order", config.seed, 0), start_epoch=done,
+        seed=derive_seed("order", config.seed, 0), start_epoch=done, loss_fn=loss_fn,
         callbacks=[config.change_rate(), Advance(report, f"{algebra} network"), best,
                    LogRows(RowLog(folder.path), **logged), SaveCheckpoint(checkpoint, best)])
     best.restore(model)
     return model
 
 
-def conclude(model: nn.Module, data: DataBundle, folder: RunFolder, **figures: object) -> Outcome:
-    """Save the network, measure it on the test split, and mark the run as finished."""
+def conclude(model: nn.Module, data: DataBundle, folder: RunFolder, loss_fn: LossFn,
+             **figures: object) -> Outcome:
+    """Save the network, measure it on the test split, and mark the run as finished.
+
+    It is measured by its accuracy or, if it is no classifier, by its loss.
+    """
     save(model, folder / MODEL_FILE, overwrite=True)
+    found = {name: evaluate(model, split, loss_fn=loss_fn)
+             for name, split in (("validation", data.validation), ("test", data.test))}
+    measure = "loss" if any(math.isnan(part.accuracy) for part in found.values()) else "accuracy"
     outcome = Outcome(folder.path, {
-        **figures, "validation_accuracy": evaluate(model, data.validation).accuracy,
-        "test_accuracy": evaluate(model, data.test).accuracy,
+        **figures, **{f"{name}_{measure}": getattr(part, measure) for name, part in found.items()},
         "bytes_on_disk": (folder / MODEL_FILE).stat().st_size})
     outcome.write(folder)
     return outcome

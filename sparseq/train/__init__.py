@@ -16,7 +16,7 @@ from sparseq.train.checkpoint import (
     save_checkpoint,
     unpack_training,
 )
-from sparseq.train.evaluation import Metrics, evaluate
+from sparseq.train.evaluation import LossFn, Metrics, evaluate
 from sparseq.train.logs import RowLog
 from sparseq.train.loop import fit
 from sparseq.train.optimizers import OPTIMIZERS, make_optimizer
@@ -26,6 +26,7 @@ __all__ = [
     "fit",
     "evaluate",
     "Metrics",
+    "LossFn",
     "TrainState",
     "Callback",
     "Validate",

@@ -6,6 +6,8 @@ The loop calls every callback, in the order given, at five moments; whatever wan
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -67,7 +69,7 @@ class Callback:
 
 
 class Validate(Callback):
-    """Adds "validation_loss" and "validation_accuracy" to the metrics of every epoch."""
+    """Adds "validation_loss" and, of a classifier, "validation_accuracy" to an epoch's metrics."""
 
     def __init__(
         self, split: Split, batch_size: int = 1000, loss_fn: LossFn = F.cross_entropy
@@ -78,16 +80,19 @@ class Validate(Callback):
         """Evaluate the model as it is now."""
         result = evaluate(state.model, self.split, self.batch_size, self.loss_fn)
         state.metrics["validation_loss"] = result.loss
-        state.metrics["validation_accuracy"] = result.accuracy
+        if not math.isnan(result.accuracy):
+            state.metrics["validation_accuracy"] = result.accuracy
 
 
 class EarlyBest(Validate):
     """Validates every epoch and keeps a copy of the weights with the highest accuracy so far.
 
-    Of equally good epochs the earliest is kept.
+    Of a model that is no classifier they are those with the lowest loss. Of equally good epochs
+    the earliest is kept.
 
     Attributes:
         accuracy: highest validation accuracy so far, -1 before the first epoch.
+        loss: lowest validation loss so far of a model that is no classifier, else infinite.
         epoch: epochs completed when it was reached.
         best: that state_dict, copied; empty before the first epoch.
     """
@@ -96,18 +101,25 @@ class EarlyBest(Validate):
         self, split: Split, batch_size: int = 1000, loss_fn: LossFn = F.cross_entropy
     ) -> None:
         super().__init__(split, batch_size, loss_fn)
-        self.accuracy, self.epoch = -1.0, 0
+        self.accuracy, self.loss, self.epoch = -1.0, math.inf, 0
         self.best: dict[str, Tensor] = {}
 
     def on_epoch_end(self, state: TrainState) -> None:
         """Evaluate, and copy the weights if they are better than all before."""
         super().on_epoch_end(state)
-        if state.metrics["validation_accuracy"] > self.accuracy:
-            self.accuracy = state.metrics["validation_accuracy"]
+        if self._is_best(state.metrics):
             self.epoch = state.epoch
             self.best = {
                 name: tensor.detach().clone() for name, tensor in state.model.state_dict().items()
             }
+
+    def _is_best(self, metrics: Mapping[str, float]) -> bool:
+        loss, before = metrics["validation_loss"], (self.accuracy, self.loss)
+        if "validation_accuracy" in metrics:
+            self.accuracy = max(metrics["validation_accuracy"], self.accuracy)
+        elif loss < self.loss:
+            self.loss = loss
+        return before != (self.accuracy, self.loss)
 
     def restore(self, model: nn.Module) -> None:
         """Load the best weights into the model; ValueError before the first epoch."""
@@ -116,12 +128,14 @@ class EarlyBest(Validate):
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and JSON values for a checkpoint; `resume` takes them back."""
-        return dict(self.best), {"accuracy": self.accuracy, "epoch": self.epoch}
+        loss = {"loss": self.loss} if math.isfinite(self.loss) else {}
+        return dict(self.best), {"accuracy": self.accuracy, **loss, "epoch": self.epoch}
 
     def resume(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
         """Continue from what `state` gave."""
         self.best = dict(tensors)
         self.accuracy, self.epoch = float(meta["accuracy"]), int(meta["epoch"])
+        self.loss = float(meta.get("loss", math.inf))
 
 
 class LogRows(Callback):

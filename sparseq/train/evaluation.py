@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +19,10 @@ LossFn = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Metrics:
-    """Mean loss per example, and the fraction of examples whose largest output is their class."""
+    """Mean loss per example, and the fraction of examples whose largest output is their class.
+
+    The accuracy is nan for a model whose outputs are no tensor of scores, such as an autoencoder.
+    """
 
     loss: float
     accuracy: float
@@ -30,7 +34,7 @@ def evaluate(
     """Run the model on every example, in evaluation mode, and leave its modes as they were.
 
     Args:
-        model: maps (batch, ...) to (batch, classes).
+        model: maps (batch, ...) to (batch, classes), or to what loss_fn takes.
         split: at least one example; moved to the model's device.
         batch_size: examples at a time.
         loss_fn: loss_fn(outputs, y) -> mean over the batch.
@@ -41,12 +45,13 @@ def evaluate(
     require(len(split) > 0, "evaluate", "split", "must hold at least one example", "none")
     split = split.to(device_of(model))
     loss = torch.zeros((), dtype=torch.float64, device=split.x.device)
-    correct = torch.zeros((), dtype=torch.int64, device=split.x.device)
+    correct = torch.zeros((), dtype=torch.float64, device=split.x.device)
     with torch.no_grad(), evaluating(model):
         for x, y in split.batches(batch_size):
             outputs = model(x)
             loss += loss_fn(outputs, y) * len(x)
-            correct += (outputs.argmax(1) == y).sum()
+            scores = isinstance(outputs, Tensor)
+            correct += (outputs.argmax(1) == y).sum() if scores else math.nan
     return Metrics(loss.item() / len(split), correct.item() / len(split))
 
 

@@ -29,6 +29,13 @@ def test_small_data_has_its_own_schedule_unless_told():
     assert Train(epochs=7).training.epochs == 7
 
 
+@pytest.mark.parametrize("recipe", sorted(set(RECIPES.names()) - {"train"}))
+def test_only_classifiers_are_pruned_by_accuracy(recipe):
+    message = r"model must be a classifier \(sparseq train takes others too\), got vae"
+    with pytest.raises(ValueError, match=message):
+        RECIPES.get(recipe)(model="vae")
+
+
 @pytest.mark.parametrize("recipe", RECIPES.names())
 @pytest.mark.parametrize(
     ("fields", "message"),
@@ -41,7 +48,6 @@ def test_small_data_has_its_own_schedule_unless_told():
         ({"threads": 0}, "threads must be at least 1"),
         ({"seed": -1}, "seed must be 0 or more"),
         ({"optimizer": "adamax"}, "unknown optimizer 'adamax'; choose one of: adam"),
-        ({"model": "vae"}, "model must be a classifier, got vae"),
         ({"lr_step": 0}, "lr_step must be at least 1"),
         ({"lr_factor": 0.0}, "lr_factor must lie in"),
         ({"optimizer": "sgd", "nesterov": True}, "nesterov needs a momentum"),

@@ -6,11 +6,15 @@ import json
 
 import pytest
 import torch
+from rich.console import Console
 from torch import nn
 
-from sparseq.data import load_data
+from sparseq.data import DataBundle, Request, load_data
+from sparseq.data.catalog import DataSet
+from sparseq.data.fake import fake_like
 from sparseq.files import load, save
 from sparseq.models import build
+from sparseq.models.vae import vae_loss
 from sparseq.nn.convert import to_dense
 from sparseq.nn.expander import ExpanderLinear, ExpanderQLinear
 from sparseq.nn.patterned import PatternedLayer
@@ -59,6 +63,42 @@ def test_a_stopped_training_goes_on_to_the_same_network(trained, tmp_path, epoch
         Train(**TINY, out=tmp_path).run(Stop(epochs))
     assert Train(**TINY, out=tmp_path).run().figures == trained.figures
     assert same(state(tmp_path), state(trained.folder))
+
+
+@pytest.fixture
+def faces(monkeypatch):
+    """The fields of a small autoencoder's training, on small images in 0..1."""
+    monkeypatch.setattr("sparseq.models.vae.HIDDEN", (16, 24))
+    source = fake_like(DataSet((1, 8, 8), 4, lambda request: None, unit=True))
+    train, test = source.read(Request())
+    bundle = DataBundle(train, test, test, source.in_shape, source.num_classes, "faces")
+    monkeypatch.setattr(Train, "load_data", lambda self: bundle)
+    return {"model": "vae", "epochs": 3}
+
+
+def test_an_autoencoder_is_trained_by_its_own_loss(faces, tmp_path, capsys):
+    whole = Train(**faces, out=tmp_path / "a").run()
+    assert whole.figures.keys() == {"validation_loss", "test_loss", "bytes_on_disk"}
+    log = rows(tmp_path / "a")
+    assert all("validation_accuracy" not in row for row in log)
+    losses = [row["validation_loss"] for row in log]
+    assert losses[-1] < losses[0]
+    assert whole.figures["validation_loss"] == min(losses)
+    model = load(whole.folder / "model.sparseq").eval()
+    with torch.no_grad():
+        test = Train(**faces).load_data().test
+        assert vae_loss(model(test.x)).item() == pytest.approx(whole.figures["test_loss"], rel=1e-4)
+    with pytest.raises(KeyboardInterrupt):
+        Train(**faces, out=tmp_path / "b").run(Stop(2))
+    assert Train(**faces, out=tmp_path / "b").run().figures == whole.figures
+    whole.show(Console())
+    assert "validation loss" in capsys.readouterr().out
+
+
+def test_an_autoencoder_takes_no_normalized_images(tmp_path):
+    config = Train(model="vae", data="digits", epochs=1, out=tmp_path)
+    with pytest.raises(ValueError, match=r"original must lie in 0..1, as the images of celeba do"):
+        config.run()
 
 
 def test_a_finished_training_is_read(trained):

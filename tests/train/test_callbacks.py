@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from rich.progress import Progress
@@ -73,6 +75,32 @@ def test_of_equals_the_earliest_is_kept():
     best = EarlyBest(LINE)
     run([0.5, 0.1, 0.1001, 0.1], best)
     assert best.epoch == 2
+
+
+class Pair(torch.nn.Module):
+    """No classifier: the distance of its weight from the truth, and nothing else to score."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.inner = model
+
+    def forward(self, x):
+        return (self.inner(x), x)
+
+
+def test_without_scores_the_lowest_loss_is_best():
+    losses, model = iter([3.0, 1.0, 2.0, 1.0]), Pair(Threshold())
+    best = EarlyBest(LINE, loss_fn=lambda outputs, y: torch.tensor(next(losses)))
+    states = [TrainState(model, None, 4, 1, epoch) for epoch in (1, 2, 3, 4)]
+    for state in states:
+        best.on_epoch_end(state)
+    assert [state.metrics for state in states] == [
+        {"validation_loss": loss} for loss in (3.0, 1.0, 2.0, 1.0)]  # fmt: skip
+    assert (best.epoch, best.loss, best.accuracy) == (2, 1.0, -1)
+    again = EarlyBest(LINE)
+    again.resume(*best.state())
+    assert (again.epoch, again.loss) == (2, 1.0)
+    assert math.isnan(evaluate(model, LINE, loss_fn=lambda outputs, y: torch.ones(())).accuracy)
 
 
 def test_best_weights_are_a_copy():
