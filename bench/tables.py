@@ -264,6 +264,7 @@ NOTES: dict[str, Callable[[Sequence[Row]], str]] = {
     "block_mm": operator_table("block_mm"),
     "hamilton_conv": operator_table("hamilton_conv"),
     "sparse_conv": operator_table("sparse_conv"),
+    "sparse_conv_chain": operator_table("sparse_conv_chain"),
     "quaternion_norm": operator_table("quaternion_norm"),
     "layers": layers_table,
     "thresholds": thresholds_table,

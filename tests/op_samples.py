@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sparseq.formats import CSRPattern
 from sparseq.ops.sparse_conv import ConvGeometry
+from sparseq.ops.sparse_conv_chain import tap_order
 
 Arguments = tuple[Any, ...]
 Draw = Callable[..., Tensor]
@@ -121,6 +122,17 @@ def sparse_conv(draw: Draw) -> Iterator[Arguments]:
     yield draw(2, 1, 3, 2, 2), draw(0), draw(5), none.tensors, False, cube
 
 
+def sparse_conv_chain(draw: Draw) -> Iterator[Arguments]:
+    first, second = pattern(6, 27), pattern(5, 54)
+    values, biases = [draw(first.nnz), draw(second.nnz)], [draw(6), draw(0)]
+    tensors = [*first.tensors, *second.tensors]
+    geometry = ConvGeometry.of((3, 3), padding=1)
+    orders = [*tap_order(first.tensors, geometry), *tap_order(second.tensors, geometry)]
+    numbers = geometry.numbers()
+    yield draw(17, 3, 8, 4), values, biases, tensors, orders, 2 * numbers, [1, 0], [2, 1]
+    yield draw(2, 3, 5, 7), values[:1], biases[:1], tensors[:5], [], numbers, [0], [3]
+
+
 def sparse_conv_dv(draw: Draw) -> Iterator[Arguments]:
     some, plain = pattern(6, 27), ConvGeometry.of((3, 3), padding=1).numbers()
     yield draw(2, 6, 5, 4), draw(2, 3, 5, 4), some.tensors, plain
@@ -201,6 +213,7 @@ SAMPLES: dict[str, Callable[[Draw], Iterator[Arguments]]] = {
         spmm_chain,
         sddmm,
         sparse_conv,
+        sparse_conv_chain,
         sparse_conv_dv,
         sparse_hamilton,
         sparse_hamilton_dv,

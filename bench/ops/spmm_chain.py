@@ -11,7 +11,7 @@ from torch import nn
 from bench.baselines import agrees
 from bench.cases import normal, over_densities, random_mask
 from sparseq.nn import SparseLinear
-from sparseq.nn.chain import chain_arguments
+from sparseq.nn.runs import find_runs
 from sparseq.ops.spmm_chain import spmm_chain
 
 WIDTHS = {"784-300-100-10": (784, 300, 100, 10), "4 x 2048": (2048,) * 5}
@@ -34,7 +34,8 @@ def networks(widths: tuple[int, ...], density: float) -> tuple[nn.Sequential, nn
 @over_densities
 def test_spmm_chain(race, case, batch, density):
     dense, layers = networks(WIDTHS[case], density)
-    maps = chain_arguments(list(layers))
+    run = find_runs(list(layers))[0]
+    maps = (*run.tensors(), run.relu)
     x = normal(batch, WIDTHS[case][0])
     with torch.no_grad():
         exact = dense.double()(x.double())

@@ -47,15 +47,6 @@ inline std::vector<Part> split_batch(int64_t batch, int64_t vector, int64_t pixe
   return parts;
 }
 
-Axes conv_axes(const Geometry& g, const Sizes& in, const Sizes& out, bool transposed, bool apart) {
-  Axes axes;
-  for (int i = 0; i < kAxes; ++i) {
-    const bool innermost = i == (g.dims == 1 ? 1 : 2);
-    axes[i] = conv_axis(g, i, in[i], out[i], transposed, apart && innermost);
-  }
-  return axes;
-}
-
 Sizes spatial(const Geometry& g, const Tensor& x) {
   Sizes sizes = {1, 1, 1};
   for (int i = 0; i < g.dims; ++i) sizes[g.axis(i)] = x.size(2 + i);

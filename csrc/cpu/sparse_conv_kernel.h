@@ -1,6 +1,8 @@
 // The inner loops of sparse convolution: one nonzero is one broadcast against neighbors in memory.
 #pragma once
 
+#include <algorithm>
+
 #include "../common/csr.h"
 #include "simd/vec.h"
 
@@ -8,6 +10,9 @@ namespace sparseq {
 
 // Most sums of a register tile: enough independent ones to hide the latency of the FMA.
 constexpr int kMostSums = 8;
+
+// Entries that are fetched ahead.
+constexpr int64_t kAhead = 256;
 
 // Output channels whose sums go from memory to memory together.
 constexpr int64_t kGroup = 16;
@@ -46,7 +51,7 @@ template <typename T, int R, int V, bool Table>
 void sum_tile(const Program<T>& program, int64_t first, int64_t last, const T* at, int64_t stride,
               T* out, int64_t out_channel, int64_t out_row) {
   constexpr int n = kLanes<T>;
-  constexpr int chains = R * V >= 4 ? 1 : 4 / (R * V);
+  constexpr int chains = std::max(1, kMostSums / (R * V));  // independent sums hide latency
   for (int64_t o = first; o < last; ++o, out += out_channel) {
     const T* own = program.group_step == 0 ? at : at + o / program.group_rows * program.group_step;
     Vec<T> sums[chains][R][V];
@@ -74,6 +79,8 @@ void sum_tile(const Program<T>& program, int64_t first, int64_t last, const T* a
     int64_t p = program.pointers[o];
     const int64_t end = program.pointers[o + 1];
     for (; p + chains <= end; p += chains) {
+      __builtin_prefetch(program.ids + p + kAhead);
+      __builtin_prefetch(program.values + p + kAhead);
       for (int c = 0; c < chains; ++c) add(p + c, sums[c]);
     }
     for (; p < end; ++p) add(p, sums[0]);

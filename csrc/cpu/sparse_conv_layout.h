@@ -135,6 +135,17 @@ inline Axis plain_axis(int64_t size) { return make_axis(size, size, 1, 1, {0}, {
 
 using Axes = std::array<Axis, kAxes>;
 
+// The axes of a convolution between maps of these sizes, or of its transpose.
+inline Axes conv_axes(const Geometry& g, const Sizes& in, const Sizes& out, bool transposed,
+                      bool apart) {
+  Axes axes;
+  for (int i = 0; i < kAxes; ++i) {
+    const bool innermost = i == (g.dims == 1 ? 1 : 2);
+    axes[i] = conv_axis(g, i, in[i], out[i], transposed, apart && innermost);
+  }
+  return axes;
+}
+
 // Memory of one strip: elements of type T, images of `lanes` (a whole vector, or 1) together.
 struct Layout {
   int64_t lanes;

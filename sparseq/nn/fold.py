@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from sparseq.nn.adjacent import adjacent_pairs
+from sparseq.nn.chain import chain_sequentials
 from sparseq.nn.expander import ExpanderLinear, ExpanderQLinear
 from sparseq.nn.expander_conv import (
     ExpanderConv1d,
@@ -91,7 +92,8 @@ def fold_batchnorm(model: nn.Module) -> nn.Module:
     computes the same up to rounding. Into a quaternion weight goes what multiplies by a quaternion
     from the left (such as one scale for the four components); whitening, which mixes the components
     otherwise, goes into real weights, unless they are sparse or have groups. What was left, and
-    why, is told by the logger "sparseq" (INFO).
+    why, is told by the logger "sparseq" (INFO). Sparse layers between which nothing is left run as
+    one kernel, see `SparseSequential`.
 
     Which module follows which is found by torch.fx, or where that fails in the order of each
     nn.Sequential, see `adjacent_pairs`. A Linear is taken to have its features in dimension 1, as
@@ -118,6 +120,7 @@ def fold_batchnorm(model: nn.Module) -> nn.Module:
         if type(module) in NORMS:
             reason = reasons.get(name) or "it follows no layer alone that it could go into"
             _log.info("fold_batchnorm left %s: %s", name or "the model", reason)
+    chain_sequentials(folded)
     return folded
 
 

@@ -7,8 +7,8 @@ from torch import nn
 
 import sparseq
 from sparseq.nn import SparseSequential
-from sparseq.nn.chain import ROWS, runs
-from sparseq.ops import spmm_chain
+from sparseq.nn.runs import ROWS, find_runs
+from sparseq.ops import sparse_conv_chain, spmm_chain
 
 
 def compressed(seed=0):
@@ -30,7 +30,7 @@ def calls(monkeypatch):
         taken.append(len(values))
         return spmm_chain.spmm_chain(x, values, *rest)
 
-    monkeypatch.setattr("sparseq.nn.chain.spmm_chain", count)
+    monkeypatch.setattr("sparseq.nn.runs.spmm_chain", count)
     return taken
 
 
@@ -47,12 +47,12 @@ def test_runs_of_sparse_layers_are_one_call_at_inference(batch, calls):
 def test_only_what_pays_goes_through_one_kernel(calls, monkeypatch):
     model = compressed()
     with torch.no_grad():
-        monkeypatch.setattr("sparseq.nn.chain.FEW", 0)
+        monkeypatch.setattr("sparseq.nn.runs.FEW", 0)
         model(torch.randn(5, 20))
         assert calls == []
         model(torch.randn(ROWS * torch.get_num_threads(), 20))
         assert calls == [3]
-        monkeypatch.setattr("sparseq.nn.chain.MANY", 0)
+        monkeypatch.setattr("sparseq.nn.runs.MANY", 0)
         model(torch.randn(ROWS * torch.get_num_threads(), 20))
         assert calls == [3]
 
@@ -118,4 +118,106 @@ def test_only_sequentials_with_a_run_change():
     sparse = sparseq.compress(dense, sparseq.prune(dense, density=0.5), "sparse")
     assert type(sparse) is nn.Sequential
     assert type(sparse[2]) is SparseSequential
-    assert [len(run) for run in runs(list(sparse[2]))] == [2]
+    assert [len(run.modules) for run in find_runs(list(sparse[2]))] == [2]
+
+
+def convolutional(seed=0):
+    """Two runs of convolutions with a Tanh between them, then a linear layer."""
+    torch.manual_seed(seed)
+    dense = nn.Sequential(
+        *(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 7, 1)),
+        *(nn.MaxPool2d(2), nn.ReLU(), nn.Dropout2d(0.5), nn.Conv2d(7, 6, 3), nn.Tanh()),
+        *(nn.Conv2d(6, 5, 3, padding=1, padding_mode="circular"), nn.Conv2d(5, 4, 3), nn.ReLU()),
+        *(nn.MaxPool2d(3, 2), nn.Flatten(), nn.Linear(4 * 2 * 2, 3)),
+    )
+    mask = sparseq.prune(dense, density=0.4)
+    return sparseq.fold_batchnorm(sparseq.compress(dense, mask, "sparse").eval())
+
+
+@pytest.fixture
+def convolved(monkeypatch):
+    """The poolings of each call of the kernel for convolutions."""
+    taken = []
+
+    def count(x, *rest):
+        taken.append(rest[-1])
+        return sparse_conv_chain.chain_checked(x, *rest)
+
+    monkeypatch.setattr("sparseq.nn.runs.chain_checked", count)
+    return taken
+
+
+@pytest.mark.parametrize("batch", [1, 5, 20])
+def test_runs_of_convolutions_are_one_call_at_inference(batch, convolved):
+    model, x = convolutional(), torch.randn(batch, 3, 18, 18)
+    want = nn.Sequential(*model)(x)
+    assert convolved == []
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), want)
+    assert convolved == [[1, 2, 1], [1]]  # circular padding and pooling that overlaps stand alone
+
+
+def test_a_graph_of_convolutions_is_a_run(convolved):
+    layers = [sparseq.ExpanderConv2d(4, 8, 3, padding=1, degree=2), nn.ReLU()]
+    model = SparseSequential(*layers, sparseq.ExpanderConv2d(8, 4, 1, degree=2)).eval()
+    x = torch.randn(3, 4, 6, 6)
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), nn.Sequential(*model)(x))
+    assert convolved == [[1, 1]]
+
+
+def test_what_does_not_fit_gets_the_message_of_its_layer(convolved):
+    model = convolutional()
+    with torch.no_grad(), pytest.raises(ValueError, match=r"x must be \(N, 3\) with 2 spatial"):
+        model(torch.randn(2, 4, 18, 18))
+    with torch.no_grad(), pytest.raises(ValueError, match="must be large enough for the kernel"):
+        model(torch.randn(2, 3, 5, 5))
+    with torch.no_grad():
+        assert model[:3](torch.randn(3, 18, 18)).shape == (8, 18, 18)  # without a batch
+    assert convolved == []
+
+
+def test_large_maps_go_layer_by_layer(convolved, monkeypatch):
+    monkeypatch.setattr("sparseq.nn.runs.LARGE", 8 * 18 * 18)
+    model, x = convolutional(), torch.randn(2, 3, 18, 18)
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), nn.Sequential(*model)(x))
+    assert convolved == [[1]]
+
+
+def test_a_run_follows_changes_of_the_model(convolved):
+    model, x = convolutional(), torch.randn(2, 3, 18, 18)
+    with torch.no_grad():
+        model(x)
+        model[6].train()  # a Dropout2d that drops
+        model(x)
+        model[6].eval()
+        model[3] = nn.Conv2d(8, 7, 1)
+        torch.testing.assert_close(model(x), nn.Sequential(*model)(x))
+        model[0].values.mul_(2)
+        torch.testing.assert_close(model(x), nn.Sequential(*model)(x))
+    assert convolved[2:4] == [[1, 2], [1]]
+    assert convolved[4:6] == [[1], [1]]
+
+
+def test_another_pattern_is_sorted_anew():
+    model, other, x = convolutional(), convolutional(seed=1), torch.randn(2, 3, 18, 18)
+    with torch.no_grad():
+        model(x)
+        model.load_state_dict(other.state_dict())
+        torch.testing.assert_close(model(x), other(x))
+
+
+def test_convolutions_copy_pickle_and_save(tmp_path):
+    model, x = convolutional(), torch.randn(2, 3, 18, 18)
+    with torch.no_grad():
+        want = model(x)
+        sparseq.save(model, tmp_path / "m.sparseq")
+        again = sparseq.load(tmp_path / "m.sparseq").eval()
+        for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model)), again):
+            assert type(twin) is SparseSequential
+            assert torch.equal(twin(x), want)
+        compiled = torch.compile(model, fullgraph=True, backend="eager")
+        torch.testing.assert_close(compiled(x), want)
+        assert type(sparseq.to_dense(model)) is nn.Sequential
+    assert "_found" not in pickle.dumps(model).decode("latin1")

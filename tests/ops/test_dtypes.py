@@ -10,6 +10,7 @@ from sparseq.ops.hamilton import hamilton
 from sparseq.ops.hamilton_conv import hamilton_conv, hamilton_conv_transpose
 from sparseq.ops.sddmm import sddmm
 from sparseq.ops.sparse_conv import ConvGeometry, sparse_conv
+from sparseq.ops.sparse_conv_chain import sparse_conv_chain
 from sparseq.ops.sparse_hamilton import sparse_hamilton
 from sparseq.ops.spmm import spmm
 from sparseq.ops.spmm_chain import spmm_chain
@@ -30,6 +31,9 @@ OPS = {
     "hamilton": lambda x, bias: hamilton(x, KERNEL[..., 0, 0], bias),
     "sparse_conv": lambda x, bias: sparse_conv(
         IMAGE.to(x.dtype), VALUES, SPARSE, bias, ConvGeometry.of((1, 1))
+    ),
+    "sparse_conv_chain": lambda x, bias: sparse_conv_chain(
+        IMAGE.to(x.dtype), [VALUES], [bias], SPARSE, [ConvGeometry.of((1, 1))], [1], [1]
     ),
     "hamilton_conv": lambda x, bias: hamilton_conv(IMAGE.to(x.dtype), KERNEL, bias),
 }

@@ -130,6 +130,12 @@ SPARSEQ_INLINE auto blended(const auto& a, const auto& b, std::integer_sequence<
   return __builtin_shufflevector(a, b, ((J & Step) ? N + J : J)...);
 }
 
+// Every second lane of a and b, from lane First on.
+template <int First, int... J>
+SPARSEQ_INLINE auto every_second(const auto& a, const auto& b, std::integer_sequence<int, J...>) {
+  return __builtin_shufflevector(a, b, (2 * J + First)...);
+}
+
 // One shuffle for each sum of two vectors: a shuffle costs what several blends do.
 template <typename T, int Step>
 SPARSEQ_INLINE void sum_steps(Vec<T> (&rows)[kLanes<T>]) {
@@ -203,6 +209,12 @@ SPARSEQ_INLINE void separate(Vec<T> (&rows)[Count]) {
 template <typename T>
 SPARSEQ_INLINE void transpose(Vec<T> (&rows)[kLanes<T>]) {
   detail::transpose_steps<T, 1>(rows);
+}
+
+// The lanes First, First + 2, ... of a and then of b; First is 0 or 1.
+template <typename T, int First>
+SPARSEQ_INLINE Vec<T> every_second(Vec<T> a, Vec<T> b) {
+  return detail::every_second<First>(a, b, std::make_integer_sequence<int, kLanes<T>>{});
 }
 
 // Lane i of the result is the sum over the lanes of rows[i]; destroys rows.

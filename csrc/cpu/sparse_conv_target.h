@@ -1,0 +1,62 @@
+// Where the sums of a convolution go when another layer follows in the same memory: through a ReLU
+// and a max pooling, to the places that the next layer reads.
+#pragma once
+
+#include "simd/vec.h"
+
+namespace sparseq {
+
+// The larger of two; a NaN wins, as in torch's max pooling.
+template <typename T>
+SPARSEQ_INLINE Vec<T> larger(Vec<T> a, Vec<T> b) {
+  return (b > a) | (b != b) ? b : a;
+}
+
+// max(0, v); a NaN stays one.
+template <typename T>
+SPARSEQ_INLINE Vec<T> rectified(Vec<T> v) {
+  return v < Vec<T>{} ? Vec<T>{} : v;
+}
+
+// One vector per pixel: channel o and pixel i of a map `width` pixels wide go to
+// data[o * channel + places[i]], unless the place is -1.
+template <typename T>
+struct Target {
+  T* data;
+  int64_t channel;
+  const int32_t* places;
+  int64_t width;
+  bool relu;
+  bool pool;  // 2x2 pixels of the sums to their largest
+
+  void put(int64_t o, int64_t h, int64_t w, Vec<T> v) const {
+    const int32_t place = places[h * width + w];
+    if (place >= 0) store(data + o * channel + place, v);
+  }
+};
+
+// A tile of sums whose first pixel is (h, w); with pooling, h, w, H and W are even.
+template <typename T, int H, int W>
+SPARSEQ_INLINE void put_tile(const Target<T>& target, int64_t o, int64_t h, int64_t w,
+                             Vec<T> (&sums)[H][W]) {
+  if (target.relu) {
+    for (auto& line : sums) {
+      for (Vec<T>& sum : line) sum = rectified<T>(sum);
+    }
+  }
+  if (!target.pool) {
+    for (int i = 0; i < H; ++i) {
+      for (int j = 0; j < W; ++j) target.put(o, h + i, w + j, sums[i][j]);
+    }
+    return;
+  }
+  for (int i = 0; i < H; i += 2) {
+    for (int j = 0; j < W; j += 2) {
+      const Vec<T> upper = larger<T>(sums[i][j], sums[i][j + 1]);
+      const Vec<T> lower = larger<T>(sums[i + 1][j], sums[i + 1][j + 1]);
+      target.put(o, (h + i) / 2, (w + j) / 2, larger<T>(upper, lower));
+    }
+  }
+}
+
+}  // namespace sparseq

@@ -1,0 +1,188 @@
+"""Runs of layers that one kernel can take at inference: found once, asked at every call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from sparseq.nn.expander_conv import ExpanderConv2d
+from sparseq.nn.sparse import SparseLinear
+from sparseq.nn.sparse_conv import SparseConv2d
+from sparseq.ops.sparse_conv_chain import chain_checked, tap_order
+from sparseq.ops.spmm_chain import spmm_chain
+
+FEW = 60_000  # kept weights of a run up to which the calls cost more than the products
+MANY = 500_000  # from here on the weights of a run crowd its activations out of the cache
+ROWS = 32  # examples for each thread from which on whole tiles keep it busy
+LARGE = 1 << 19  # numbers of one image's map from which on whole maps are too far from the cache
+
+PASSED = (nn.Identity, nn.Dropout, nn.Dropout2d)  # do nothing in evaluation mode
+ORDERS: Any = WeakTensorKeyDictionary()  # of column ids: their version, and their order by taps
+
+
+class Run:
+    """Sparse layers in a row, with what stands between them."""
+
+    kinds: ClassVar[tuple[type, ...]]
+
+    def __init__(self, layer: Any) -> None:
+        self.modules: list[Any] = []
+        self.layers: list[Any] = []
+        self.relu: list[int] = []
+        self.add(layer)
+
+    @classmethod
+    def starts(cls, module: Any) -> bool:
+        """Whether a module is a layer of such a run."""
+        return type(module) in cls.kinds
+
+    def takes(self, module: Any) -> bool:
+        """Whether a module may follow."""
+        kind = type(module)
+        if kind in PASSED:
+            return kind is nn.Identity or not module.training
+        return kind is nn.ReLU or self.starts(module)
+
+    def add(self, module: Any) -> None:
+        """Append a module that the run takes."""
+        self.modules.append(module)
+        if type(module) in self.kinds:
+            self.layers.append(module)
+            self.relu.append(0)
+        elif type(module) is nn.ReLU:
+            self.relu[-1] = 1
+
+    def tensors(self) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """values, biases and patterns, as the kernels take them: straight from the dicts."""
+        values: list[Tensor] = []
+        biases: list[Tensor] = []
+        patterns: list[Tensor] = []
+        for layer in self.layers:
+            kept, bias = layer._parameters["values"], layer._parameters["bias"]
+            values.append(kept)
+            biases.append(kept.new_empty(0) if bias is None else bias)
+            patterns.extend(layer._pattern_tensors())
+        return values, biases, patterns
+
+    def pays(self, x: Tensor) -> bool:
+        """Whether one kernel was measured to be quicker for this input."""
+        raise NotImplementedError
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The output of the run's last module."""
+        raise NotImplementedError
+
+
+class LinearRun(Run):
+    """SparseLinear and ReLU."""
+
+    kinds = (SparseLinear,)
+
+    def pays(self, x: Tensor) -> bool:
+        """Few weights, or not too many and enough examples for both threads."""
+        weights = sum(layer._buffers["perm"].shape[0] for layer in self.layers)
+        if weights <= FEW:
+            return True
+        rows = x.numel() // max(x.shape[-1], 1) if x.dim() else 0
+        return weights <= MANY and rows >= ROWS * torch.get_num_threads()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Through `spmm_chain`."""
+        return spmm_chain(x, *self.tensors(), self.relu)
+
+
+class ConvRun(Run):
+    """SparseConv2d or ExpanderConv2d with zero padding, ReLU, MaxPool2d."""
+
+    kinds = (SparseConv2d, ExpanderConv2d)
+
+    def __init__(self, layer: Any) -> None:
+        self.pool: list[int] = []
+        self.numbers: list[int] = []
+        super().__init__(layer)
+
+    @classmethod
+    def starts(cls, module: Any) -> bool:
+        """A convolution that pads with zeros, on both sides alike."""
+        return type(module) in cls.kinds and not module._pads
+
+    def takes(self, module: Any) -> bool:
+        """Also a pooling, one behind each convolution."""
+        if type(module) is nn.MaxPool2d:
+            return self.pool[-1] == 1 and pooled_side(module) > 1
+        return super().takes(module)
+
+    def add(self, module: Any) -> None:
+        """Append a module that the run takes."""
+        super().add(module)
+        if type(module) in self.kinds:
+            self.pool.append(1)
+            self.numbers.extend(module._geometry.numbers())
+        elif type(module) is nn.MaxPool2d:
+            self.pool[-1] = pooled_side(module)
+
+    def pays(self, x: Tensor) -> bool:
+        """Where x fits the layers, and no map is so large that it is far from the cache."""
+        if x.dim() != 4 or x.shape[1] != self.layers[0].in_channels or not x.numel():
+            return False
+        size, most = list(x.shape[2:]), x.shape[1] * x.shape[2] * x.shape[3]
+        for layer, side in zip(self.layers, self.pool, strict=True):
+            size = layer._geometry.output_size(size)
+            most = max(most, layer.out_channels * size[0] * size[1])
+            size = [n // side for n in size]
+            if min(size) < 1 or most >= LARGE:
+                return False
+        return True
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Through `sparse_conv_chain`."""
+        values, biases, patterns = self.tensors()
+        return chain_checked(
+            x, values, biases, patterns, _orders(self.layers), self.numbers, self.relu, self.pool
+        )
+
+
+def pooled_side(pool: Any) -> int:
+    """Side of the squares of a pooling that takes their largest and lets none overlap, else 0."""
+    side = pool.kernel_size
+    side = side[0] if isinstance(side, tuple) and len(set(side)) == 1 else side
+    plain = pool.padding in (0, (0, 0)) and pool.dilation in (1, (1, 1))
+    plain = plain and not pool.ceil_mode and not pool.return_indices
+    return side if plain and pool.stride in (side, (side, side)) and side != (side, side) else 0
+
+
+def _orders(layers: Sequence[Any]) -> list[Tensor]:
+    """The entries of every layer by taps, kept as long as a pattern lives unchanged."""
+    found: list[Tensor] = []
+    for layer in layers:
+        pattern = layer._pattern_tensors()
+        ids = pattern[1]
+        if ids.is_inference():  # has no version to tell a change by
+            return []
+        kept = ORDERS.get(ids)
+        if kept is None or kept[0] != ids._version:
+            ORDERS[ids] = kept = (ids._version, tap_order(pattern, layer._geometry))
+        found.extend(kept[1])
+    return found
+
+
+def find_runs(modules: Sequence[nn.Module | None]) -> list[Any]:
+    """The modules in order: each by itself, or as a Run of at least one sparse layer."""
+    found: list[Any] = []
+    for module in modules:
+        free = not has_hooks(module)
+        if found and isinstance(found[-1], Run) and free and found[-1].takes(module):
+            found[-1].add(module)
+            continue
+        kind = next((kind for kind in (LinearRun, ConvRun) if free and kind.starts(module)), None)
+        found.append(module if kind is None else kind(module))
+    return found
+
+
+def has_hooks(module: Any) -> bool:
+    """Whether a module has hooks that a call through a kernel would pass over."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
