@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from sparseq.nn.inference import is_plain, is_recorded
 from sparseq.nn.runs import Run, find_runs, has_hooks
 
 
@@ -25,7 +25,7 @@ class SparseSequential(nn.Sequential):
 
     def forward(self, input: Any) -> Any:
         """As nn.Sequential."""
-        if _one_by_one(input):
+        if not is_plain(input):
             return super().forward(input)
         for item in self._runs():
             if not isinstance(item, Run) or _is_taken(item, input):
@@ -71,21 +71,4 @@ def _is_worth(item: Any) -> bool:
 
 def _is_taken(run: Run, x: Tensor) -> bool:
     """Whether one kernel runs it."""
-    return len(run.modules) > 1 and run.pays(x) and not _records(run, x)
-
-
-def _one_by_one(x: Any) -> bool:
-    return (
-        torch.compiler.is_compiling()
-        or torch._C._is_any_autocast_enabled()
-        or not isinstance(x, Tensor)
-        or not x.is_cpu
-    )
-
-
-def _records(run: Run, x: Tensor) -> bool:
-    """Whether autograd would record the run."""
-    if not torch.is_grad_enabled():
-        return False
-    own = (parameter for module in run.modules for parameter in module._parameters.values())
-    return x.requires_grad or any(tensor is not None and tensor.requires_grad for tensor in own)
+    return len(run.modules) > 1 and run.pays(x) and not is_recorded(x, run.modules)

@@ -7,21 +7,21 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from sparseq.nn.expander_conv import ExpanderConv2d
+from sparseq.nn.inference import tap_orders
+from sparseq.nn.pool import VectorMaxPool2d
 from sparseq.nn.sparse import SparseLinear
-from sparseq.nn.sparse_conv import SparseConv2d
-from sparseq.ops.sparse_conv_chain import chain_checked, tap_order
+from sparseq.nn.sparse_conv import LARGE, SparseConv2d
+from sparseq.ops.sparse_conv_chain import chain_checked
 from sparseq.ops.spmm_chain import spmm_chain
 
 FEW = 60_000  # kept weights of a run up to which the calls cost more than the products
 MANY = 500_000  # from here on the weights of a run crowd its activations out of the cache
 ROWS = 32  # examples for each thread from which on whole tiles keep it busy
-LARGE = 1 << 19  # numbers of one image's map from which on whole maps are too far from the cache
 
+POOLS = (nn.MaxPool2d, VectorMaxPool2d)
 PASSED = (nn.Identity, nn.Dropout, nn.Dropout2d)  # do nothing in evaluation mode
-ORDERS: Any = WeakTensorKeyDictionary()  # of column ids: their version, and their order by taps
 
 
 class Run:
@@ -112,7 +112,7 @@ class ConvRun(Run):
 
     def takes(self, module: Any) -> bool:
         """Also a pooling, one behind each convolution."""
-        if type(module) is nn.MaxPool2d:
+        if type(module) in POOLS:
             return self.pool[-1] == 1 and pooled_side(module) > 1
         return super().takes(module)
 
@@ -122,7 +122,7 @@ class ConvRun(Run):
         if type(module) in self.kinds:
             self.pool.append(1)
             self.numbers.extend(module._geometry.numbers())
-        elif type(module) is nn.MaxPool2d:
+        elif type(module) in POOLS:
             self.pool[-1] = pooled_side(module)
 
     def pays(self, x: Tensor) -> bool:
@@ -142,7 +142,7 @@ class ConvRun(Run):
         """Through `sparse_conv_chain`."""
         values, biases, patterns = self.tensors()
         return chain_checked(
-            x, values, biases, patterns, _orders(self.layers), self.numbers, self.relu, self.pool
+            x, values, biases, patterns, tap_orders(self.layers), self.numbers, self.relu, self.pool
         )
 
 
@@ -153,21 +153,6 @@ def pooled_side(pool: Any) -> int:
     plain = pool.padding in (0, (0, 0)) and pool.dilation in (1, (1, 1))
     plain = plain and not pool.ceil_mode and not pool.return_indices
     return side if plain and pool.stride in (side, (side, side)) and side != (side, side) else 0
-
-
-def _orders(layers: Sequence[Any]) -> list[Tensor]:
-    """The entries of every layer by taps, kept as long as a pattern lives unchanged."""
-    found: list[Tensor] = []
-    for layer in layers:
-        pattern = layer._pattern_tensors()
-        ids = pattern[1]
-        if ids.is_inference():  # has no version to tell a change by
-            return []
-        kept = ORDERS.get(ids)
-        if kept is None or kept[0] != ids._version:
-            ORDERS[ids] = kept = (ids._version, tap_order(pattern, layer._geometry))
-        found.extend(kept[1])
-    return found
 
 
 def find_runs(modules: Sequence[nn.Module | None]) -> list[Any]:

@@ -12,10 +12,17 @@ from torch import Tensor, nn
 
 from sparseq.errors import require
 from sparseq.formats import CSRPattern
+from sparseq.nn.inference import is_plain, is_recorded, tap_orders
 from sparseq.nn.patterned import PatternedLayer, checked_mask
 from sparseq.nn.twins import match_twin
 from sparseq.ops.geometry import Sizes
 from sparseq.ops.sparse_conv import ConvGeometry, conv_weight, sparse_conv
+from sparseq.ops.sparse_conv_chain import chain_checked
+
+# Where the kernel for inference was measured to be quicker for one layer (bench/NOTES.md).
+FEW_IMAGES = 5
+SMALL_MAP = 64  # pixels
+LARGE = 1 << 19  # numbers of one image's map from which on whole maps are too far from the cache
 
 SETTINGS = ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
 
@@ -193,6 +200,26 @@ class SparseConv1d(_SparseConv):
 class SparseConv2d(_SparseConv):
     __doc__ = f"Over two dimensions, for nn.Conv2d.\n\n{_SparseConv.__doc__}"
     dense = nn.Conv2d
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, *spatial) -> (N, out_channels, *spatial'); N may be missing."""
+        if not is_plain(x) or is_recorded(x, (self,)) or not self._is_quicker_alone(x):
+            return super().forward(x)
+        bias = self.values.new_empty(0) if self.bias is None else self.bias
+        return chain_checked(x, [self.values], [bias], self._pattern_tensors(), tap_orders([self]),
+                             self._geometry.numbers(), [0], [1])  # fmt: skip
+
+    def _is_quicker_alone(self, x: Tensor) -> bool:
+        """Whether a chain of this layer alone was measured to be quicker than `sparse_conv`."""
+        kernel, stride, padding, dilation, _, _ = self._geometry
+        same = stride == (1, 1) and all(
+            2 * p == d * (k - 1) for k, p, d in zip(kernel, padding, dilation, strict=True)
+        )
+        if not same or self._pads or x.dim() != 4 or x.shape[1] != self.in_channels:
+            return False
+        area = x.shape[2] * x.shape[3]
+        few, small = x.shape[0] <= FEW_IMAGES, area <= SMALL_MAP and kernel == (3, 3)
+        return 0 < area * max(self.in_channels, self.out_channels) < LARGE and (few or small)
 
 
 class SparseConv3d(_SparseConv):

@@ -12,6 +12,7 @@ from torch import nn
 from sparseq.files import load, save
 from sparseq.formats import CSRPattern
 from sparseq.nn import SparseConv1d, SparseConv2d, SparseConv3d, to_dense
+from sparseq.ops.sparse_conv_chain import chain_checked
 from tests.nn.conftest import assert_same
 from tests.nn.whole_graph import assert_compiles_whole, assert_exports_with_any_batch
 
@@ -188,3 +189,22 @@ def test_nothing_kept_gives_the_bias():
     layer = SparseConv2d.from_dense(nn.Conv2d(2, 4, 3), torch.zeros(4, 2, 3, 3, dtype=torch.bool))
     y = layer(torch.randn(2, 2, 5, 5))
     assert torch.equal(y, layer.bias[:, None, None].expand_as(y))
+
+
+@pytest.mark.parametrize("size", [(3, 3), (8, 7), (9, 9)], ids=str)
+@pytest.mark.parametrize("batch", [1, 5, 6, 17])
+def test_inference_agrees_with_training(batch, size, monkeypatch):
+    layer, chained = few(SparseConv2d), []
+    x = torch.randn(batch, 4, *size, generator=seeded(7))
+
+    def count(*arguments):
+        chained.append(True)
+        return chain_checked(*arguments)
+
+    monkeypatch.setattr("sparseq.nn.sparse_conv.chain_checked", count)
+    want = layer(x)
+    assert not chained
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), want)
+        torch.testing.assert_close(layer(x[0]), want[0])
+    assert len(chained) == (batch <= 5 or size != (9, 9))
