@@ -140,8 +140,7 @@ int64_t slice_images(const Call& call, const Sizes& in, const Sizes& out, int64_
   if (fills_vectors<T>(out[2])) return 1;
   const int64_t place = channels * (in[1] + kSide - 1) * (in[2] + kSide - 1) * sizeof(T);
   const int64_t turns = turns_of<T>(in, out, call.batch, [&](int64_t turns) {
-    return dots ? turns * place <= kSliceBytes / 2
-                : turns * out[1] * out[2] <= kSliceSums * kLanes<T>;
+    return dots ? turns * place <= kSliceBytes : turns * out[1] * out[2] <= kSliceSums * kLanes<T>;
   });
   return turns * place <= kSliceBytes ? turns : 0;
 }

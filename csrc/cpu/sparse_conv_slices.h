@@ -107,16 +107,18 @@ void slice_tile(const Edges<T>& edges, int64_t o, const T* at, int64_t pitch, in
     for (int v = 0; v < V; ++v) sums[r][v] = broadcast(start);
   }
   for (int64_t e = edges.begins[o]; e < edges.begins[o + 1]; ++e) {
-    const T* from = at + edges.offsets[e];
+    const T* row = at + edges.offsets[e];
     Vec<T> taps[kSlice];
     for (int i = 0; i < kSlice; ++i) taps[i] = broadcast(edges.weights[e * kSlice + i]);
 #pragma GCC unroll 16
-    for (int r = 0; r < R + kSide - 1; ++r) {
+    for (int r = 0; r < R + kSide - 1; ++r, row += pitch) {
+      keep_pointer(row);
 #pragma GCC unroll 4
       for (int v = 0; v < V; ++v) {
 #pragma GCC unroll 4
         for (int s = 0; s < kSide; ++s) {
-          const Vec<T> x = load(from + r * pitch + s * step + v * n);
+          Vec<T> x = load(row + s * step + v * n);
+          keep_loaded(x);
 #pragma GCC unroll 4
           for (int t = 0; t < kSide; ++t) {
             if (r < t || r - t >= R) continue;

@@ -52,13 +52,15 @@ SPARSEQ_INLINE void dot_column(Rows<T> dy, Rows<T> x, int64_t step, int64_t rows
   own = read(dy.data + dy.pitch);
   add(1, 0, own);
   add(1, 1, above);
-  for (int64_t r = 2; r < rows; ++r) {
+  const T *from = x.data + 2 * x.pitch, *next = dy.data + 2 * dy.pitch;
+#pragma GCC unroll 3
+  for (int64_t r = 2; r < rows; ++r, from += x.pitch, next += dy.pitch) {
     const Vec<T> second = above;
     above = own;
-    own = read(dy.data + r * dy.pitch);
-    const T* from = x.data + r * x.pitch;
+    own = read(next);
     for (int s = 0; s < kSide; ++s) {
-      const Vec<T> other = read(from + s * step);
+      Vec<T> other = read(from + s * step);
+      keep_loaded(other);
       sums[s] = fmadd(own, other, sums[s]);
       sums[kSide + s] = fmadd(above, other, sums[kSide + s]);
       sums[2 * kSide + s] = fmadd(second, other, sums[2 * kSide + s]);
@@ -69,10 +71,12 @@ SPARSEQ_INLINE void dot_column(Rows<T> dy, Rows<T> x, int64_t step, int64_t rows
   add(rows + 1, 2, own);
 }
 
-// The nine sums of one edge, lanes apart, over rows of `width` elements.
-template <typename T>
-void dot_edge(Rows<T> dy, Rows<T> x, int64_t step, int64_t rows, int64_t width, Vec<T>* out) {
+// The nine sums of one edge, lanes apart, over `height` rows of `width` elements; R: the rows where
+// they are known, else 0.
+template <typename T, int R>
+void dot_edge(Rows<T> dy, Rows<T> x, int64_t step, int64_t height, int64_t width, Vec<T>* out) {
   constexpr int n = kLanes<T>;
+  const int64_t rows = R > 0 ? R : height;
   Vec<T> sums[kSlice] = {};
   int64_t q = 0;
   for (; q + n <= width; q += n) {
@@ -107,13 +111,16 @@ void dot_channels(const SliceDotJob<S, T>& job, const PhasePart& part, Rows<T> d
                   T* dv) {
   Vec<T> sums[kEdgesTogether * kSlice];
   const int64_t width = part.count[2] * job.layout.lanes;
+  const auto dot = part.count[1] == 4   ? dot_edge<T, 4>
+                   : part.count[1] == 8 ? dot_edge<T, 8>
+                                        : dot_edge<T, 0>;
   for (int64_t o = first; o < last; ++o) {
     const Rows<T> own = {dy.data + o * dy_channel, dy.pitch};
     for (int64_t e = job.edges.begins[o]; e < job.edges.begins[o + 1];) {
       const int64_t some = std::min(kEdgesTogether, job.edges.begins[o + 1] - e);
       for (int64_t i = 0; i < some; ++i) {
-        dot_edge<T>(own, {planes + job.edges.offsets[e + i], job.layout.row()}, job.layout.lanes,
-                    part.count[1], width, sums + i * kSlice);
+        dot(own, {planes + job.edges.offsets[e + i], job.layout.row()}, job.layout.lanes,
+            part.count[1], width, sums + i * kSlice);
       }
       add_lanes(sums, some * kSlice, start, dv + e * kSlice);
       e += some;
@@ -170,10 +177,13 @@ void dot_slice_blocks(const SliceDotJob<S, T>& job, const std::vector<Strip>& st
                       last, i == begin, sums + partial * job.nnz);
     }
   });
-  for (int64_t p = 0; p < job.nnz; ++p) {
-    T sum = start ? T(0) : dv[p];
-    for (int64_t k = 0; k < partials; ++k) sum += sums[k * job.nnz + p];
-    dv[p] = sum;
+  for (int64_t k = 0; k < partials; ++k) {
+    const T* more = sums + k * job.nnz;
+    if (start && k == 0) {
+      std::copy(more, more + job.nnz, dv);
+    } else {
+      for (int64_t p = 0; p < job.nnz; ++p) dv[p] += more[p];
+    }
   }
 }
 

@@ -94,6 +94,22 @@ SPARSEQ_INLINE void keep_scalar(T& x) {
 #endif
 }
 
+// Keeps what several operations read in a register where the compiler would load it for each.
+template <typename V>
+SPARSEQ_INLINE void keep_loaded(V& x) {
+#if defined(SPARSEQ_ISA_AVX512)
+  __asm__("" : "+v"(x));
+#elif defined(__x86_64__)
+  __asm__("" : "+x"(x));
+#endif
+}
+
+// Keeps a pointer that walks one register where the compiler would compute many.
+template <typename T>
+SPARSEQ_INLINE void keep_pointer(const T*& x) {
+  __asm__("" : "+r"(x));
+}
+
 namespace detail {
 
 // Lane j of the first (second) result of one butterfly step over two vectors a, b.
