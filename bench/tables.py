@@ -266,6 +266,7 @@ NOTES: dict[str, Callable[[Sequence[Row]], str]] = {
     "sparse_conv": operator_table("sparse_conv"),
     "sparse_conv_chain": operator_table("sparse_conv_chain"),
     "quaternion_norm": operator_table("quaternion_norm"),
+    "quaternion_whiten": operator_table("quaternion_whiten"),
     "layers": layers_table,
     "thresholds": thresholds_table,
     "thresholds_conv": thresholds_of_convolutions,

@@ -185,11 +185,31 @@ def quaternion_norm_cross(draw: Draw) -> Iterator[Arguments]:
     yield draw(5, 68), draw(5, 68), None
 
 
-def quaternion_norm_factor(draw: Draw) -> Iterator[Arguments]:
-    cov = draw(4, 4, 17)
+def _covariances(draw: Draw, channels: int) -> Tensor:
+    cov = draw(4, 4, channels)
     with torch.no_grad():
         cov += 9 * torch.eye(4, dtype=cov.dtype)[:, :, None]
-    yield cov, 0.1
+    return cov
+
+
+def quaternion_whiten(draw: Draw) -> Iterator[Arguments]:
+    yield draw(3, 12, 3, 7), draw(12), _covariances(draw, 3), draw(4, 4, 3), draw(12), 0.1
+    yield draw(3, 68), draw(68), _covariances(draw, 17), None, None, 0.1
+
+
+def quaternion_whiten_sums(draw: Draw) -> Iterator[Arguments]:
+    yield draw(3, 12, 3, 7), draw(3, 12, 3, 7), draw(12), _covariances(draw, 3), 0.1
+    yield draw(5, 68), draw(5, 68), draw(68), _covariances(draw, 17), 0.1
+
+
+def quaternion_whiten_dx(draw: Draw) -> Iterator[Arguments]:
+    maps, gamma = (draw(3, 12, 3, 7), draw(3, 12, 3, 7)), draw(4, 4, 3)
+    yield *maps, draw(12), _covariances(draw, 3), gamma, draw(5, 4, 3), 0.1
+    yield draw(2, 68), draw(2, 68), draw(68), _covariances(draw, 17), None, draw(5, 4, 17), 0.1
+
+
+def quaternion_whiten_factor(draw: Draw) -> Iterator[Arguments]:
+    yield _covariances(draw, 17), 0.1
 
 
 SAMPLES: dict[str, Callable[[Draw], Iterator[Arguments]]] = {
@@ -207,8 +227,11 @@ SAMPLES: dict[str, Callable[[Draw], Iterator[Arguments]]] = {
         max_pool_dx,
         quaternion_norm,
         quaternion_norm_cross,
-        quaternion_norm_factor,
         quaternion_norm_moments,
+        quaternion_whiten,
+        quaternion_whiten_dx,
+        quaternion_whiten_factor,
+        quaternion_whiten_sums,
         spmm,
         spmm_chain,
         sddmm,

@@ -247,4 +247,41 @@ void over_channels(const Walk& w, const Body& body) {
   });
 }
 
+// (5, 4, c): sums of dy, then of dy_a (x_b - s_b).
+template <typename S, typename T>
+void find_cross(const S* dy, const S* x, const T* center, const Walk& w, int64_t channels, T* out) {
+  static thread_local Scratch scratch;
+  const int64_t repeats = w.channels / channels;
+  double* parts = scratch.get<double>(w.chunks * w.channels * kCrossSums);
+  over_channels<T>(w, [&](auto lanes, int64_t chunk, int64_t channel) {
+    using L = decltype(lanes);
+    CrossSums<L> sums;
+    for (int b = 0; b < 4; ++b) {
+      T shift[L::width] = {};
+      for (int i = 0; center != nullptr && i < L::width; ++i) {
+        shift[i] = center[b * channels + (w.planes ? channel : (channel + i) / repeats)];
+      }
+      sums.center[b] = L::get(shift);
+    }
+    over_chunk<L>(w, chunk, channel,
+                  [&](int64_t at, int64_t count) { sums.add(dy + at, x + at, w.stride, count); });
+    double* to = parts + (chunk * w.channels + channel) * kCrossSums;
+    if (w.planes) {
+      L::totals(sums.values, kCrossSums, to);
+      return;
+    }
+    for (int i = 0; i < L::width * kCrossSums; ++i) {
+      to[i] = static_cast<double>(L::lane(sums.values[i % kCrossSums], i / kCrossSums));
+    }
+  });
+  for (int64_t c = 0; c < channels; ++c) {
+    double all[kCrossSums] = {};
+    for (int64_t chunk = 0; chunk < w.chunks; ++chunk) {
+      const double* from = parts + (chunk * w.channels + c * repeats) * kCrossSums;
+      for (int64_t i = 0; i < repeats * kCrossSums; ++i) all[i % kCrossSums] += from[i];
+    }
+    for (int k = 0; k < kCrossSums; ++k) out[k * channels + c] = static_cast<T>(all[k]);
+  }
+}
+
 }  // namespace sparseq

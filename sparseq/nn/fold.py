@@ -39,7 +39,7 @@ from sparseq.nn.sparse import SparseLinear, SparseQLinear
 from sparseq.nn.sparse_conv import SparseConv1d, SparseConv2d, SparseConv3d
 from sparseq.nn.sparse_quaternion_conv import SparseQConv1d, SparseQConv2d, SparseQConv3d
 from sparseq.ops.hamilton import PRODUCT
-from sparseq.ops.quaternion_norm import inverse_cholesky, matmul
+from sparseq.ops.quaternion_whiten import inverse_cholesky, matmul
 
 _log = logging.getLogger("sparseq")
 

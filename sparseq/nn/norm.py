@@ -97,9 +97,9 @@ class QBatchNorm(nn.Module):
 
     def _whiten(self, x: Tensor, by_batch: bool, track: bool) -> Tensor:
         kind = sums_dtype(x)
-        gamma, beta = (self.weight.to(kind), self.bias.to(kind)) if self.affine else (None, None)
+        gamma, beta = _as_dtype(self.weight, kind), _as_dtype(self.bias, kind)
         if not by_batch:
-            given = self.running_mean.to(kind), self.running_cov.to(kind)
+            given = _as_dtype(self.running_mean, kind), _as_dtype(self.running_cov, kind)
             return whiten_by(x, given, gamma, beta, self.eps)
         y, stats = whiten_batch(x, gamma, beta, self.eps)
         if track:
@@ -129,8 +129,12 @@ class QBatchNorm(nn.Module):
         pairs = [(self.running_mean, mean)]
         if cov is not None and count > 1:
             pairs.append((self._spread(), cov * (count / (count - 1))))
+        factor = self._factor()
         for running, new in pairs:
-            running.add_((new - running) * self._factor())
+            if isinstance(factor, float) and running.dtype == new.dtype:
+                running.lerp_(new, factor)
+            else:
+                running.add_((new - running) * factor)
 
 
 class QBatchNorm1d(QBatchNorm):
@@ -187,6 +191,11 @@ class QBatchNorm3d(QBatchNorm):
     """`QBatchNorm2d` for features (N, num_features, D, H, W)."""
 
     dims = (5,)
+
+
+def _as_dtype(tensor: Any, dtype: torch.dtype) -> Any:
+    """`tensor.to(dtype)` without a call where it is that already; None stays."""
+    return tensor if tensor is None or tensor.dtype == dtype else tensor.to(dtype)
 
 
 def _fill_(tensor: Tensor, value: float) -> None:

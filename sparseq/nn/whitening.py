@@ -12,14 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparseq.ops.quaternion_norm import (
-    factor_gradient,
-    inverse_cholesky,
-    matmul,
-    quaternion_cross,
-    quaternion_moments,
-    quaternion_norm,
-    transposed_product,
+from sparseq.ops.quaternion_norm import quaternion_moments
+from sparseq.ops.quaternion_whiten import (
+    quaternion_whiten,
+    quaternion_whiten_dx,
+    quaternion_whiten_sums,
 )
 
 # channels from which features with their channels last are taken as they lie
@@ -52,12 +49,8 @@ def whiten_by(
     """Whiten by the mean (4 C) and the covariance (4, 4, C) given; else as `whiten_batch`."""
     mean, cov = stats
     rows = _channels_last_rows(x)
-    matrix = _matrix(gamma, inverse_cholesky(cov, eps))
-    return _shaped_as(x, quaternion_norm(x if rows is None else rows, matrix, mean, beta), rows)
-
-
-def _matrix(gamma: Tensor | None, inverse: Tensor) -> Tensor:
-    return inverse if gamma is None else matmul(gamma, inverse)
+    y = quaternion_whiten(x if rows is None else rows, mean, cov, gamma, beta, eps)
+    return _shaped_as(x, y, rows)
 
 
 def _channels_last_rows(x: Tensor) -> Tensor | None:
@@ -78,34 +71,26 @@ class _WhitenBatch(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, gamma: Tensor | None, beta: Tensor | None, eps: float):
         stats = quaternion_moments(x)
-        inverse = inverse_cholesky(stats[1:], eps)
-        ctx.save_for_backward(x, gamma, stats, inverse)
+        mean, cov = stats[0].flatten(), stats[1:]
+        ctx.save_for_backward(x, gamma, stats)
         ctx.eps = eps
         ctx.mark_non_differentiable(stats)
-        return quaternion_norm(x, _matrix(gamma, inverse), stats[0].flatten(), beta), stats
+        ctx.set_materialize_grads(False)
+        return quaternion_whiten(x, mean, cov, gamma, beta, eps), stats
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor, _: Any):  # type: ignore[override]
-        x, gamma, stats, inverse = ctx.saved_tensors
+    def backward(ctx: Any, dy: Tensor | None, _: Any):  # type: ignore[override]
+        if dy is None:
+            return None, None, None, None
+        x, gamma, stats = ctx.saved_tensors
         if torch.is_grad_enabled():  # a second gradient goes through the statistics again
             stats = quaternion_moments(x)
-            inverse = inverse_cholesky(stats[1:], ctx.eps)
-        mean = stats[0].flatten()
-        sums = quaternion_cross(dy, x, mean)
-        dmatrix = sums[1:]
-        dgamma = matmul(dmatrix, inverse.transpose(0, 1)) if ctx.needs_input_grad[1] else None
-        dbeta = sums[0].flatten() if ctx.needs_input_grad[2] else None
-        if not ctx.needs_input_grad[0]:
-            return None, dgamma, dbeta, None
-        share = 1 / max(x.numel() // max(x.shape[1], 1), 1)
-        dinverse = dmatrix if gamma is None else matmul(gamma.transpose(0, 1), dmatrix)
-        matrix = _matrix(gamma, inverse)
-        dx = quaternion_norm(
-            x,
-            factor_gradient(dinverse, inverse) * (2 * share),
-            mean,
-            transposed_product(matrix, sums[0]) * -share,
-            dy,
-            matrix.transpose(0, 1),
+        mean, cov = stats[0].flatten(), stats[1:]
+        sums = quaternion_whiten_sums(dy, x, mean, cov, ctx.eps)
+        by_x, by_gamma, by_beta, _ = ctx.needs_input_grad
+        return (
+            quaternion_whiten_dx(dy, x, mean, cov, gamma, sums, ctx.eps) if by_x else None,
+            sums[1:] if by_gamma else None,
+            sums[0].flatten() if by_beta else None,
+            None,
         )
-        return dx, dgamma, dbeta, None

@@ -6,9 +6,8 @@ quaternion channel as a vector of 4,
     y = M (x - s) + b + K z                                            quaternion_norm
     m = mean of x,  V = mean of (x - m) (x - m)^T                      quaternion_moments
     sum of dy,  sum of dy (x - s)^T                                    quaternion_cross
-    W = L^-1  with  (V + V^T) / 2 + eps 1 = L L^T                      inverse_cholesky
 
-over the batch and all positions. The gradients of the first three are these again: dx = M^T dy;
+over the batch and all positions. Their gradients are these again: dx = M^T dy;
 dx = (dm + (dV + dV^T) (x - m)) / n; so they differentiate to any order. Vectors are (4 C) in four
 blocks, matrices (4, 4, C), sums (5, 4, C), vector first; all are float32, or float64 with float64
 features. Under autocast nothing changes its dtype.
@@ -50,14 +49,14 @@ def quaternion_norm(
     Raises:
         ValueError: shapes or dtypes that do not fit.
     """
-    channels, sums = _channels("quaternion_norm", x), sums_dtype(x)
+    channels, sums = check_features("quaternion_norm", x), sums_dtype(x)
     vector, square = (4 * channels,), (4, 4, channels)
-    _check("quaternion_norm", "matrix", matrix, square, sums)
-    _check("quaternion_norm", "center", center, vector, sums)
-    _check("quaternion_norm", "bias", bias, vector, sums)
-    _check("quaternion_norm", "other", other, square, sums)
+    check_operand("quaternion_norm", "matrix", matrix, square, sums)
+    check_operand("quaternion_norm", "center", center, vector, sums)
+    check_operand("quaternion_norm", "bias", bias, vector, sums)
+    check_operand("quaternion_norm", "other", other, square, sums)
     require((z is None) == (other is None), "quaternion_norm", "other", "must come with z", other)
-    _check("quaternion_norm", "z", z, x.shape, x.dtype)
+    check_operand("quaternion_norm", "z", z, x.shape, x.dtype)
     return _NORM(x, center, matrix, bias, z, other)
 
 
@@ -67,7 +66,7 @@ def quaternion_moments(x: Tensor) -> Tensor:
     Args:
         x: (N, 4 C, ...), floating point; zeros are what nothing gives.
     """
-    _channels("quaternion_moments", x)
+    check_features("quaternion_moments", x)
     return _MOMENTS(x)
 
 
@@ -81,28 +80,10 @@ def quaternion_cross(dy: Tensor, x: Tensor, center: Tensor | None = None) -> Ten
     Raises:
         ValueError: shapes or dtypes that do not fit.
     """
-    channels = _channels("quaternion_cross", x)
-    _check("quaternion_cross", "dy", dy, x.shape, x.dtype)
-    _check("quaternion_cross", "center", center, (4 * channels,), sums_dtype(x))
+    channels = check_features("quaternion_cross", x)
+    check_operand("quaternion_cross", "dy", dy, x.shape, x.dtype)
+    check_operand("quaternion_cross", "center", center, (4 * channels,), sums_dtype(x))
     return _CROSS(dy, x, center)
-
-
-def inverse_cholesky(cov: Tensor, eps: float) -> Tensor:
-    """(4, 4, C): W = L^-1, lower triangular, of (V + V^T) / 2 + eps 1 = L L^T.
-
-    A pivot of L below eps, which only rounding brings about, is taken as eps.
-
-    Args:
-        cov: V (4, 4, C), positive semidefinite, float32 or float64.
-        eps: above 0, or V positive definite.
-    """
-    _check("inverse_cholesky", "cov", cov, (4, 4, *cov.shape[-1:]), sums_dtype(cov))
-    return _FACTOR(cov, eps)
-
-
-def matmul(a: Tensor, b: Tensor) -> Tensor:
-    """a b for each channel; (4, 4, C) both."""
-    return (a[:, :, None] * b).sum(1)
 
 
 def transposed_product(matrix: Tensor, vector: Tensor) -> Tensor:
@@ -115,14 +96,16 @@ def sums_dtype(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
 
-def _check(op: str, name: str, x: Tensor | None, shape: tuple[int, ...], dtype: torch.dtype):
+def check_operand(
+    op: str, name: str, x: Tensor | None, shape: tuple[int, ...], dtype: torch.dtype
+) -> None:
     """Refuse another shape or dtype, under autocast too, which casts nothing here."""
     if x is not None and (x.shape != shape or x.dtype != dtype):
         require(x.shape == shape, op, name, f"must have shape {tuple(shape)}", tuple(x.shape))
         require(False, op, name, f"must have dtype {dtype}", x.dtype)
 
 
-def _channels(op: str, x: Tensor) -> int:
+def check_features(op: str, x: Tensor) -> int:
     if x.dim() < 2 or x.shape[1] % 4:
         require(False, op, "x", "must be features (N, 4 C, ...)", tuple(x.shape))
     return x.shape[1] // 4
@@ -163,24 +146,6 @@ def quaternion_norm_cross_reference(dy: Tensor, x: Tensor, center: Tensor | None
     return torch.cat([left.sum((0, 3))[None], torch.einsum("nacs,nbcs->abc", left, right)])
 
 
-def quaternion_norm_factor_reference(cov: Tensor, eps: float) -> Tensor:
-    """Plain torch: Cholesky and substitution written out, all channels at once."""
-    cov = (cov + cov.transpose(0, 1)) / 2
-    lower: list[list[Tensor]] = [[], [], [], []]
-    inverse: list[list[Tensor]] = []
-    for i in range(4):
-        for j in range(i):
-            rest = sum((lower[i][k] * lower[j][k] for k in range(j)), start=cov.new_zeros(()))
-            lower[i].append((cov[i, j] - rest) * inverse[j][j])
-        own = cov[i, i] + eps - sum(entry * entry for entry in lower[i])
-        scale = own.clamp(min=eps).rsqrt()
-        inverse.append([torch.zeros_like(scale)] * 4)
-        inverse[i][i] = scale
-        for j in range(i):
-            inverse[i][j] = -scale * sum(lower[i][k] * inverse[k][j] for k in range(j, i))
-    return torch.stack([torch.stack(row) for row in inverse])
-
-
 def _fake_norm(x: Tensor, center: Any, matrix: Tensor, bias: Any, z: Any, other: Any) -> Tensor:
     return x.new_empty(x.shape)
 
@@ -191,10 +156,6 @@ def _fake_moments(x: Tensor) -> Tensor:
 
 def _fake_cross(dy: Tensor, x: Tensor, center: Tensor | None) -> Tensor:
     return _fake_moments(x)
-
-
-def _fake_factor(cov: Tensor, eps: float) -> Tensor:
-    return cov.new_empty(cov.shape)
 
 
 class _Norm(torch.autograd.Function):
@@ -254,32 +215,6 @@ class _Cross(torch.autograd.Function):
         )
 
 
-class _Factor(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, cov: Tensor, eps: float):
-        with below_autograd():
-            inverse = _FACTOR(cov, eps)
-        ctx.save_for_backward(inverse)
-        return inverse
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor):  # type: ignore[override]
-        return factor_gradient(grad, ctx.saved_tensors[0]), None
-
-
-def factor_gradient(grad: Tensor, inverse: Tensor) -> Tensor:
-    """dV, symmetric, of W = `inverse_cholesky`(V) and dW: -1/2 W^T (P + P^T) W.
-
-    P is the lower triangle of dW W^T with half its diagonal (Murray 2016, "Differentiation of the
-    Cholesky decomposition", carried through the inverse).
-    """
-    half = torch.ones(4, 4, dtype=grad.dtype, device=grad.device).tril()
-    half.diagonal().fill_(0.5)
-    lower = matmul(grad, inverse.transpose(0, 1)) * half[:, :, None]
-    turned = inverse.transpose(0, 1)
-    return matmul(matmul(turned, lower + lower.transpose(0, 1)), inverse) / -2
-
-
 _NORM = declare(
     "quaternion_norm(Tensor x, Tensor? center, Tensor matrix, Tensor? bias, Tensor? z, "
     "Tensor? other) -> Tensor",
@@ -292,8 +227,4 @@ _MOMENTS = declare(
 _CROSS = declare(
     "quaternion_norm_cross(Tensor dy, Tensor x, Tensor? center) -> Tensor",
     quaternion_norm_cross_reference, _fake_cross, _Cross, autocast=False,
-)
-_FACTOR = declare(
-    "quaternion_norm_factor(Tensor cov, float eps) -> Tensor",
-    quaternion_norm_factor_reference, _fake_factor, _Factor, autocast=False,
 )

@@ -2,24 +2,20 @@ import pytest
 import torch
 
 from sparseq.ops.quaternion_norm import (
-    factor_gradient,
-    inverse_cholesky,
-    matmul,
     quaternion_cross,
     quaternion_moments,
     quaternion_norm,
     transposed_product,
 )
 from tests.ops.cases import assert_near, assert_same_bits_on_threads, normal, over_dtypes, strided
-
-# (N, 4 C, ...): nothing, single values, fewer and more channels and positions than a vector has
-# lanes, sizes that are no multiple of it, and one longer than a chunk
-SHAPES = [
-    (0, 8, 3, 3), (2, 8, 0), (3, 0, 5), (1, 4), (1, 4, 1, 1), (2, 12, 1, 1), (70, 132), (5, 8, 3),
-    (3, 20, 3, 5), (2, 72, 1, 3), (4, 12, 4, 4), (2, 8, 7, 7), (9, 68, 2, 2), (3, 4, 5, 5, 5),
-    (3000, 4, 5), (2, 4, 97, 93),
-]  # fmt: skip
-over_shapes = pytest.mark.parametrize("shape", SHAPES, ids=lambda s: "x".join(map(str, s)))
+from tests.ops.quaternion_cases import (
+    assert_sums_near,
+    by_channel,
+    matrices_of,
+    over_shapes,
+    per_channel,
+    quaternions,
+)
 
 
 def operands(shape, dtype):
@@ -31,21 +27,6 @@ def operands(shape, dtype):
     return x, dy, *vectors, *matrices
 
 
-def quaternions(x):
-    """(C, 4, values) of features (N, 4 C, ...), in float64."""
-    values = x.double().unflatten(1, (4, -1)).unsqueeze(-1).flatten(3)
-    return values.permute(2, 1, 0, 3).flatten(2)
-
-
-def by_channel(vector):
-    """(C, 4, 1) of a vector (4 C)."""
-    return vector.double().view(4, -1, 1).transpose(0, 1)
-
-
-def matrices_of(matrix):
-    return matrix.double().movedim(-1, 0)
-
-
 @over_dtypes
 @over_shapes
 def test_the_map_agrees_with_float64(shape, dtype):
@@ -55,11 +36,6 @@ def test_the_map_agrees_with_float64(shape, dtype):
     want = want + matrices_of(k) @ quaternions(z)
     assert_near(per_channel(quaternion_norm(x, m, s, b, z, k), dtype), want)
     assert_near(per_channel(quaternion_norm(x, m), dtype), matrices_of(m) @ quaternions(x))
-
-
-def per_channel(y, dtype):
-    assert y.dtype == dtype
-    return quaternions(y).to(dtype)
 
 
 @over_dtypes
@@ -82,34 +58,6 @@ def test_sums_agree_with_float64(shape, dtype):
     assert_sums_near(got[1:], (left @ (values - by_channel(s)).mT).movedim(0, -1), count)
     want = (left @ values.mT).movedim(0, -1)
     assert_sums_near(quaternion_cross(dy, x)[1:], want, count)
-
-
-def assert_sums_near(got, want, count):
-    """Sums of `count` numbers of either sign, whose size may cancel."""
-    assert_near(got / count, want / count)
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-@pytest.mark.parametrize("channels", [0, 1, 5, 16, 37])
-def test_the_factor_inverts_the_covariance(channels, dtype):
-    a = normal(4, 4, channels)
-    cov = matmul(a, a.transpose(0, 1)) + torch.eye(4).double()[:, :, None]
-    got = inverse_cholesky(cov.to(dtype), 0.1)
-    regular = matrices_of(cov) + 0.1 * torch.eye(4).double()
-    want = torch.linalg.inv(torch.linalg.cholesky(regular)) if channels else regular
-    assert_near(matrices_of(got).to(dtype), want)
-    assert (got[torch.ones(4, 4, dtype=torch.bool).triu(1)] == 0).all()
-
-
-def test_the_factor_of_singular_covariances_is_finite():
-    zero, ones = torch.zeros(4, 4, 3), torch.full((4, 4, 20), 1e4)
-    torch.testing.assert_close(
-        inverse_cholesky(zero, 1e-4), 100 * torch.eye(4)[:, :, None].expand(4, 4, 3)
-    )
-    got = inverse_cholesky(ones, 1e-5)
-    assert torch.isfinite(got).all()
-    assert got.abs().max() <= 1.01 * 1e-5**-0.5
-    assert inverse_cholesky(ones.index_fill(2, torch.tensor([1]), float("nan")), 1e-5).isnan().any()
 
 
 @pytest.mark.parametrize("shape", [(600, 8), (40, 8, 4, 4), (4, 8, 60, 60)])
@@ -148,18 +96,8 @@ def test_gradients_to_second_order():
             assert torch.autograd.gradgradcheck(run, inputs)
 
 
-def test_gradients_of_the_factor_to_second_order():
-    a = normal(4, 4, 3)
-    cov = (matmul(a, a.transpose(0, 1)) + torch.eye(4).double()[:, :, None]).requires_grad_()
-    assert torch.autograd.gradcheck(inverse_cholesky, (cov, 0.1))
-    assert torch.autograd.gradgradcheck(inverse_cholesky, (cov, 0.1))
-    grad = factor_gradient(normal(4, 4, 3, seed=1), inverse_cholesky(cov, 0.1))
-    torch.testing.assert_close(grad, grad.transpose(0, 1))
-
-
-def test_small_products_are_those_of_matrices():
-    a, b, v = normal(4, 4, 3), normal(4, 4, 3, seed=1), normal(4, 3, seed=2)
-    torch.testing.assert_close(matrices_of(matmul(a, b)), matrices_of(a) @ matrices_of(b))
+def test_the_transposed_product_is_that_of_a_matrix():
+    a, v = normal(4, 4, 3), normal(4, 3, seed=2)
     want = (matrices_of(a).mT @ v.t()[:, :, None]).squeeze(2).t().flatten()
     torch.testing.assert_close(transposed_product(a, v), want)
 
@@ -203,7 +141,6 @@ def test_names_what_does_not_fit():
         (lambda: quaternion_cross(dy[:1], x), r"quaternion_cross: dy must have shape"),
         (lambda: quaternion_cross(dy, x, s[:4]), r"quaternion_cross: center must have shape"),
         (lambda: quaternion_moments(x[0, 0]), r"quaternion_moments: x must be features"),
-        (lambda: inverse_cholesky(k[:3], 0.1), r"inverse_cholesky: cov must have shape"),
     ):
         with pytest.raises(ValueError, match=message):
             call()
@@ -221,7 +158,6 @@ def test_names_mixed_dtypes_under_autocast_too(autocast):
         (lambda: quaternion_norm(x, m, z=dy, other=k.double()), rf"other {rule}"),
         (lambda: quaternion_cross(dy.double(), x), rf"quaternion_cross: dy {rule}"),
         (lambda: quaternion_cross(dy, x, s.double()), rf"quaternion_cross: center {rule}"),
-        (lambda: inverse_cholesky(k.bfloat16(), 0.1), r"cov must have dtype torch.float32"),
     ):
         with (
             torch.autocast("cpu", torch.bfloat16, enabled=autocast),

@@ -1,0 +1,291 @@
+"""`quaternion_whiten`: each quaternion channel whitened by its mean and covariance.
+
+Features x (N, 4 C, ...) lie in four blocks [r | i | j | k] of channels. With the components of a
+quaternion channel as a vector of 4, its mean m and covariance V,
+
+    W = L^-1  with  (V + V^T) / 2 + eps 1 = L L^T                      inverse_cholesky
+    y = gamma W (x - m) + beta                                         quaternion_whiten
+    dbeta = sum of dy,  dgamma = sum of dy (x - m)^T W^T               quaternion_whiten_sums
+
+over the batch and all positions. Where m and V are those of these n values themselves,
+
+    dx = (gamma W)^T (dy - dbeta / n) - W^T (P + P^T) W (x - m) / n    quaternion_whiten_dx
+
+with P the lower triangle of gamma^T dgamma, half its diagonal. Vectors are (4 C) in four blocks,
+matrices (4, 4, C), sums (5, 4, C), vector first; all are float32, or float64 with float64 features.
+Under autocast nothing changes its dtype. All of them differentiate to any order.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparseq.ops._backend import below_autograd, declare
+from sparseq.ops.quaternion_norm import (
+    check_features,
+    check_operand,
+    quaternion_norm,
+    quaternion_norm_cross_reference,
+    quaternion_norm_reference,
+    sums_dtype,
+    transposed_product,
+)
+
+
+def quaternion_whiten(
+    x: Tensor,
+    mean: Tensor,
+    cov: Tensor,
+    gamma: Tensor | None = None,
+    beta: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    """y = gamma W (x - m) + beta for each quaternion channel, at every position.
+
+    Args:
+        x: (N, 4 C, ...), floating point.
+        mean: m (4 C), of sums_dtype(x), as all that follows.
+        cov: V (4, 4, C), positive semidefinite.
+        gamma: (4, 4, C), or None for the identity.
+        beta: (4 C), or None for 0.
+        eps: added to V's diagonal; above 0, or V positive definite.
+
+    Returns:
+        x's shape and dtype, contiguous.
+
+    Raises:
+        ValueError: shapes or dtypes that do not fit.
+
+    Source: Gaudet & Maida 2018, "Deep Quaternion Networks", section 3.4.
+    """
+    _check("quaternion_whiten", x, mean, cov, gamma)
+    check_operand("quaternion_whiten", "beta", beta, (x.shape[1],), mean.dtype)
+    return _WHITEN(x, mean, cov, gamma, beta, eps)
+
+
+def quaternion_whiten_sums(
+    dy: Tensor, x: Tensor, mean: Tensor, cov: Tensor, eps: float = 1e-5
+) -> Tensor:
+    """(5, 4, C): dbeta, then dgamma, of `quaternion_whiten` and the gradient dy of its result.
+
+    Args:
+        dy, x: (N, 4 C, ...), floating point, of one shape and dtype.
+        mean, cov, eps: as for `quaternion_whiten`.
+
+    Raises:
+        ValueError: shapes or dtypes that do not fit.
+    """
+    _check("quaternion_whiten_sums", x, mean, cov, None)
+    check_operand("quaternion_whiten_sums", "dy", dy, x.shape, x.dtype)
+    return _SUMS(dy, x, mean, cov, eps)
+
+
+def quaternion_whiten_dx(
+    dy: Tensor,
+    x: Tensor,
+    mean: Tensor,
+    cov: Tensor,
+    gamma: Tensor | None,
+    sums: Tensor,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Gradient of `quaternion_whiten` in x, where mean and cov are those of x.
+
+    Args:
+        dy, x: (N, 4 C, ...), floating point, of one shape and dtype.
+        mean, cov, gamma, eps: as for `quaternion_whiten`.
+        sums: what `quaternion_whiten_sums` gives, (5, 4, C).
+
+    Returns:
+        x's shape and dtype, contiguous.
+
+    Raises:
+        ValueError: shapes or dtypes that do not fit.
+    """
+    _check("quaternion_whiten_dx", x, mean, cov, gamma)
+    check_operand("quaternion_whiten_dx", "dy", dy, x.shape, x.dtype)
+    check_operand("quaternion_whiten_dx", "sums", sums, (5, 4, x.shape[1] // 4), mean.dtype)
+    return _DX(dy, x, mean, cov, gamma, sums, eps)
+
+
+def inverse_cholesky(cov: Tensor, eps: float) -> Tensor:
+    """(4, 4, C): W = L^-1, lower triangular, of (V + V^T) / 2 + eps 1 = L L^T.
+
+    A pivot of L below eps, which only rounding brings about, is taken as eps.
+
+    Args:
+        cov: V (4, 4, C), positive semidefinite, float32 or float64.
+        eps: above 0, or V positive definite.
+    """
+    check_operand("inverse_cholesky", "cov", cov, (4, 4, *cov.shape[-1:]), sums_dtype(cov))
+    return _FACTOR(cov, eps)
+
+
+def matmul(a: Tensor, b: Tensor) -> Tensor:
+    """a b for each channel; (4, 4, C) both."""
+    return (a[:, :, None] * b).sum(1)
+
+
+def factor_gradient(product: Tensor, inverse: Tensor) -> Tensor:
+    """dV, symmetric, of W = `inverse_cholesky`(V), from dW W^T and W: -1/2 W^T (P + P^T) W.
+
+    P is the lower triangle of dW W^T with half its diagonal (Murray 2016, "Differentiation of the
+    Cholesky decomposition", carried through the inverse).
+    """
+    half = torch.ones(4, 4, dtype=product.dtype, device=product.device).tril()
+    half.diagonal().fill_(0.5)
+    lower = product * half[:, :, None]
+    turned = inverse.transpose(0, 1)
+    return matmul(matmul(turned, lower + lower.transpose(0, 1)), inverse) / -2
+
+
+def _check(op: str, x: Tensor, mean: Tensor, cov: Tensor, gamma: Tensor | None) -> None:
+    square, sums = (4, 4, check_features(op, x)), sums_dtype(x)
+    check_operand(op, "mean", mean, (x.shape[1],), sums)
+    check_operand(op, "cov", cov, square, sums)
+    check_operand(op, "gamma", gamma, square, sums)
+
+
+def _scaled(gamma: Tensor | None, matrix: Tensor) -> Tensor:
+    return matrix if gamma is None else matmul(gamma, matrix)
+
+
+def _turned(matrix: Tensor | None) -> Tensor | None:
+    return None if matrix is None else matrix.transpose(0, 1)
+
+
+def quaternion_whiten_reference(
+    x: Tensor, mean: Tensor, cov: Tensor, gamma: Tensor | None, beta: Tensor | None, eps: float
+) -> Tensor:
+    """Plain torch: the factor, then one small dense product for each channel."""
+    matrix = _scaled(gamma, quaternion_whiten_factor_reference(cov, eps))
+    return quaternion_norm_reference(x, mean, matrix, beta, None, None)
+
+
+def quaternion_whiten_sums_reference(
+    dy: Tensor, x: Tensor, mean: Tensor, cov: Tensor, eps: float
+) -> Tensor:
+    """Plain torch: the sums, then W for all channels at once."""
+    sums = quaternion_norm_cross_reference(dy, x, mean)
+    inverse = quaternion_whiten_factor_reference(cov, eps)
+    return torch.cat([sums[:1], matmul(sums[1:], inverse.transpose(0, 1))])
+
+
+def quaternion_whiten_dx_reference(
+    dy: Tensor, x: Tensor, mean: Tensor, cov: Tensor, gamma: Tensor | None, sums: Tensor, eps: float
+) -> Tensor:
+    """Plain torch: the two matrices, then the map they give."""
+    share = 1 / max(x.numel() // max(x.shape[1], 1), 1)
+    inverse = quaternion_whiten_factor_reference(cov, eps)
+    outer = _scaled(gamma, inverse)
+    inner = factor_gradient(_scaled(_turned(gamma), sums[1:]), inverse) * (2 * share)
+    bias = transposed_product(outer, sums[0]) * -share
+    return quaternion_norm_reference(x, mean, inner, bias, dy, outer.transpose(0, 1))
+
+
+def quaternion_whiten_factor_reference(cov: Tensor, eps: float) -> Tensor:
+    """Plain torch: Cholesky and substitution written out, all channels at once."""
+    cov = (cov + cov.transpose(0, 1)) / 2
+    lower: list[list[Tensor]] = [[], [], [], []]
+    inverse: list[list[Tensor]] = []
+    for i in range(4):
+        for j in range(i):
+            rest = sum((lower[i][k] * lower[j][k] for k in range(j)), start=cov.new_zeros(()))
+            lower[i].append((cov[i, j] - rest) * inverse[j][j])
+        own = cov[i, i] + eps - sum(entry * entry for entry in lower[i])
+        scale = own.clamp(min=eps).rsqrt()
+        inverse.append([torch.zeros_like(scale)] * 4)
+        inverse[i][i] = scale
+        for j in range(i):
+            inverse[i][j] = -scale * sum(lower[i][k] * inverse[k][j] for k in range(j, i))
+    return torch.stack([torch.stack(row) for row in inverse])
+
+
+def _fake_whiten(x: Tensor, *rest: Any) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+def _fake_sums(dy: Tensor, x: Tensor, *rest: Any) -> Tensor:
+    return x.new_empty((5, 4, x.shape[1] // 4), dtype=sums_dtype(x))
+
+
+def _fake_factor(cov: Tensor, eps: float) -> Tensor:
+    return cov.new_empty(cov.shape)
+
+
+class _Whiten(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, mean: Tensor, cov: Tensor, gamma: Any, beta: Any, eps: float
+    ):
+        ctx.save_for_backward(x, mean, cov, gamma)
+        ctx.eps = eps
+        with below_autograd():
+            return _WHITEN(x, mean, cov, gamma, beta, eps)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor):  # type: ignore[override]
+        x, mean, cov, gamma = ctx.saved_tensors
+        dx, dmean, dcov, dgamma, dbeta, _ = ctx.needs_input_grad
+        inverse = inverse_cholesky(cov, ctx.eps)
+        matrix = _scaled(gamma, inverse)
+        wanted = dmean or dcov or dgamma or dbeta
+        sums = _SUMS(dy, x, mean, cov, ctx.eps) if wanted else None
+        return (
+            quaternion_norm(dy, matrix.transpose(0, 1)) if dx else None,
+            -transposed_product(matrix, sums[0]) if dmean else None,  # type: ignore[index]
+            factor_gradient(_scaled(_turned(gamma), sums[1:]), inverse)  # type: ignore[index]
+            if dcov else None,
+            sums[1:] if dgamma else None,  # type: ignore[index]
+            sums[0].flatten() if dbeta else None,  # type: ignore[index]
+            None,
+        )
+
+
+class _Sums:
+    """Only a second gradient comes here: torch differentiates the plain formula."""
+
+    apply = staticmethod(quaternion_whiten_sums_reference)
+
+
+class _Dx:
+    """As `_Sums`."""
+
+    apply = staticmethod(quaternion_whiten_dx_reference)
+
+
+class _Factor(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, cov: Tensor, eps: float):
+        with below_autograd():
+            inverse = _FACTOR(cov, eps)
+        ctx.save_for_backward(inverse)
+        return inverse
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor):  # type: ignore[override]
+        inverse = ctx.saved_tensors[0]
+        return factor_gradient(matmul(grad, inverse.transpose(0, 1)), inverse), None
+
+
+_WHITEN = declare(
+    "quaternion_whiten(Tensor x, Tensor mean, Tensor cov, Tensor? gamma, Tensor? beta, float eps) "
+    "-> Tensor",
+    quaternion_whiten_reference, _fake_whiten, _Whiten, autocast=False,
+)
+_SUMS = declare(
+    "quaternion_whiten_sums(Tensor dy, Tensor x, Tensor mean, Tensor cov, float eps) -> Tensor",
+    quaternion_whiten_sums_reference, _fake_sums, _Sums, autocast=False,
+)
+_DX = declare(
+    "quaternion_whiten_dx(Tensor dy, Tensor x, Tensor mean, Tensor cov, Tensor? gamma, "
+    "Tensor sums, float eps) -> Tensor",
+    quaternion_whiten_dx_reference, _fake_whiten, _Dx, autocast=False,
+)
+_FACTOR = declare(
+    "quaternion_whiten_factor(Tensor cov, float eps) -> Tensor",
+    quaternion_whiten_factor_reference, _fake_factor, _Factor, autocast=False,
+)
