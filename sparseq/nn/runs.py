@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -103,6 +104,7 @@ class ConvRun(Run):
     def __init__(self, layer: Any) -> None:
         self.pool: list[int] = []
         self.numbers: list[int] = []
+        self._fitting: dict[tuple[int, ...], bool] = {}  # by the shape of x
         super().__init__(layer)
 
     @classmethod
@@ -127,9 +129,15 @@ class ConvRun(Run):
 
     def pays(self, x: Tensor) -> bool:
         """Where x fits the layers, and no map is so large that it is far from the cache."""
-        if x.dim() != 4 or x.shape[1] != self.layers[0].in_channels or not x.numel():
+        shape = tuple(x.shape)
+        if shape not in self._fitting:
+            self._fitting[shape] = self._fits(shape)
+        return self._fitting[shape]
+
+    def _fits(self, shape: Sequence[int]) -> bool:
+        if len(shape) != 4 or shape[1] != self.layers[0].in_channels or 0 in shape:
             return False
-        size, most = list(x.shape[2:]), x.shape[1] * x.shape[2] * x.shape[3]
+        size, most = list(shape[2:]), math.prod(shape[1:])
         for layer, side in zip(self.layers, self.pool, strict=True):
             size = layer._geometry.output_size(size)
             most = max(most, layer.out_channels * size[0] * size[1])

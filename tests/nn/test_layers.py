@@ -93,6 +93,7 @@ def train_in_parallel(rank: int, store: str, model: nn.Module) -> None:
     gathered = [torch.empty_like(gradients) for _ in range(2)]
     dist.all_gather(gathered, gradients)
     assert torch.equal(*gathered)
+    dist.barrier()  # neither leaves while the other still uses the connection
     dist.destroy_process_group()
 
 
