@@ -79,4 +79,4 @@ def test_expander_conv2d(race, graph, height, batch, step):
     }
     race(sides, "sparse_conv", suite="layers", subject=f"ExpanderConv2d {graph}, degree 3",
          case=name_of_map((512, height)), step=step, batch=batch,
-         density=layer.density)  # fmt: skip
+         density=round(layer.density, 4))  # fmt: skip
