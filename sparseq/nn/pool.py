@@ -85,7 +85,7 @@ class VectorMaxPool2d(nn.MaxPool2d):
     def _halves(self, x: Tensor) -> bool:
         """Whether the windows are 2x2, side by side, and none sticks out."""
         pairs = {"kernel_size": 2, "stride": 2, "padding": 0, "dilation": 1}
-        plain = all(_both(getattr(self, name), number) for name, number in pairs.items())
+        plain = all(is_both(getattr(self, name), number) for name, number in pairs.items())
         odd = x.shape[-1] % 2 or x.shape[-2] % 2
         return plain and not self.return_indices and not (self.ceil_mode and odd)
 
@@ -95,6 +95,6 @@ class VectorMaxPool2d(nn.MaxPool2d):
         return nn.MaxPool2d(**{name: getattr(self, name) for name in names})
 
 
-def _both(given: Any, number: int) -> bool:
+def is_both(given: Any, number: int) -> bool:
     """Whether an argument for two dimensions is this number in both."""
     return given in (number, (number, number), [number, number])

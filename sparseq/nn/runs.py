@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sparseq.nn.expander_conv import ExpanderConv2d
 from sparseq.nn.inference import tap_orders
-from sparseq.nn.pool import VectorMaxPool2d
+from sparseq.nn.pool import VectorMaxPool2d, is_both
 from sparseq.nn.sparse import SparseLinear
 from sparseq.nn.sparse_conv import LARGE, SparseConv2d
 from sparseq.ops.sparse_conv_chain import chain_checked
@@ -156,11 +156,10 @@ class ConvRun(Run):
 
 def pooled_side(pool: Any) -> int:
     """Side of the squares of a pooling that takes their largest and lets none overlap, else 0."""
-    side = pool.kernel_size
-    side = side[0] if isinstance(side, tuple) and len(set(side)) == 1 else side
-    plain = pool.padding in (0, (0, 0)) and pool.dilation in (1, (1, 1))
-    plain = plain and not pool.ceil_mode and not pool.return_indices
-    return side if plain and pool.stride in (side, (side, side)) and side != (side, side) else 0
+    side = pool.kernel_size if isinstance(pool.kernel_size, int) else pool.kernel_size[0]
+    squares = is_both(pool.kernel_size, side) and is_both(pool.stride, side)
+    plain = is_both(pool.padding, 0) and is_both(pool.dilation, 1) and not pool.ceil_mode
+    return int(side) if squares and plain and not pool.return_indices else 0
 
 
 def find_runs(modules: Sequence[nn.Module | None]) -> list[Any]:

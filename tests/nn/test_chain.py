@@ -166,6 +166,15 @@ def test_a_graph_of_convolutions_is_a_run(convolved):
     assert convolved == [[1, 1]]
 
 
+@pytest.mark.parametrize("side", [2, (2, 2), [2, 2], (2, 3), (3, 2), (1, 1)], ids=str)
+def test_pooling_by_anything_but_squares_stands_alone(side, convolved):
+    layers = [sparseq.ExpanderConv2d(4, 8, 3, padding=1, degree=2), nn.ReLU(), nn.MaxPool2d(side)]
+    model, x = SparseSequential(*layers).eval(), torch.randn(3, 4, 6, 6)
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), nn.Sequential(*model)(x))
+    assert convolved == [[2 if side in (2, (2, 2), [2, 2]) else 1]]
+
+
 def test_what_does_not_fit_gets_the_message_of_its_layer(convolved):
     model = convolutional()
     with torch.no_grad(), pytest.raises(ValueError, match=r"x must be \(N, 3\) with 2 spatial"):
