@@ -20,6 +20,12 @@ inline std::optional<Tensor> as_contiguous(const std::optional<Tensor>& x) {
   return x.has_value() ? std::optional<Tensor>(as_contiguous(*x)) : std::nullopt;
 }
 
+inline std::vector<Tensor> as_contiguous(const std::vector<Tensor>& tensors) {
+  std::vector<Tensor> found;
+  for (const Tensor& tensor : tensors) found.push_back(as_contiguous(tensor));
+  return found;
+}
+
 // Data of a contiguous tensor, or null.
 template <typename S>
 const S* data_or_null(const std::optional<Tensor>& x) {

@@ -74,12 +74,6 @@ const T* bias_in(const Tensor& bias, std::vector<std::vector<T>>& memory) {
   }
 }
 
-Tensors contiguous(const Tensors& tensors) {
-  Tensors found;
-  for (const Tensor& tensor : tensors) found.push_back(as_contiguous(tensor));
-  return found;
-}
-
 // The lists of a call, as they come.
 struct Arguments {
   Tensors values, biases, patterns, orders;
@@ -147,7 +141,7 @@ Tensor sparse_conv_chain(const Tensor& x, const Tensors& values, const Tensors& 
                          const Tensors& patterns, const Tensors& orders, const Numbers& geometry,
                          const Numbers& relu, const Numbers& pool) {
   const Arguments arguments = {
-      contiguous(values), contiguous(biases), patterns, orders, geometry, relu, pool};
+      as_contiguous(values), as_contiguous(biases), patterns, orders, geometry, relu, pool};
   check_lengths(arguments);
   SPARSEQ_CHECK(x.dim() == 4, kOp, "x", "must be (N, channels, height, width)", x.dim());
   const Tensor input = as_contiguous(x);

@@ -124,12 +124,6 @@ const T* as_sums(const Tensor& tensor, T*& memory) {
   }
 }
 
-Tensors contiguous(const Tensors& tensors) {
-  Tensors found;
-  for (const Tensor& tensor : tensors) found.push_back(as_contiguous(tensor));
-  return found;
-}
-
 int64_t total(const Tensors& tensors) {
   int64_t count = 0;
   for (const Tensor& tensor : tensors) count += tensor.numel();
@@ -143,7 +137,7 @@ Tensor spmm_chain(const Tensor& x, const Tensors& values, const Tensors& biases,
                 "must be one tensor for each bias and each relu, at least one", count);
   SPARSEQ_CHECK(x.dim() > 0, "spmm_chain", "x", "must have a dimension of features", x.dim());
   const Tensor input = as_contiguous(x);
-  const Tensors kept = contiguous(values), offsets = contiguous(biases);
+  const Tensors kept = as_contiguous(values), offsets = as_contiguous(biases);
   std::vector<Csr> csrs;
   for (size_t i = 0; i < count; ++i) {
     csrs.push_back(csr_of(patterns, i, count, i == 0 ? x.size(-1) : csrs.back().rows));

@@ -27,8 +27,8 @@ from sparseq.ops.sparse_conv import (
     sparse_conv_reference,
 )  # fmt: skip
 from sparseq.ops.spmm import row_indices
+from sparseq.ops.spmm_chain import PER_MAP, differentiable
 
-PER_MAP = 5  # tensors of a pattern
 NUMBERS = 11  # of a geometry in two dimensions
 
 
@@ -183,14 +183,9 @@ class _LayerByLayer:
         return _one_by_one(one, args)
 
 
-def _tensors(args: Sequence[Any]) -> list[Tensor]:
-    x, values, biases = args[:3]
-    return [x, *values, *biases]
-
-
 # Without checks of what comes: `tap_order` of every layer or nothing, and all geometries' numbers.
 chain_checked = declare(
     "sparse_conv_chain(Tensor x, Tensor[] values, Tensor[] biases, Tensor[] patterns,"
     " Tensor[] orders, int[] geometry, int[] relu, int[] pool) -> Tensor",
-    sparse_conv_chain_reference, _fake, _LayerByLayer, _tensors,
+    sparse_conv_chain_reference, _fake, _LayerByLayer, differentiable,
 )  # fmt: skip

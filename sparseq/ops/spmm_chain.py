@@ -114,7 +114,8 @@ class _MapByMap:
         return _one_by_one(one, *args)
 
 
-def _tensors(args: Sequence[Any]) -> list[Tensor]:
+def differentiable(args: Sequence[Any]) -> list[Tensor]:
+    """The tensors of a chain's arguments that may require a gradient."""
     x, values, biases = args[:3]
     return [x, *values, *biases]
 
@@ -122,5 +123,5 @@ def _tensors(args: Sequence[Any]) -> list[Tensor]:
 _SPMM_CHAIN = declare(
     "spmm_chain(Tensor x, Tensor[] values, Tensor[] biases, Tensor[] patterns, int[] relu)"
     " -> Tensor",
-    spmm_chain_reference, _fake, _MapByMap, _tensors,
+    spmm_chain_reference, _fake, _MapByMap, differentiable,
 )
