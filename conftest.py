@@ -8,8 +8,12 @@ import pytest
 def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
     parser.addoption("--benchmark", action="store_true", help="run bench/ instead of tests/")
     parser.addoption("--results", default="bench/results", help="where --benchmark keeps its rows")
-    parser.addoption("--patience", type=float, default=0,
-                     help="seconds that each case of --benchmark waits for a quiet machine")
+    parser.addoption(
+        "--patience",
+        type=float,
+        default=0,
+        help="seconds that each case of --benchmark waits for a quiet machine",
+    )
     config = pluginmanager.get_plugin("pytestconfig")
     if config is not None and "--benchmark" in config.invocation_params.args:
         # pyproject.toml blocks pytest-benchmark, so that plain runs carry no trace of it

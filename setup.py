@@ -19,16 +19,22 @@ class BuildPy(build_py):
     def run(self) -> None:
         if os.environ.get("SPARSEQ_BUILD") == "1":
             # a process of its own: torch must not be imported into the build backend
-            subprocess.run([sys.executable, "-m", "sparseq.ops.build", "--ahead-of-time"],
-                           cwd=ROOT, check=True)
+            subprocess.run(
+                [sys.executable, "-m", "sparseq.ops.build", "--ahead-of-time"], cwd=ROOT, check=True
+            )
         super().run()
 
 
 setup(
     packages=[*find_packages(include=["sparseq", "sparseq.*"]), "sparseq.triton_kernels", *CSRC],
-    package_dir={"sparseq": "sparseq", "sparseq.triton_kernels": "triton_kernels",
-                 "sparseq.csrc": "csrc"},
-    package_data={"sparseq": ["py.typed", "thresholds.json", "_lib/*.so", "_lib/*.json"],
-                  **{name: ["*.h", "*.cpp", "*.cu", "*.cuh"] for name in CSRC}},
+    package_dir={
+        "sparseq": "sparseq",
+        "sparseq.triton_kernels": "triton_kernels",
+        "sparseq.csrc": "csrc",
+    },
+    package_data={
+        "sparseq": ["py.typed", "compression/thresholds.json", "_lib/*.so", "_lib/*.json"],
+        **{name: ["*.h", "*.cpp", "*.cu", "*.cuh"] for name in CSRC},
+    },
     cmdclass={"build_py": BuildPy},
 )

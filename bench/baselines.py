@@ -75,9 +75,7 @@ def cat_then_linear(x: Tensor, parts: Iterable[Tensor], bias: Tensor | None) -> 
     return F.linear(x, torch.cat([torch.cat(row, dim=1) for row in rows], dim=0), bias)
 
 
-def cat_then_conv(
-    x: Tensor, parts: Iterable[Tensor], bias: Tensor | None, padding: int
-) -> Tensor:
+def cat_then_conv(x: Tensor, parts: Iterable[Tensor], bias: Tensor | None, padding: int) -> Tensor:
     """The same for convolutions: build the 4x real weight, call torch's.
 
     Args:

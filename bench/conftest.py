@@ -58,8 +58,12 @@ def race(
         benchmark, others = request.getfixturevalue("benchmark"), Others()
         benchmark.pedantic(contest.turn, args=(contest.ours,), setup=contest.others, rounds=rounds)
         benchmark.extra_info.update(case, ratios=contest.ratios())
-        measured = {"threads": thread_count, "kernel": activate("cpu")[op], "rounds": rounds,
-                    "others": round(others.cores(), 3)}  # fmt: skip
+        measured = {
+            "threads": thread_count,
+            "kernel": activate("cpu")[op],
+            "rounds": rounds,
+            "others": round(others.cores(), 3),
+        }
         for row in race_rows(contest):
             record(**case, **measured, **row)
         return contest.ratios()

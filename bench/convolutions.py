@@ -45,8 +45,15 @@ def test_qconv2d(race, size, batch, step):
         "nn.Conv2d fp32": call_of(real, x, dy, step),
         "cat then conv": call_of(CatThenConv(layer.weight, layer.bias, 1), x, dy, step),
     }
-    race(sides, "hamilton_conv", suite="layers", subject="QConv2d", case=name_of_map(size),
-         step=step, batch=batch)  # fmt: skip
+    race(
+        sides,
+        "hamilton_conv",
+        suite="layers",
+        subject="QConv2d",
+        case=name_of_map(size),
+        step=step,
+        batch=batch,
+    )
 
 
 def gate_expander(layer: ExpanderConv2d, x: Tensor, dy: Tensor) -> None:
@@ -77,6 +84,13 @@ def test_expander_conv2d(race, graph, height, batch, step):
         "sparseq": call_of(layer, x, dy, step),
         "nn.Conv2d fp32": call_of(layer.to_dense(), x, dy, step),
     }
-    race(sides, "sparse_conv", suite="layers", subject=f"ExpanderConv2d {graph}, degree 3",
-         case=name_of_map((512, height)), step=step, batch=batch,
-         density=round(layer.density, 4))  # fmt: skip
+    race(
+        sides,
+        "sparse_conv",
+        suite="layers",
+        subject=f"ExpanderConv2d {graph}, degree 3",
+        case=name_of_map((512, height)),
+        step=step,
+        batch=batch,
+        density=round(layer.density, 4),
+    )

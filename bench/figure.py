@@ -14,8 +14,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from bench.results import Row
 from bench.timing import QUIET as UNDISTURBED
-from sparseq.viz import save_figure
-from sparseq.viz.figure import COLORS, FAINT, INK, QUIET
+from sparseq.reports.figures import save_figure
+from sparseq.reports.figures.figure import COLORS, FAINT, INK, QUIET
 
 WIDTH = 2048  # inputs and outputs of the layer drawn
 SPEEDUPS = [1, 2, 4, 8, 16]
@@ -27,11 +27,17 @@ LINES = [
     ("Linear", 16, "SparseLinear, batch 16", COLORS[2], "o"),
     ("QLinear by quaternion", 512, "SparseQLinear, batch 512", COLORS[1], "s"),
 ]
-BLOCKS = [("ExpanderLinear block(16)", "block(16), batch 512", "D", COLORS[4]),
-          ("ExpanderLinear block(64)", "block(64), batch 512", "D", COLORS[3])]  # fmt: skip
+BLOCKS = [
+    ("ExpanderLinear block(16)", "block(16), batch 512", "D", COLORS[4]),
+    ("ExpanderLinear block(64)", "block(64), batch 512", "D", COLORS[3]),
+]
 
-LINE: dict[str, Any] = {"markersize": 4.5, "linewidth": 1.7, "markeredgecolor": "white",
-                        "markeredgewidth": 0.5}  # fmt: skip
+LINE: dict[str, Any] = {
+    "markersize": 4.5,
+    "linewidth": 1.7,
+    "markeredgecolor": "white",
+    "markeredgewidth": 0.5,
+}
 POINT: dict[str, Any] = {"markersize": 7, "markeredgecolor": "white", "markeredgewidth": 0.6}
 
 
@@ -67,7 +73,11 @@ def roofline(rows: Iterable[Row], threads: Iterable[int] = (1, 2)) -> Figure:
     about = rows[0]
     figure.suptitle(
         f"Sparse layers of {WIDTH} x {WIDTH}, forward, fp32: {about['cpu']}, {about['isa']}",
-        x=0.01, ha="left", fontsize=11, color=INK)  # fmt: skip
+        x=0.01,
+        ha="left",
+        fontsize=11,
+        color=INK,
+    )
     return figure
 
 
@@ -101,15 +111,21 @@ def _timed(rows: list[Row], subject: str, batch: int) -> list[Row]:
 
 
 def _cases(rows: list[Row], suite: str, subject: str, batch: int) -> list[Row]:
-    case = {"suite": suite, "subject": subject, "batch": batch, "case": f"{WIDTH}x{WIDTH}",
-            "step": "forward"}  # fmt: skip
+    case = {
+        "suite": suite,
+        "subject": subject,
+        "batch": batch,
+        "case": f"{WIDTH}x{WIDTH}",
+        "step": "forward",
+    }
     return [row for row in rows if all(row.get(name) == value for name, value in case.items())]
 
 
 def _roof(rows: list[Row]) -> Roof:
     peaks = [row["gflops"] for row in rows if row["suite"] == "peak"]
-    swept = [row["baseline_us"] for row in _cases(rows, "sweep", "Linear", 512)
-             if "baseline_us" in row]  # fmt: skip
+    swept = [
+        row["baseline_us"] for row in _cases(rows, "sweep", "Linear", 512) if "baseline_us" in row
+    ]
     layers = [
         [row["baseline_us"]]
         for row in _cases(rows, "layers", "SparseLinear", 512)
@@ -144,18 +160,38 @@ def _roof_lines(axes: Axes, roof: Roof) -> None:
         if rate is None:
             continue
         axes.axhline(rate, color=INK, linewidth=1.1, linestyle=line, zorder=2)
-        axes.text(1.65, rate * 1.02, f"{name} {rate:.0f}", ha="right", va="bottom", fontsize=8.5,
-                  color=INK)  # fmt: skip
+        axes.text(
+            1.65,
+            rate * 1.02,
+            f"{name} {rate:.0f}",
+            ha="right",
+            va="bottom",
+            fontsize=8.5,
+            color=INK,
+        )
     low, high = axes.get_ylim()
     for times in SPEEDUPS:
         ends = (100, 1)
-        axes.plot(ends, [roof.dense * percent / 100 * times for percent in ends], color=FAINT,
-                  linewidth=1, zorder=1)  # fmt: skip
+        axes.plot(
+            ends,
+            [roof.dense * percent / 100 * times for percent in ends],
+            color=FAINT,
+            linewidth=1,
+            zorder=1,
+        )
         percent = max(1.65, 100 * low * 1.12 / (roof.dense * times))
         rate = roof.dense * percent / 100 * times
         if rate < high:
-            axes.text(percent, rate, f"{times}x dense", fontsize=7.5, color=QUIET, ha="right",
-                      va="bottom", zorder=1)  # fmt: skip
+            axes.text(
+                percent,
+                rate,
+                f"{times}x dense",
+                fontsize=7.5,
+                color=QUIET,
+                ha="right",
+                va="bottom",
+                zorder=1,
+            )
 
 
 def write_roofline(rows: Iterable[Row], folder: Path) -> Path:

@@ -89,8 +89,15 @@ def test_qlinear(race, size, batch, step):
     sides = {"sparseq": call_of(layer, x, dy, step)}
     sides.update(dense_sides(layer.to_dense(), x, dy, step))
     sides["cat then linear"] = call_of(CatThenLinear(layer.weight, layer.bias), x, dy, step)
-    race(sides, "hamilton", suite="layers", subject="QLinear", case=name_of(size), step=step,
-         batch=batch)  # fmt: skip
+    race(
+        sides,
+        "hamilton",
+        suite="layers",
+        subject="QLinear",
+        case=name_of(size),
+        step=step,
+        batch=batch,
+    )
 
 
 @over_sizes
@@ -109,8 +116,16 @@ def test_sparse_linear(race, size, batch, density, step):
     sides.update(dense_sides(layer.to_dense(), x, dy, step))
     if step == "forward":
         sides["torch CSR"] = torch_csr(x, real_matrix(layer), layer.bias)
-    race(sides, "spmm", suite="layers", subject="SparseLinear", case=name_of(size), step=step,
-         batch=batch, density=density)  # fmt: skip
+    race(
+        sides,
+        "spmm",
+        suite="layers",
+        subject="SparseLinear",
+        case=name_of(size),
+        step=step,
+        batch=batch,
+        density=density,
+    )
 
 
 @over_sizes
@@ -130,8 +145,16 @@ def test_sparse_qlinear(race, size, batch, density, step, granularity):
     sides = {"sparseq": call_of(layer, x, dy, step)}
     sides.update(dense_sides(layer.to_dense().to_dense(), x, dy, step))
     sides["QLinear"] = call_of(layer.to_dense(), x, dy, step)
-    race(sides, "sparse_hamilton", suite="layers", subject=f"SparseQLinear by {granularity}",
-         case=name_of(size), step=step, batch=batch, density=density)  # fmt: skip
+    race(
+        sides,
+        "sparse_hamilton",
+        suite="layers",
+        subject=f"SparseQLinear by {granularity}",
+        case=name_of(size),
+        step=step,
+        batch=batch,
+        density=density,
+    )
 
 
 @over_large_sizes
@@ -167,5 +190,13 @@ def race_expander(race, layer, size, batch, step, name):
     sides = {"sparseq": call_of(layer, x, dy, step)}
     sides.update(dense_sides(layer.to_dense(), x, dy, step))
     sides["SparseLinear"] = call_of(SparseLinear.from_dense(layer.to_dense()), x, dy, step)
-    race(sides, layer.op, suite="layers", subject=f"ExpanderLinear {name}", case=name_of(size),
-         step=step, batch=batch, density=layer.density)  # fmt: skip
+    race(
+        sides,
+        layer.op,
+        suite="layers",
+        subject=f"ExpanderLinear {name}",
+        case=name_of(size),
+        step=step,
+        batch=batch,
+        density=layer.density,
+    )

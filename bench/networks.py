@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from bench.baselines import agrees
 from bench.cases import normal
 from bench.timing import fastest
-from sparseq.compression import compress
+from sparseq.compression.sparsify import compress
 from sparseq.models import build
 from sparseq.nn import fold_batchnorm
 from sparseq.nn.convert import to_dense
@@ -105,8 +105,15 @@ def test_sparse_inference(race, name, batch, density):
     served = onnx_runtime(dense, x)
     if served is not None:
         sides["ONNX Runtime"] = served
-    race(sides, "sparse_conv", suite="networks", subject=f"{name}, pruned", step="forward",
-         batch=batch, density=density)  # fmt: skip
+    race(
+        sides,
+        "sparse_conv",
+        suite="networks",
+        subject=f"{name}, pruned",
+        step="forward",
+        batch=batch,
+        density=density,
+    )
 
 
 @over_names
@@ -116,10 +123,19 @@ def test_quaternion_inference(race, name, batch):
     dense = fold_batchnorm(network(name).eval())
     x = normal(batch, *IMAGE)
     gate(ours, to_dense(ours), x)
-    sides = {"sparseq": inference(ours, x), "dense fp32": dense_inference(dense, x),
-             "its real form": dense_inference(to_dense(ours), x)}  # fmt: skip
-    race(sides, "hamilton_conv", suite="networks", subject=f"{name}, quaternion", step="forward",
-         batch=batch)  # fmt: skip
+    sides = {
+        "sparseq": inference(ours, x),
+        "dense fp32": dense_inference(dense, x),
+        "its real form": dense_inference(to_dense(ours), x),
+    }
+    race(
+        sides,
+        "hamilton_conv",
+        suite="networks",
+        subject=f"{name}, quaternion",
+        step="forward",
+        batch=batch,
+    )
 
 
 def gate(ours: nn.Module, dense: nn.Module, x: Tensor) -> None:
@@ -151,8 +167,11 @@ class Training:
 def masked_twin(model: nn.Module) -> tuple[nn.Module, Mask]:
     """The dense network with the weights of a sparse one, and the mask of what it keeps."""
     dense = to_dense(model)
-    kept = {f"{path}.weight": module.mask() for path, module in model.named_modules()
-            if hasattr(module, "mask")}  # fmt: skip
+    kept = {
+        f"{path}.weight": module.mask()
+        for path, module in model.named_modules()
+        if hasattr(module, "mask")
+    }
     return dense, Mask(kept)
 
 
@@ -163,10 +182,20 @@ def test_expander_training(race, name, graph):
     dense, mask = masked_twin(model)
     first, second = Training(model, 32)(), Training(copy.deepcopy(dense), 32)()
     torch.testing.assert_close(first, second, rtol=1e-3, atol=1e-3)
-    sides = {"sparseq": Training(model, 32), "dense with a mask": Training(dense, 32, mask),
-             "dense": Training(copy.deepcopy(dense), 32)}  # fmt: skip
-    race(sides, "sparse_conv", suite="networks", subject=f"{name} on {graph}, degree {DEGREE}",
-         step="training", batch=32, density=round(mask.density, 4))  # fmt: skip
+    sides = {
+        "sparseq": Training(model, 32),
+        "dense with a mask": Training(dense, 32, mask),
+        "dense": Training(copy.deepcopy(dense), 32),
+    }
+    race(
+        sides,
+        "sparse_conv",
+        suite="networks",
+        subject=f"{name} on {graph}, degree {DEGREE}",
+        step="training",
+        batch=32,
+        density=round(mask.density, 4),
+    )
 
 
 def resident(what: str) -> int:
@@ -193,9 +222,15 @@ def test_expander_memory(record, name):
     for masked in (False, True):
         with get_context("spawn").Pool(1) as pool:
             found.append(pool.apply(peak_bytes, (name, GRAPHS[0], masked)))
-    record(suite="networks_memory", subject=f"{name} on {GRAPHS[0]}, degree {DEGREE}", batch=32,
-           step="training", ours_mb=round(found[0] / 1e6), masked_mb=round(found[1] / 1e6),
-           ratio=round(found[1] / found[0], 2))  # fmt: skip
+    record(
+        suite="networks_memory",
+        subject=f"{name} on {GRAPHS[0]}, degree {DEGREE}",
+        batch=32,
+        step="training",
+        ours_mb=round(found[0] / 1e6),
+        masked_mb=round(found[1] / 1e6),
+        ratio=round(found[1] / found[0], 2),
+    )
 
 
 @over_names
@@ -205,15 +240,33 @@ def test_sparse_training(race, name, density):
     mask = prune(model, density=density, scope="layerwise", exclude=["out"])
     mask.apply_(model)
     small = compress(model, mask, "sparse")
-    sides = {"sparseq": Training(small, 32), "dense with a mask": Training(model, 32, mask),
-             "dense": Training(copy.deepcopy(model), 32)}  # fmt: skip
-    race(sides, "sparse_conv", suite="networks", subject=f"{name}, pruned", step="training",
-         batch=32, density=density)  # fmt: skip
+    sides = {
+        "sparseq": Training(small, 32),
+        "dense with a mask": Training(model, 32, mask),
+        "dense": Training(copy.deepcopy(model), 32),
+    }
+    race(
+        sides,
+        "sparse_conv",
+        suite="networks",
+        subject=f"{name}, pruned",
+        step="training",
+        batch=32,
+        density=density,
+    )
 
 
 @over_names
 def test_quaternion_training(race, name):
-    sides = {"sparseq": Training(network(name, algebra="quaternion"), 32),
-             "dense": Training(network(name), 32)}  # fmt: skip
-    race(sides, "hamilton_conv", suite="networks", subject=f"{name}, quaternion", step="training",
-         batch=32)  # fmt: skip
+    sides = {
+        "sparseq": Training(network(name, algebra="quaternion"), 32),
+        "dense": Training(network(name), 32),
+    }
+    race(
+        sides,
+        "hamilton_conv",
+        suite="networks",
+        subject=f"{name}, quaternion",
+        step="training",
+        batch=32,
+    )

@@ -39,8 +39,18 @@ def build(folder: Path) -> ctypes.CDLL:
     """Compile the loop for this CPU."""
     source, library = folder / "peak.cpp", folder / "peak.so"
     source.write_text(SOURCE)
-    command = ["g++", "-O3", "-march=native", "-mprefer-vector-width=512", "-ffp-contract=fast",
-               "-shared", "-fPIC", "-o", str(library), str(source)]  # fmt: skip
+    command = [
+        "g++",
+        "-O3",
+        "-march=native",
+        "-mprefer-vector-width=512",
+        "-ffp-contract=fast",
+        "-shared",
+        "-fPIC",
+        "-o",
+        str(library),
+        str(source),
+    ]
     subprocess.run(command, check=True)
     loaded = ctypes.CDLL(str(library))
     loaded.spin.argtypes = [ctypes.c_long, ctypes.c_float, ctypes.c_float]
@@ -67,9 +77,16 @@ def peak_rows() -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         loaded = build(Path(folder))
         wait_for_quiet(PATIENCE)
-        return [{"suite": "peak", "subject": "fp32 FMA", "threads": threads,
-                 "gflops": round(gflops(loaded, threads), 1), **machine()}
-                for threads in (1, 2)]  # fmt: skip
+        return [
+            {
+                "suite": "peak",
+                "subject": "fp32 FMA",
+                "threads": threads,
+                "gflops": round(gflops(loaded, threads), 1),
+                **machine(),
+            }
+            for threads in (1, 2)
+        ]
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from bench.baselines import agrees, csr_matrix
 from bench.cases import normal, over_densities, over_steps, random_mask
 from bench.layers import call_of
 from bench.timing import fastest
-from sparseq.compression import compress
+from sparseq.compression.sparsify import compress
 from sparseq.data.catalog import Request
 from sparseq.data.fake import read_fake
 from sparseq.models import build, std_hparams
@@ -204,8 +204,16 @@ def test_training_step(record, thread_count, batch):
             f"{part}_ratio": round(dense[f"{part}_us"] / took[f"{part}_us"], 3)
             for part in ("forward", "backward", "optimizer", "step")
         }
-        record(suite="training", subject=f"{LENET}, Adam", case=name, batch=batch,
-               threads=thread_count, rounds=STEPS, **took, **ratios)  # fmt: skip
+        record(
+            suite="training",
+            subject=f"{LENET}, Adam",
+            case=name,
+            batch=batch,
+            threads=thread_count,
+            rounds=STEPS,
+            **took,
+            **ratios,
+        )
 
 
 def training_bytes(layer: nn.Module, x: Tensor) -> int:
@@ -228,5 +236,10 @@ def memory_share(width: int, density: float) -> float:
 
 @pytest.mark.parametrize("density", [0.2, 0.1, 0.05, 0.02], ids="density-{}".format)
 def test_training_memory(record, density):
-    record(suite="memory", subject="SparseLinear in training, Adam", case="2048x2048",
-           density=density, fraction_of_dense=round(memory_share(2048, density), 4))  # fmt: skip
+    record(
+        suite="memory",
+        subject="SparseLinear in training, Adam",
+        case="2048x2048",
+        density=density,
+        fraction_of_dense=round(memory_share(2048, density), 4),
+    )

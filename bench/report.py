@@ -16,7 +16,7 @@ from pathlib import Path
 from bench.figure import write_roofline
 from bench.results import ROOT, Row, machine
 from bench.tables import NOTES, speed_section
-from sparseq.container import write_atomically
+from sparseq.files.container import write_atomically
 
 README, NOTES_FILE = ROOT / "README.md", ROOT / "bench" / "NOTES.md"
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from sparseq.container import write_atomically
+from sparseq.files.container import write_atomically
 from sparseq.ops import toolchain
 
 Row = dict[str, Any]

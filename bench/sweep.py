@@ -29,7 +29,8 @@ from bench.cases import name_of, normal, random_mask
 from bench.layers import call_of
 from bench.results import ROOT, Row, machine, save_rows
 from bench.timing import QUIET, Others, Race, threads, wait_for_quiet
-from sparseq.container import write_atomically
+from sparseq.compression.thresholds import FILE
+from sparseq.files.container import write_atomically
 from sparseq.nn import (
     QConv2d,
     QLinear,
@@ -39,27 +40,68 @@ from sparseq.nn import (
     SparseQLinear,
 )
 from sparseq.ops._backend import activate
-from sparseq.thresholds import FILE
 
 Shape = tuple[int, ...]  # inputs and outputs, and of a convolution kernel and map
 # in a bucket of equally many weights, on equal maps, the worst shape counts
-LINEAR = [(32, 16), (100, 10), (100, 12), (64, 64), (784, 12), (128, 128), (512, 32), (32, 512),
-          (64, 300), (300, 100), (256, 256), (1024, 64), (64, 1024), (512, 512), (2048, 128),
-          (128, 2048), (1024, 1024), (2048, 2048)]  # fmt: skip
+LINEAR = [
+    (32, 16),
+    (100, 10),
+    (100, 12),
+    (64, 64),
+    (784, 12),
+    (128, 128),
+    (512, 32),
+    (32, 512),
+    (64, 300),
+    (300, 100),
+    (256, 256),
+    (1024, 64),
+    (64, 1024),
+    (512, 512),
+    (2048, 128),
+    (128, 2048),
+    (1024, 1024),
+    (2048, 2048),
+]
 # on each map what networks for 32x32 images have there, from small to large
-CONV_3X3 = [(3, 64, 3, 32), (4, 64, 3, 32), (16, 16, 3, 32), (64, 64, 3, 32),
-            (32, 32, 3, 16), (64, 128, 3, 16), (128, 128, 3, 16), (64, 64, 3, 8),
-            (256, 256, 3, 8), (128, 128, 3, 4), (512, 512, 3, 4), (128, 128, 3, 2),
-            (512, 512, 3, 2)]  # fmt: skip
-CONV_1X1 = [(64, 64, 1, 32), (64, 256, 1, 32), (64, 128, 1, 16), (512, 128, 1, 16),
-            (128, 256, 1, 8), (256, 1024, 1, 8), (256, 512, 1, 4), (2048, 512, 1, 4)]  # fmt: skip
+CONV_3X3 = [
+    (3, 64, 3, 32),
+    (4, 64, 3, 32),
+    (16, 16, 3, 32),
+    (64, 64, 3, 32),
+    (32, 32, 3, 16),
+    (64, 128, 3, 16),
+    (128, 128, 3, 16),
+    (64, 64, 3, 8),
+    (256, 256, 3, 8),
+    (128, 128, 3, 4),
+    (512, 512, 3, 4),
+    (128, 128, 3, 2),
+    (512, 512, 3, 2),
+]
+CONV_1X1 = [
+    (64, 64, 1, 32),
+    (64, 256, 1, 32),
+    (64, 128, 1, 16),
+    (512, 128, 1, 16),
+    (128, 256, 1, 8),
+    (256, 1024, 1, 8),
+    (256, 512, 1, 4),
+    (2048, 512, 1, 4),
+]
 BATCHES = {"forward": [1, 4, 16, 64, 256, 512], "training": [16, 64, 512]}
 IMAGES = {"forward": [1, 8, 32], "training": [1, 8, 32]}
 DENSITIES = [0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7]
 LINEAR_KINDS = ["Linear", "QLinear by component", "QLinear by quaternion"]
-CONV_KINDS = ["Conv2d 3x3", "Conv2d 3x3 by slice", "Conv2d 1x1", "QConv2d 3x3 by component",
-              "QConv2d 3x3 by quaternion", "QConv2d 1x1 by component",
-              "QConv2d 1x1 by quaternion"]  # fmt: skip
+CONV_KINDS = [
+    "Conv2d 3x3",
+    "Conv2d 3x3 by slice",
+    "Conv2d 1x1",
+    "QConv2d 3x3 by component",
+    "QConv2d 3x3 by quaternion",
+    "QConv2d 1x1 by component",
+    "QConv2d 1x1 by quaternion",
+]
 KINDS = LINEAR_KINDS + CONV_KINDS
 GROUPS = {"linear": LINEAR_KINDS, "conv": CONV_KINDS}
 THREADS = [1, 2]
@@ -79,8 +121,11 @@ def twins(kind: str, shape: Shape, density: float) -> tuple[nn.Module, nn.Module
 def real_twins(kind: str, shape: Shape, density: float) -> tuple[nn.Module, nn.Module]:
     """The same of real layers."""
     inputs, outputs, *rest = shape
-    layer = nn.Conv2d(inputs, outputs, rest[0], padding=rest[0] // 2) if rest else nn.Linear(
-        inputs, outputs)  # fmt: skip
+    layer = (
+        nn.Conv2d(inputs, outputs, rest[0], padding=rest[0] // 2)
+        if rest
+        else nn.Linear(inputs, outputs)
+    )
     nn.init.normal_(layer.weight, generator=torch.Generator().manual_seed(1))
     nn.init.zeros_(layer.bias)
     columns = inputs if kind.endswith("by slice") else layer.weight[0].numel()
@@ -93,8 +138,11 @@ def quaternion_twins(kind: str, shape: Shape, density: float) -> tuple[nn.Module
     """The same of quaternion layers."""
     inputs, outputs, *rest = shape
     generator = torch.Generator().manual_seed(1)
-    layer = QConv2d(inputs, outputs, rest[0], padding=rest[0] // 2, generator=generator) if (
-        rest) else QLinear(inputs, outputs, generator=generator)  # fmt: skip
+    layer = (
+        QConv2d(inputs, outputs, rest[0], padding=rest[0] // 2, generator=generator)
+        if (rest)
+        else QLinear(inputs, outputs, generator=generator)
+    )
     whole = kind.endswith("by quaternion")
     keep = random_mask(outputs // 4 if whole else outputs, layer.weight[0, 0].numel(), density)
     keep = keep.view(-1, *layer.weight.shape[1:]).expand_as(layer.weight)
@@ -128,8 +176,16 @@ def measure(kind: str, shape: Shape, batch: int, step: str) -> Row:
         if point[-1] < CLEARLY_SLOWER:
             break
     positions = {"positions": shape[3] ** 2} if len(shape) > 2 else {}
-    return {"suite": "sweep", "subject": kind, "case": case_name(shape), "step": step,
-            "batch": batch, "weights": weights, **positions, **found}  # fmt: skip
+    return {
+        "suite": "sweep",
+        "subject": kind,
+        "case": case_name(shape),
+        "step": step,
+        "batch": batch,
+        "weights": weights,
+        **positions,
+        **found,
+    }
 
 
 def gate(sparse: Any, x: Tensor) -> None:
@@ -146,8 +202,11 @@ def case_name(shape: Shape) -> str:
 def shapes_of(kind: str) -> list[Shape]:
     """The shapes that a kind of layer can have."""
     shapes: list[Any] = LINEAR if kind in LINEAR_KINDS else CONV_1X1 if "1x1" in kind else CONV_3X3
-    return [shape for shape in shapes
-            if not kind.startswith("Q") or all(size % 4 == 0 for size in shape[:2])]  # fmt: skip
+    return [
+        shape
+        for shape in shapes
+        if not kind.startswith("Q") or all(size % 4 == 0 for size in shape[:2])
+    ]
 
 
 Case = tuple[int, str, str, Shape, int]  # threads, step, kind, shape, batch
@@ -155,9 +214,12 @@ Case = tuple[int, str, str, Shape, int]  # threads, step, kind, shape, batch
 
 def cases(counts: list[int], steps: list[str], kinds: list[str]) -> list[Case]:
     """The grid, or the chosen part of it."""
-    return [(count, step, kind, shape, batch) for count, step, kind in product(counts, steps, kinds)
-            for shape in shapes_of(kind)
-            for batch in (IMAGES if len(shape) > 2 else BATCHES)[step]]  # fmt: skip
+    return [
+        (count, step, kind, shape, batch)
+        for count, step, kind in product(counts, steps, kinds)
+        for shape in shapes_of(kind)
+        for batch in (IMAGES if len(shape) > 2 else BATCHES)[step]
+    ]
 
 
 def sweep(grid: Iterable[Case], patience: float) -> Iterator[Row]:
@@ -180,8 +242,11 @@ def sweep(grid: Iterable[Case], patience: float) -> Iterator[Row]:
 
 def still_disturbed(grid: Iterable[Case], rows: Iterable[Row]) -> list[Case]:
     """The cases without a whole undisturbed row."""
-    good = {(row["threads"], row["step"], row["subject"], row["case"], row["batch"])
-            for row in rows if "ours_us" in row and row.get("others", 1.0) < QUIET}  # fmt: skip
+    good = {
+        (row["threads"], row["step"], row["subject"], row["case"], row["batch"])
+        for row in rows
+        if "ours_us" in row and row.get("others", 1.0) < QUIET
+    }
     return [case for case in grid if (*case[:3], case_name(case[3]), case[4]) not in good]
 
 
@@ -192,8 +257,10 @@ def break_even(row: Row) -> float:
     and the median of the three counts.
     """
     ratios = row["ratios"]
-    smooth = [median(ratios[max(place - 1, 0) : place + 2]) if 0 < place < len(ratios) - 1
-              else ratio for place, ratio in enumerate(ratios)]  # fmt: skip
+    smooth = [
+        median(ratios[max(place - 1, 0) : place + 2]) if 0 < place < len(ratios) - 1 else ratio
+        for place, ratio in enumerate(ratios)
+    ]
     limit = 0.0
     for density, ratio in zip(row["densities"], smooth, strict=True):
         if ratio < 1:
@@ -211,8 +278,14 @@ def tables(rows: Iterable[Row]) -> dict[str, Any]:
     """
     lowest: dict[tuple[str, str, int, int, int, int], float] = {}
     for row in rows:
-        key = (row["subject"], row["step"], row["threads"], row.get("positions", 1),
-               row["weights"], row["batch"])  # fmt: skip
+        key = (
+            row["subject"],
+            row["step"],
+            row["threads"],
+            row.get("positions", 1),
+            row["weights"],
+            row["batch"],
+        )
         lowest[key] = min(break_even(row), lowest.get(key, 1.0))
     maps: dict[tuple[str, str, int, int], dict[int, dict[int, float]]] = {}
     for (*place, weights, batch), limit in sorted(lowest.items()):
@@ -223,9 +296,12 @@ def tables(rows: Iterable[Row]) -> dict[str, Any]:
         counts = found.setdefault(kind, {}).setdefault(step, {})
         counts.setdefault(str(count), {})[str(positions)] = {
             "batches": batches,
-            "limits": {str(weights): list(row.values()) for weights, row in limits.items()
-                       if len(row) == len(batches)},
-        }  # fmt: skip
+            "limits": {
+                str(weights): list(row.values())
+                for weights, row in limits.items()
+                if len(row) == len(batches)
+            },
+        }
     return found
 
 
@@ -267,8 +343,17 @@ def main(arguments: list[str] | None = None) -> None:
     if chosen.disturbed and source.exists():
         grid = still_disturbed(grid, json.loads(source.read_text()))
     for row in sweep(grid, chosen.patience):
-        print(row["threads"], row["step"], row["subject"], row["case"], row["batch"],
-              break_even(row), row["others"], row["ratios"], flush=True)  # fmt: skip
+        print(
+            row["threads"],
+            row["step"],
+            row["subject"],
+            row["case"],
+            row["batch"],
+            break_even(row),
+            row["others"],
+            row["ratios"],
+            flush=True,
+        )
         save_rows([row], chosen.results)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from bench.results import Row
 from bench.sweep import tables as break_even_tables
 from bench.timing import QUIET
-from sparseq.thresholds import Thresholds
+from sparseq.compression.thresholds import Thresholds
 
 THREADS = (1, 2)
 SPARSE = [0.2, 0.1, 0.05, 0.02]
@@ -27,8 +27,9 @@ class Lookup:
 
     def find(self, **case: Any) -> list[Row]:
         """The rows that have these values."""
-        return [row for row in self.rows
-                if all(row.get(name) == value for name, value in case.items())]  # fmt: skip
+        return [
+            row for row in self.rows if all(row.get(name) == value for name, value in case.items())
+        ]
 
     def cell(self, case: Row, column: str = "ratio") -> str:
         """A column of the case on one and on two threads, as "2.6 / 2.5"."""
@@ -65,13 +66,20 @@ def speed_section(rows: Sequence[Row], figure: Path) -> str:
         " in bf16, and\ntorch's CSR product, the quickest of its forms. A dash: not measured, or"
         " not on a quiet machine."
     )
-    return "\n\n".join([
-        intro, "Sparse layers, by the fraction of weights kept:", sparse_table(found),
-        "Dense quaternion layers:", quaternion_table(found),
-        NETWORKS, _pivot(found.find(suite="networks")), network_memory(rows),
-        f"![useful GFLOP/s against density]({figure.as_posix()})",
-        "Made by `pytest --benchmark`, `python -m bench.sweep` and `python -m bench.report`.",
-    ])  # fmt: skip
+    return "\n\n".join(
+        [
+            intro,
+            "Sparse layers, by the fraction of weights kept:",
+            sparse_table(found),
+            "Dense quaternion layers:",
+            quaternion_table(found),
+            NETWORKS,
+            _pivot(found.find(suite="networks")),
+            network_memory(rows),
+            f"![useful GFLOP/s against density]({figure.as_posix()})",
+            "Made by `pytest --benchmark`, `python -m bench.sweep` and `python -m bench.report`.",
+        ]
+    )
 
 
 NETWORKS = (
@@ -83,22 +91,43 @@ NETWORKS = (
 
 # title, batches, and what the rows are of
 LINES: list[tuple[str, tuple[int, ...], Row]] = [
-    *((f"`SparseLinear` {size}", (64, 512),
-       {"suite": "layers", "subject": "SparseLinear", "case": size}) for size in LARGE),
-    *((f"`SparseQLinear` {LARGE[0]}, {kept}", (64, 512),
-       {"suite": "layers", "subject": f"SparseQLinear by {granularity}", "case": LARGE[0]})
-      for granularity, kept in (("quaternion", "whole quaternions"), ("component", "components"))),
+    *(
+        (
+            f"`SparseLinear` {size}",
+            (64, 512),
+            {"suite": "layers", "subject": "SparseLinear", "case": size},
+        )
+        for size in LARGE
+    ),
+    *(
+        (
+            f"`SparseQLinear` {LARGE[0]}, {kept}",
+            (64, 512),
+            {"suite": "layers", "subject": f"SparseQLinear by {granularity}", "case": LARGE[0]},
+        )
+        for granularity, kept in (("quaternion", "whole quaternions"), ("component", "components"))
+    ),
     ("MLP 4 x 2048, ReLU", (64, 512), {"suite": "pipeline", "subject": "mlp 4x2048"}),
-]  # fmt: skip
+]
 
 
 def sparse_table(found: Lookup) -> str:
     """Sparse layers and the deep network: a column per density, against dense fp32."""
-    lines = [_sparse_line(found, title, step, batch, case) for title, batches, case in LINES
-             for step in ("forward", "training") for batch in batches]  # fmt: skip
+    lines = [
+        _sparse_line(found, title, step, batch, case)
+        for title, batches, case in LINES
+        for step in ("forward", "training")
+        for batch in batches
+    ]
     lines += [line for block in (16, 64) for line in _block_lines(found, block)]
-    headings = ["layer", "step", "batch", *(f"{100 * density:.0f} %" for density in SPARSE),
-                "bf16, 5 %", "torch CSR, 5 %"]  # fmt: skip
+    headings = [
+        "layer",
+        "step",
+        "batch",
+        *(f"{100 * density:.0f} %" for density in SPARSE),
+        "bf16, 5 %",
+        "torch CSR, 5 %",
+    ]
     return markdown(headings, [line for line in lines if set(line[3:]) != {NONE}])
 
 
@@ -114,15 +143,33 @@ def _sparse_line(found: Lookup, title: str, step: str, batch: int, case: Row) ->
 
 
 def _block_lines(found: Lookup, block: int) -> list[list[str]]:
-    case = {"suite": "layers", "subject": f"ExpanderLinear block({block})", "case": LARGE[0],
-            "batch": 512, "baseline": "nn.Linear fp32"}  # fmt: skip
-    cells = {step: [found.cell({**case, "step": step, "density": density})
-                    for density in (0.125, 0.0625)]
-             for step in ("forward", "training")}  # fmt: skip
-    return [[f"`ExpanderLinear`, block({block}), {LARGE[0]}", step, "512", NONE,
-             f"{high} at 12.5 %" if high != NONE else NONE,
-             f"{low} at 6.25 %" if low != NONE else NONE, NONE, NONE, NONE]
-            for step, (high, low) in cells.items()]  # fmt: skip
+    case = {
+        "suite": "layers",
+        "subject": f"ExpanderLinear block({block})",
+        "case": LARGE[0],
+        "batch": 512,
+        "baseline": "nn.Linear fp32",
+    }
+    cells = {
+        step: [
+            found.cell({**case, "step": step, "density": density}) for density in (0.125, 0.0625)
+        ]
+        for step in ("forward", "training")
+    }
+    return [
+        [
+            f"`ExpanderLinear`, block({block}), {LARGE[0]}",
+            step,
+            "512",
+            NONE,
+            f"{high} at 12.5 %" if high != NONE else NONE,
+            f"{low} at 6.25 %" if low != NONE else NONE,
+            NONE,
+            NONE,
+            NONE,
+        ]
+        for step, (high, low) in cells.items()
+    ]
 
 
 def quaternion_table(found: Lookup) -> str:
@@ -131,21 +178,39 @@ def quaternion_table(found: Lookup) -> str:
     for case in LARGE:
         for step, batches in (("forward", (1, 16, 64, 512)), ("training", (64, 512))):
             for batch in batches:
-                at = {"suite": "layers", "subject": "QLinear", "case": case, "step": step,
-                      "batch": batch}  # fmt: skip
-                ratios = [found.cell({**at, "baseline": name}) for name in
-                          ("nn.Linear fp32", "nn.Linear bf16", "cat then linear")]  # fmt: skip
+                at = {
+                    "suite": "layers",
+                    "subject": "QLinear",
+                    "case": case,
+                    "step": step,
+                    "batch": batch,
+                }
+                ratios = [
+                    found.cell({**at, "baseline": name})
+                    for name in ("nn.Linear fp32", "nn.Linear bf16", "cat then linear")
+                ]
                 lines.append([f"`QLinear` {case}", step, str(batch), *ratios])
-    return markdown(["layer", "step", "batch", "nn.Linear fp32", "nn.Linear bf16",
-                     "concatenate, then linear"], lines)  # fmt: skip
+    return markdown(
+        ["layer", "step", "batch", "nn.Linear fp32", "nn.Linear bf16", "concatenate, then linear"],
+        lines,
+    )
 
 
 def network_memory(rows: Sequence[Row]) -> str:
     """Peak memory of a training step on a graph, and with a mask on the dense network."""
-    lines = [[row["subject"], str(row["ours_mb"]), str(row["masked_mb"]), number(row["ratio"])]
-             for row in Lookup(rows).find(suite="networks_memory")]  # fmt: skip
-    return markdown(["peak memory of training, batch 32", "sparse layers (MB)",
-                     "dense with a mask (MB)", "ratio"], lines)  # fmt: skip
+    lines = [
+        [row["subject"], str(row["ours_mb"]), str(row["masked_mb"]), number(row["ratio"])]
+        for row in Lookup(rows).find(suite="networks_memory")
+    ]
+    return markdown(
+        [
+            "peak memory of training, batch 32",
+            "sparse layers (MB)",
+            "dense with a mask (MB)",
+            "ratio",
+        ],
+        lines,
+    )
 
 
 def machines(rows: Sequence[Row]) -> str:
@@ -185,8 +250,15 @@ def layers_table(rows: Sequence[Row]) -> str:
     found = Lookup([row for row in rows if row["suite"] == "layers" and credible(row)])
     for subject, density in (("QLinear", None), ("SparseLinear", 0.05), ("SparseLinear", 0.02)):
         for batch in (1, 16):
-            case = {"suite": "layers", "subject": subject, "case": "784x300", "step": "forward",
-                    "batch": batch, "density": density, "baseline": "nn.Linear fp32"}  # fmt: skip
+            case = {
+                "suite": "layers",
+                "subject": subject,
+                "case": "784x300",
+                "step": "forward",
+                "batch": batch,
+                "density": density,
+                "baseline": "nn.Linear fp32",
+            }
             cells = [found.cell(case, column) for column in columns]
             lines.append([subject, "" if density is None else f"{density:.0%}", str(batch), *cells])
     headings = ["layer of 784x300", "density", "batch", "ours (us)", "nn.Linear (us)", "ratio"]
@@ -211,9 +283,15 @@ def _thresholds(rows: Sequence[Row], names: list[str]) -> str:
         for kind, steps in break_even_tables(swept).items()
         for step, by_threads in steps.items()
         for positions in dict.fromkeys(at for maps in by_threads.values() for at in maps)
-        for line in _limits([Thresholds.from_json(maps[positions])
-                             for maps in by_threads.values() if positions in maps], batches)
-    ]  # fmt: skip
+        for line in _limits(
+            [
+                Thresholds.from_json(maps[positions])
+                for maps in by_threads.values()
+                if positions in maps
+            ],
+            batches,
+        )
+    ]
     return markdown([*names, "weights", *(f"batch {batch}" for batch in batches)], lines)
 
 
@@ -227,9 +305,10 @@ def _limits(measured: Sequence[Thresholds], batches: Sequence[int]) -> Iterator[
     for weights in measured[0].weights:
         cells = [
             " / ".join(f"{table.limit(weights, batch):.0%}" for table in measured)
-            if batch in measured[0].batches else NONE
+            if batch in measured[0].batches
+            else NONE
             for batch in batches
-        ]  # fmt: skip
+        ]
         yield [f"{weights:,}", *cells]
 
 
@@ -238,8 +317,9 @@ def training_table(rows: Sequence[Row]) -> str:
     parts = ["data_us", "forward_us", "backward_us", "optimizer_us", "step_us", "step_ratio"]
     found = Lookup(rows)
     lines = []
-    for case, batch in dict.fromkeys((row["case"], row["batch"]) for row in
-                                     found.find(suite="training")):  # fmt: skip
+    for case, batch in dict.fromkeys(
+        (row["case"], row["batch"]) for row in found.find(suite="training")
+    ):
         at = {"suite": "training", "case": case, "batch": batch}
         lines.append([case, str(batch), *(found.cell(at, part) for part in parts)])
     heads = [part.replace("_us", " (us)").replace("_", " ") for part in parts]
@@ -248,8 +328,10 @@ def training_table(rows: Sequence[Row]) -> str:
 
 def memory_table(rows: Sequence[Row]) -> str:
     """Bytes of a sparse layer in training as a fraction of the dense layer's."""
-    lines = [[row["case"], f"{row['density']:.0%}", f"{row['fraction_of_dense']:.1%}"]
-             for row in Lookup(rows).find(suite="memory")]  # fmt: skip
+    lines = [
+        [row["case"], f"{row['density']:.0%}", f"{row['fraction_of_dense']:.1%}"]
+        for row in Lookup(rows).find(suite="memory")
+    ]
     return markdown(["layer", "density", "bytes of the dense layer's"], lines)
 
 

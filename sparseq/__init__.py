@@ -14,82 +14,93 @@ if TYPE_CHECKING:
     from sparseq.compat import PruningWrapper
     from sparseq.compression import compress
     from sparseq.files import load, save
-    from sparseq.nn.activation import QModReLU, QuaternionToReal
-    from sparseq.nn.color import rgb_to_quaternion
-    from sparseq.nn.convert import swap, to_dense
-    from sparseq.nn.dropout import QDropout
-    from sparseq.nn.expander import ExpanderLinear, ExpanderQLinear
-    from sparseq.nn.expander_conv import (
+    from sparseq.nn import (
         ExpanderConv1d,
         ExpanderConv2d,
+        ExpanderLinear,
         ExpanderQConv1d,
         ExpanderQConv2d,
-    )
-    from sparseq.nn.fold import fold_batchnorm
-    from sparseq.nn.norm import QBatchNorm1d, QBatchNorm2d, QBatchNorm3d
-    from sparseq.nn.pool import QMaxPool2d
-    from sparseq.nn.quaternion import QLinear
-    from sparseq.nn.quaternion_conv import (
+        ExpanderQLinear,
+        QBatchNorm1d,
+        QBatchNorm2d,
+        QBatchNorm3d,
         QConv1d,
         QConv2d,
         QConv3d,
         QConvTranspose1d,
         QConvTranspose2d,
         QConvTranspose3d,
+        QDropout,
+        QLinear,
+        QMaxPool2d,
+        QModReLU,
+        QuaternionToReal,
+        SparseConv1d,
+        SparseConv2d,
+        SparseConv3d,
+        SparseLinear,
+        SparseQConv1d,
+        SparseQConv2d,
+        SparseQConv3d,
+        SparseQLinear,
+        fold_batchnorm,
+        rgb_to_quaternion,
+        swap,
+        to_dense,
     )
-    from sparseq.nn.sparse import SparseLinear, SparseQLinear
-    from sparseq.nn.sparse_conv import SparseConv1d, SparseConv2d, SparseConv3d
-    from sparseq.nn.sparse_quaternion_conv import SparseQConv1d, SparseQConv2d, SparseQConv3d
-    from sparseq.profiling import profile
     from sparseq.pruning import Mask, prune
+    from sparseq.reports.profiling import profile
 
 __all__ = [
-    "QConv1d", "QConv2d", "QConv3d", "QConvTranspose1d", "QConvTranspose2d", "QConvTranspose3d",
-    "QLinear", "SparseLinear", "SparseQLinear", "ExpanderLinear", "ExpanderQLinear", "Mask",
-    "prune", "compress", "to_dense", "swap", "profile", "save", "load", "PruningWrapper",
-    "QBatchNorm1d", "QBatchNorm2d", "QBatchNorm3d", "rgb_to_quaternion",
-    "SparseQConv1d", "SparseQConv2d", "SparseQConv3d",
-    "SparseConv1d", "SparseConv2d", "SparseConv3d", "ExpanderConv1d", "ExpanderConv2d",
-    "ExpanderQConv1d", "ExpanderQConv2d",
-    "QMaxPool2d", "QModReLU", "QuaternionToReal", "QDropout", "fold_batchnorm",
+    "QConv1d",
+    "QConv2d",
+    "QConv3d",
+    "QConvTranspose1d",
+    "QConvTranspose2d",
+    "QConvTranspose3d",
+    "QLinear",
+    "SparseLinear",
+    "SparseQLinear",
+    "ExpanderLinear",
+    "ExpanderQLinear",
+    "Mask",
+    "prune",
+    "compress",
+    "to_dense",
+    "swap",
+    "profile",
+    "save",
+    "load",
+    "PruningWrapper",
+    "QBatchNorm1d",
+    "QBatchNorm2d",
+    "QBatchNorm3d",
+    "rgb_to_quaternion",
+    "SparseQConv1d",
+    "SparseQConv2d",
+    "SparseQConv3d",
+    "SparseConv1d",
+    "SparseConv2d",
+    "SparseConv3d",
+    "ExpanderConv1d",
+    "ExpanderConv2d",
+    "ExpanderQConv1d",
+    "ExpanderQConv2d",
+    "QMaxPool2d",
+    "QModReLU",
+    "QuaternionToReal",
+    "QDropout",
+    "fold_batchnorm",
     "__version__",
-]  # fmt: skip
+]
 
+# the part of the package that a public name comes from
 _HOMES = {
-    "QLinear": "nn.quaternion",
-    **dict.fromkeys(("QConv1d", "QConv2d", "QConv3d"), "nn.quaternion_conv"),
-    **dict.fromkeys(
-        ("QConvTranspose1d", "QConvTranspose2d", "QConvTranspose3d"), "nn.quaternion_conv"
-    ),
-    "SparseLinear": "nn.sparse",
-    "SparseQLinear": "nn.sparse",
-    **dict.fromkeys(("SparseConv1d", "SparseConv2d", "SparseConv3d"), "nn.sparse_conv"),
-    **dict.fromkeys(
-        ("SparseQConv1d", "SparseQConv2d", "SparseQConv3d"), "nn.sparse_quaternion_conv"
-    ),
-    "ExpanderLinear": "nn.expander",
-    **dict.fromkeys(
-        ("ExpanderConv1d", "ExpanderConv2d", "ExpanderQConv1d", "ExpanderQConv2d"),
-        "nn.expander_conv",
-    ),
-    "ExpanderQLinear": "nn.expander",
-    "QBatchNorm1d": "nn.norm",
-    "QBatchNorm2d": "nn.norm",
-    "QBatchNorm3d": "nn.norm",
-    "rgb_to_quaternion": "nn.color",
-    "QMaxPool2d": "nn.pool",
-    "QModReLU": "nn.activation",
-    "QuaternionToReal": "nn.activation",
-    "QDropout": "nn.dropout",
-    "fold_batchnorm": "nn.fold",
-    "Mask": "pruning",
-    "prune": "pruning",
+    **dict.fromkeys(__all__, "nn"),
+    **dict.fromkeys(("Mask", "prune"), "pruning"),
+    **dict.fromkeys(("save", "load"), "files"),
     "compress": "compression",
-    "to_dense": "nn.convert",
-    "swap": "nn.convert",
-    "profile": "profiling",
-    "save": "files",
-    "load": "files",
+    "profile": "reports.profiling",
     "PruningWrapper": "compat",
 }
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from sparseq.cli import main
+from sparseq.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

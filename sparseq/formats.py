@@ -47,8 +47,13 @@ class CSRPattern:
     @classmethod
     def from_mask(cls, mask: Tensor) -> CSRPattern:
         """From an (m, k) bool tensor, True = kept."""
-        require(mask.dim() == 2 and mask.dtype == torch.bool, "CSRPattern.from_mask", "mask",
-                "must be a bool matrix", f"{mask.dtype} {tuple(mask.shape)}")
+        require(
+            mask.dim() == 2 and mask.dtype == torch.bool,
+            "CSRPattern.from_mask",
+            "mask",
+            "must be a bool matrix",
+            f"{mask.dtype} {tuple(mask.shape)}",
+        )
         return cls.from_csr(_pointers(mask.sum(1)), mask.nonzero()[:, 1], mask.shape[1])
 
     @property
@@ -91,25 +96,32 @@ def _pointers(counts: Tensor) -> Tensor:
 
 def check_csr(row_ptr: Tensor, col_idx: Tensor, columns: int) -> None:
     """ValueError, naming the tensor and the rule, unless the two are a CSR pattern."""
-    op = "CSRPattern"
     for name, tensor in (("row_ptr", row_ptr), ("col_idx", col_idx)):
         integral = tensor.dim() == 1 and not tensor.is_floating_point()
-        require(integral and tensor.dtype != torch.bool, op, name, "must be integers in a row",
-                f"{tensor.dtype} {tuple(tensor.shape)}")
-    require(row_ptr.numel() > 0, op, "row_ptr", "must have one entry more than rows", "none")
-    require(max(col_idx.numel(), columns) <= INT32_MAX, op, "col_idx", "must fit 32-bit indices",
-            f"{col_idx.numel()} entries, {columns} columns")
+        got = f"{tensor.dtype} {tuple(tensor.shape)}"
+        _require(integral and tensor.dtype != torch.bool, name, "must be integers in a row", got)
+    _require(row_ptr.numel() > 0, "row_ptr", "must have one entry more than rows", "none")
+    got = f"{col_idx.numel()} entries, {columns} columns"
+    fits = max(col_idx.numel(), columns) <= INT32_MAX
+    _require(fits, "col_idx", "must fit 32-bit indices", got)
     if row_ptr.is_meta:
         return
     ends, nnz = (int(row_ptr[0]), int(row_ptr[-1])), col_idx.numel()
-    require(ends == (0, nnz), op, "row_ptr", f"must go from 0 to {nnz}", ends)
-    require(bool((row_ptr.diff() >= 0).all()), op, "row_ptr", "must not fall",
-            "an entry below the one before")
-    if nnz == 0:
-        return
-    limits = (int(col_idx.min()), int(col_idx.max()))
-    require(limits[0] >= 0 and limits[1] < columns, op, "col_idx", f"must lie in 0..{columns - 1}",
-            f"{limits[0]}..{limits[1]}")
+    _require(ends == (0, nnz), "row_ptr", f"must go from 0 to {nnz}", ends)
+    rising = bool((row_ptr.diff() >= 0).all())
+    _require(rising, "row_ptr", "must not fall", "an entry below the one before")
+    if nnz:
+        _check_ids(row_ptr, col_idx, columns)
+
+
+def _check_ids(row_ptr: Tensor, col_idx: Tensor, columns: int) -> None:
+    low, high = int(col_idx.min()), int(col_idx.max())
+    rule = f"must lie in 0..{columns - 1}"
+    _require(low >= 0 and high < columns, "col_idx", rule, f"{low}..{high}")
     key = row_indices(row_ptr, col_idx) * columns + col_idx
-    require(bool((key.diff() > 0).all()), op, "col_idx", "must rise within each row",
-            "an entry that repeats or falls")
+    rising = bool((key.diff() > 0).all())
+    _require(rising, "col_idx", "must rise within each row", "an entry that repeats or falls")
+
+
+def _require(condition: bool, argument: str, rule: str, got: object) -> None:
+    require(condition, "CSRPattern", argument, rule, got)

@@ -40,12 +40,12 @@ class Function:
     lines: list[str]
 
     def code_lines(self) -> int:
-        """Lines with code: no blank line, no comment, no docstring (of inner functions too)."""
+        """Lines of its body with code: no blank line, comment or docstring (inner ones too)."""
         skipped: set[int] = set()
         for node in ast.walk(self.node):
             if isinstance(node, FUNCTIONS) and ast.get_docstring(node) is not None:
                 skipped.update(range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1))
-        numbers = range(self.node.lineno, (self.node.end_lineno or 0) + 1)
+        numbers = range(self.node.body[0].lineno, (self.node.end_lineno or 0) + 1)
         texts = (self.lines[number - 1].strip() for number in numbers if number not in skipped)
         return sum(1 for text in texts if text and not text.startswith("#"))
 

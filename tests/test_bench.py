@@ -41,8 +41,12 @@ def test_rounds_fit_the_budget_and_keep_no_trial():
 
 
 def test_fastest_names_a_form():
-    assert fastest({"slow": lambda: torch.randn(400, 400) @ torch.randn(400, 400),
-                    "quick": lambda: None}) == "quick"  # fmt: skip
+    assert (
+        fastest(
+            {"slow": lambda: torch.randn(400, 400) @ torch.randn(400, 400), "quick": lambda: None}
+        )
+        == "quick"
+    )
 
 
 def test_threads_are_restored():

@@ -93,8 +93,9 @@ class TestCriteria:
 
     @staticmethod
     def prune(model, name, **options):
-        return prune(model, name, density=0.3, batches=digit_batches(), loss_fn=F.cross_entropy,
-                     **options)  # fmt: skip
+        return prune(
+            model, name, density=0.3, batches=digit_batches(), loss_fn=F.cross_entropy, **options
+        )
 
 
 # arguments without a default that a schedule may have

@@ -34,8 +34,11 @@ def test_takes_long_indices_and_strides():
 
 
 def test_sizes_without_data():
-    meta = CSRPattern.from_csr(torch.empty(4, dtype=torch.int32, device="meta"),
-                               torch.empty(7, dtype=torch.int32, device="meta"), 5)  # fmt: skip
+    meta = CSRPattern.from_csr(
+        torch.empty(4, dtype=torch.int32, device="meta"),
+        torch.empty(7, dtype=torch.int32, device="meta"),
+        5,
+    )
     assert meta.shape == (3, 5)
     assert meta.nnz == 7
 

@@ -13,13 +13,23 @@ import torch
 import torch.nn.functional as F
 
 import sparseq
-from sparseq.cli import main
+from sparseq.cli.main import main
 from sparseq.data import load_data
 from sparseq.models import build
 from sparseq.train import evaluate, fit
 
-LOTTERY = ["--model", "lenet_12", "--epochs", "3", "--rounds", "6", "--trials", "1",
-           "--measure-batch", "8"]
+LOTTERY = [
+    "--model",
+    "lenet_12",
+    "--epochs",
+    "3",
+    "--rounds",
+    "6",
+    "--trials",
+    "1",
+    "--measure-batch",
+    "8",
+]
 
 
 @pytest.mark.parametrize("algebra", ["real", "quaternion"])
@@ -51,8 +61,14 @@ def test_a_compressed_network_trains_on(tmp_path):
     model = build("lenet_12", "quaternion", data.in_shape, data.num_classes)
     small = sparseq.compress(model, sparseq.prune(model, density=0.5), policy="sparse")
     before = F.cross_entropy(small(data.train.x), data.train.y)
-    fit(small, torch.optim.Adam(small.parameters(), 2e-2), data.train, epochs=5, batch_size=60,
-        seed=0)
+    fit(
+        small,
+        torch.optim.Adam(small.parameters(), 2e-2),
+        data.train,
+        epochs=5,
+        batch_size=60,
+        seed=0,
+    )
     assert F.cross_entropy(small(data.train.x), data.train.y) < before / 2
 
 

@@ -16,18 +16,40 @@ ABOUT = {"cpu": "a CPU", "cores": 2, "isa": "avx512", "torch": "2"}
 
 
 def layer_row(threads, ratio, **case):
-    return {"suite": "layers", "subject": "SparseLinear", "case": "2048x2048", "step": "forward",
-            "batch": 64, "density": 0.05, "baseline": "nn.Linear fp32", "threads": threads,
-            "ours_us": 2.0, "baseline_us": 2 * ratio, "ratio": ratio, "others": 0.0, **ABOUT,
-            **case}  # fmt: skip
+    return {
+        "suite": "layers",
+        "subject": "SparseLinear",
+        "case": "2048x2048",
+        "step": "forward",
+        "batch": 64,
+        "density": 0.05,
+        "baseline": "nn.Linear fp32",
+        "threads": threads,
+        "ours_us": 2.0,
+        "baseline_us": 2 * ratio,
+        "ratio": ratio,
+        "others": 0.0,
+        **ABOUT,
+        **case,
+    }
 
 
 def sweep_row(threads, subject="Linear", batch=512):
     times = [1e3 * density for density in DENSITIES]
-    return {"suite": "sweep", "subject": subject, "case": "2048x2048", "step": "forward",
-            "batch": batch, "weights": 2048**2, "threads": threads, "densities": DENSITIES,
-            "ours_us": times, "baseline_us": [400.0] * len(times),
-            "ratios": [400 / time for time in times], **ABOUT}  # fmt: skip
+    return {
+        "suite": "sweep",
+        "subject": subject,
+        "case": "2048x2048",
+        "step": "forward",
+        "batch": batch,
+        "weights": 2048**2,
+        "threads": threads,
+        "densities": DENSITIES,
+        "ours_us": times,
+        "baseline_us": [400.0] * len(times),
+        "ratios": [400 / time for time in times],
+        **ABOUT,
+    }
 
 
 def peak_row(threads):
@@ -78,9 +100,11 @@ def test_break_even_densities_stand_by_size_and_map():
     rows = [sweep_row(1), sweep_row(2)]
     rows += [{**row, "subject": "Conv2d 3x3", "positions": 64} for row in rows]
     assert tables.thresholds_table(rows).splitlines()[2:] == [
-        "| Linear | forward | 4,194,304 | 40% / 40% |"]  # fmt: skip
+        "| Linear | forward | 4,194,304 | 40% / 40% |"
+    ]
     assert tables.thresholds_of_convolutions(rows).splitlines()[2:] == [
-        "| Conv2d 3x3 | forward | 8x8 | 4,194,304 | 40% / 40% |"]  # fmt: skip
+        "| Conv2d 3x3 | forward | 8x8 | 4,194,304 | 40% / 40% |"
+    ]
 
 
 def test_the_figure_has_a_panel_per_number_of_threads():
@@ -94,7 +118,10 @@ def test_a_timed_step_trains_and_splits_the_time():
     networks = lenets()
     kinds = [[type(layer).__name__ for layer in network] for network in networks.values()]
     assert [sum(kind.startswith(("Sparse", "Expander")) for kind in names) for names in kinds] == [
-        0, 3, 2]  # fmt: skip
+        0,
+        3,
+        2,
+    ]
     step = TimedStep(networks["dense"], 8)
     before = step.model[1].weight.detach().clone()
     step.take()

@@ -17,8 +17,9 @@ from bench.cases import (
 )
 from sparseq.ops.block_mm import block_mm, block_mm_dv_reference, matrix_of_blocks
 
-over_blocks = pytest.mark.parametrize("block", [(16, 16), (64, 64), (8, 1)],
-                                      ids=lambda block: f"{block[0]}x{block[1]}")  # fmt: skip
+over_blocks = pytest.mark.parametrize(
+    "block", [(16, 16), (64, 64), (8, 1)], ids=lambda block: f"{block[0]}x{block[1]}"
+)
 
 
 def operands(size, density, block):
@@ -30,8 +31,13 @@ def operands(size, density, block):
 
 def row_names(subject, block, size, batch, density):
     """What names a row of the results."""
-    return {"suite": "block_mm", "subject": f"{subject} {block[0]}x{block[1]}",
-            "case": name_of(size), "batch": batch, "density": density}  # fmt: skip
+    return {
+        "suite": "block_mm",
+        "subject": f"{subject} {block[0]}x{block[1]}",
+        "case": name_of(size),
+        "batch": batch,
+        "density": density,
+    }
 
 
 @over_large_sizes

@@ -43,8 +43,14 @@ def test_forward(race, size, batch):
         "F.conv2d fp32": lambda: F.conv2d(x, real, padding=1),
         "cat then conv": lambda: cat_then_conv(x, parts, None, padding=1),
     }
-    race(sides, "hamilton_conv", suite="hamilton_conv", subject="hamilton_conv",
-         case=name_of_map(size), batch=batch)  # fmt: skip
+    race(
+        sides,
+        "hamilton_conv",
+        suite="hamilton_conv",
+        subject="hamilton_conv",
+        case=name_of_map(size),
+        batch=batch,
+    )
 
 
 @over_maps

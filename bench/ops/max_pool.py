@@ -29,5 +29,12 @@ def test_max_pool(race, size, batch, step):
     if step == "training":
         agrees(call(max_pool)()[0], call(lambda x: F.max_pool2d(x, 2))()[0].double(), "gradient")
     sides = {"sparseq": call(max_pool), "F.max_pool2d": call(lambda x: F.max_pool2d(x, 2))}
-    race(sides, "max_pool", suite="max_pool", subject="max_pool 2x2", case=name_of_map(size),
-         step=step, batch=batch)  # fmt: skip
+    race(
+        sides,
+        "max_pool",
+        suite="max_pool",
+        subject="max_pool 2x2",
+        case=name_of_map(size),
+        step=step,
+        batch=batch,
+    )

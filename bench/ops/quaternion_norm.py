@@ -42,5 +42,11 @@ def test_operators(race, size, name):
         ),
     }
     ours, plain = calls[name]
-    race({"sparseq": ours, "one real channel at a time": plain}, name, suite="quaternion_norm",
-         subject=name, case=name_of(size), batch=32)  # fmt: skip
+    race(
+        {"sparseq": ours, "one real channel at a time": plain},
+        name,
+        suite="quaternion_norm",
+        subject=name,
+        case=name_of(size),
+        batch=32,
+    )

@@ -50,5 +50,12 @@ def test_layer(race, size, batch, step, mode):
         "sparseq": call_of(layer, x, dy, step),
         "nn.BatchNorm2d": call_of(nn.BatchNorm2d(size[0]), x, dy, step),
     }
-    race(sides, "quaternion_whiten", suite="quaternion_whiten", subject=f"QBatchNorm2d, {mode}",
-         case=name_of(size), step=step, batch=batch)  # fmt: skip
+    race(
+        sides,
+        "quaternion_whiten",
+        suite="quaternion_whiten",
+        subject=f"QBatchNorm2d, {mode}",
+        case=name_of(size),
+        step=step,
+        batch=batch,
+    )

@@ -20,8 +20,16 @@ from sparseq.formats import CSRPattern
 from sparseq.ops.sparse_conv import ConvGeometry, conv_weight, sparse_conv
 
 # in channels, out channels, height and width
-LAYERS = [(64, 64, 32), (64, 128, 16), (128, 128, 16), (128, 256, 8), (256, 256, 8),
-          (256, 512, 4), (512, 512, 4), (512, 512, 2)]  # fmt: skip
+LAYERS = [
+    (64, 64, 32),
+    (64, 128, 16),
+    (128, 128, 16),
+    (128, 256, 8),
+    (256, 256, 8),
+    (256, 512, 4),
+    (512, 512, 4),
+    (512, 512, 2),
+]
 GEOMETRY = ConvGeometry.of((3, 3), padding=1)
 FORMATS = {"NCHW": torch.contiguous_format, "channels last": torch.channels_last}
 GATE = 4  # images that the gate looks at
@@ -79,9 +87,7 @@ def test_sparse_conv(race, layer, batch, density, kind):
     gate(kind, x[:GATE], dy[:GATE], values, pattern)
     sides = {
         "sparseq": our_call(kind, x, dy, values, pattern),
-        "dense fp32": dense_call(
-            kind, x, dy, conv_weight(values, pattern.tensors, (3, 3))
-        ),
+        "dense fp32": dense_call(kind, x, dy, conv_weight(values, pattern.tensors, (3, 3))),
     }
     case = f"{channels}-{outputs} 3x3 at {size}x{size}"
     op = "sparse_conv_dv" if kind == "dv" else "sparse_conv"

@@ -11,7 +11,7 @@ from torch import nn
 from bench.baselines import agrees
 from bench.cases import normal, random_mask
 from sparseq.nn import SparseConv2d
-from sparseq.nn.runs import find_runs
+from sparseq.nn.inference.runs import find_runs
 
 # channels of 3x3 convolutions on 32x32 maps; "M" halves the map
 STACKS = {
@@ -28,8 +28,12 @@ def networks(name: str, density: float) -> tuple[nn.Sequential, nn.Sequential]:
     for before, i in pairwise(places):
         k, m = STACKS[name][before], STACKS[name][i]
         conv = nn.Conv2d(int(k), int(m), 3, padding=1)
-        nn.init.normal_(conv.weight, 0, (2 / (9 * int(k)) / density) ** 0.5,
-                        generator=torch.Generator().manual_seed(i))  # fmt: skip
+        nn.init.normal_(
+            conv.weight,
+            0,
+            (2 / (9 * int(k)) / density) ** 0.5,
+            generator=torch.Generator().manual_seed(i),
+        )
         mask = random_mask(int(m), 9 * int(k), density, i).view_as(conv.weight)
         sparse += [SparseConv2d.from_dense(conv, mask), nn.ReLU()]
         dense += [sparse[-2].to_dense(), nn.ReLU()]
@@ -51,7 +55,17 @@ def test_sparse_conv_chain(race, name, batch, density):
         agrees(chain(x), exact, "sparse_conv_chain")
         agrees(layers(x), exact, "layers")
         dense.float()
-        sides = {"sparseq": lambda: chain(x), "layer by layer": lambda: layers(x),
-                 "dense fp32": lambda: dense(x)}  # fmt: skip
-        race(sides, "sparse_conv_chain", suite="sparse_conv_chain", subject="sparse_conv_chain",
-             case=name, batch=batch, density=density)  # fmt: skip
+        sides = {
+            "sparseq": lambda: chain(x),
+            "layer by layer": lambda: layers(x),
+            "dense fp32": lambda: dense(x),
+        }
+        race(
+            sides,
+            "sparse_conv_chain",
+            suite="sparse_conv_chain",
+            subject="sparse_conv_chain",
+            case=name,
+            batch=batch,
+            density=density,
+        )

@@ -49,8 +49,15 @@ def test_forward(race, size, batch, density, granularity):
         "F.linear bf16": linear_bf16(x, weight, None),
         "torch CSR": torch_csr(x, weight, None),
     }
-    race(sides, "sparse_hamilton", suite="sparse_hamilton", subject=f"by {granularity}",
-         case=name_of(size), batch=batch, density=density)  # fmt: skip
+    race(
+        sides,
+        "sparse_hamilton",
+        suite="sparse_hamilton",
+        subject=f"by {granularity}",
+        case=name_of(size),
+        batch=batch,
+        density=density,
+    )
 
 
 @over_large_sizes
@@ -68,5 +75,12 @@ def test_dv(race, size, batch, density, granularity):
         "sparseq": lambda: op(dy, x, pattern, whole),
         "dense fp32": lambda: dy.t() @ x,
     }
-    race(sides, "sparse_hamilton_dv", suite="sparse_hamilton", subject=f"dv by {granularity}",
-         case=name_of(size), batch=batch, density=density)  # fmt: skip
+    race(
+        sides,
+        "sparse_hamilton_dv",
+        suite="sparse_hamilton",
+        subject=f"dv by {granularity}",
+        case=name_of(size),
+        batch=batch,
+        density=density,
+    )

@@ -11,7 +11,7 @@ from torch import nn
 from bench.baselines import agrees
 from bench.cases import normal, over_densities, random_mask
 from sparseq.nn import SparseLinear
-from sparseq.nn.runs import find_runs
+from sparseq.nn.inference.runs import find_runs
 from sparseq.ops.spmm_chain import spmm_chain
 
 WIDTHS = {"784-300-100-10": (784, 300, 100, 10), "4 x 2048": (2048,) * 5}
@@ -22,8 +22,12 @@ def networks(widths: tuple[int, ...], density: float) -> tuple[nn.Sequential, nn
     dense, sparse = [], []
     for seed, (k, m) in enumerate(pairwise(widths)):
         linear = nn.Linear(k, m)
-        nn.init.normal_(linear.weight, 0, (2 / k / density) ** 0.5,
-                        generator=torch.Generator().manual_seed(seed))  # fmt: skip
+        nn.init.normal_(
+            linear.weight,
+            0,
+            (2 / k / density) ** 0.5,
+            generator=torch.Generator().manual_seed(seed),
+        )
         sparse += [SparseLinear.from_dense(linear, random_mask(m, k, density, seed)), nn.ReLU()]
         dense += [sparse[-2].to_dense(), nn.ReLU()]
     return nn.Sequential(*dense[:-1]), nn.Sequential(*sparse[:-1])
@@ -42,7 +46,17 @@ def test_spmm_chain(race, case, batch, density):
         agrees(spmm_chain(x, *maps), exact, "spmm_chain")
         agrees(layers(x), exact, "layers")
         dense.float()
-        sides = {"sparseq": lambda: spmm_chain(x, *maps), "layer by layer": lambda: layers(x),
-                 "dense fp32": lambda: dense(x)}  # fmt: skip
-        race(sides, "spmm_chain", suite="spmm_chain", subject="spmm_chain", case=case,
-             batch=batch, density=density)  # fmt: skip
+        sides = {
+            "sparseq": lambda: spmm_chain(x, *maps),
+            "layer by layer": lambda: layers(x),
+            "dense fp32": lambda: dense(x),
+        }
+        race(
+            sides,
+            "spmm_chain",
+            suite="spmm_chain",
+            subject="spmm_chain",
+            case=case,
+            batch=batch,
+            density=density,
+        )

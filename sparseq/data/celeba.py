@@ -25,8 +25,13 @@ if TYPE_CHECKING:
 
 FOLDER = "celeba"
 IMAGES = "img_align_celeba"
-TABLES = ("list_attr_celeba.txt", "identity_CelebA.txt", "list_bbox_celeba.txt",
-          "list_landmarks_align_celeba.txt", "list_eval_partition.txt")  # fmt: skip
+TABLES = (
+    "list_attr_celeba.txt",
+    "identity_CelebA.txt",
+    "list_bbox_celeba.txt",
+    "list_landmarks_align_celeba.txt",
+    "list_eval_partition.txt",
+)
 ATTRIBUTE = "Smiling"
 # the middle of an aligned image, 178 wide and 218 high, without most of the background
 SQUARE, SIZE = 148, (64, 64)

@@ -106,8 +106,10 @@ def _classes(folder: Path) -> list[str]:
     """Names of the class folders, sorted."""
     found = sorted(path.name for path in (folder / "train").glob("*") if path.is_dir())
     if len(found) != CLASSES:
-        raise ValueError(f"{folder}/train should have {CLASSES} classes, found {len(found)}; "
-                         "remove the folder and get it again")  # fmt: skip
+        raise ValueError(
+            f"{folder}/train should have {CLASSES} classes, found {len(found)}; "
+            "remove the folder and get it again"
+        )
     return found
 
 

@@ -39,8 +39,13 @@ class Block(Graph):
 
 def check_parameters(name: str, size: object, of: object) -> None:
     """ValueError unless they are a size and a graph."""
-    require(isinstance(size, int) and is_integer(size) and size >= 1, f"graph {name}", "size",
-            "must be an integer of at least 1", size)
+    require(
+        isinstance(size, int) and is_integer(size) and size >= 1,
+        f"graph {name}",
+        "size",
+        "must be an integer of at least 1",
+        size,
+    )
     require(isinstance(of, Graph), f"graph {name}", "of", "must be a graph", of)
 
 
@@ -68,6 +73,11 @@ def _grid_degree(
         larger = max(n_in // columns, n_out // rows)
         per_degree = Fraction(max(sizes), rows * columns * larger)
     wanted = min(degree, limit) * per_degree
-    require(wanted.denominator == 1, f"graph {graph}", "degree",
-            f"must be a multiple of {per_degree.denominator}", degree)
+    require(
+        wanted.denominator == 1,
+        f"graph {graph}",
+        "degree",
+        f"must be a multiple of {per_degree.denominator}",
+        degree,
+    )
     return int(wanted)

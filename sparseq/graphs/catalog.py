@@ -36,8 +36,13 @@ class Graph:
         """
         sizes = {"n_in": n_in, "n_out": n_out, "degree": degree}
         for name, size in sizes.items():
-            require(is_integer(size) and size >= 1, f"graph {self}", name,
-                    "must be an integer of at least 1", size)
+            require(
+                is_integer(size) and size >= 1,
+                f"graph {self}",
+                name,
+                "must be an integer of at least 1",
+                size,
+            )
         require(is_integer(seed), f"graph {self}", "seed", "must be an integer", seed)
         return self.draw(n_in, n_out, degree, seed)
 

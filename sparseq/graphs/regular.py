@@ -43,10 +43,20 @@ class Regular(Graph):
     def __post_init__(self) -> None:
         for name in ("tries", "samples"):
             value = getattr(self, name)
-            require(is_integer(value) and value >= 1, "graph regular", name,
-                    "must be an integer of at least 1", value)
-        require(self.pick is None or (is_integer(self.pick) and self.pick >= 0), "graph regular",
-                "pick", "must be the number of a try", self.pick)
+            require(
+                is_integer(value) and value >= 1,
+                "graph regular",
+                name,
+                "must be an integer of at least 1",
+                value,
+            )
+        require(
+            self.pick is None or (is_integer(self.pick) and self.pick >= 0),
+            "graph regular",
+            "pick",
+            "must be the number of a try",
+            self.pick,
+        )
 
     def draw(self, n_in: int, n_out: int, degree: int, seed: int) -> Edges:
         small, large = sorted((n_in, n_out))
@@ -79,9 +89,7 @@ def _reach(graph: Neighbors, small: int, near: Subsets, far: Subsets) -> int:
     return neighborhoods(far, graph) + neighborhoods(near, back)
 
 
-def _drawn(
-    sizes: tuple[int, int, int], seed: int, tries: range | list[int]
-) -> Iterator[Neighbors]:
+def _drawn(sizes: tuple[int, int, int], seed: int, tries: range | list[int]) -> Iterator[Neighbors]:
     """Graphs of the tries: (large, degree), the sorted neighbors of each node of the larger side.
 
     A try is a function of its number alone, whichever others are drawn with it.
@@ -153,9 +161,12 @@ def _edge_counts(far: Neighbors, small: int) -> NDArray[np.uint16]:
 
 
 def _switch(
-    flat: Neighbors, count: NDArray[np.uint16], edge: NDArray[np.int64],
-    partner: NDArray[np.int64], shape: tuple[int, int],
-) -> None:  # fmt: skip
+    flat: Neighbors,
+    count: NDArray[np.uint16],
+    edge: NDArray[np.int64],
+    partner: NDArray[np.int64],
+    shape: tuple[int, int],
+) -> None:
     """Do the proposals that make two new edges and meet no other."""
     degree, small = shape
     new = edge // degree * small + flat[partner], partner // degree * small + flat[edge]

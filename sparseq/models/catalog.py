@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sparseq.files import MODEL_BUILDERS
+from sparseq.files.model_file import MODEL_BUILDERS
 from sparseq.registry import Registry
 
 

@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sparseq.errors import unknown_name
-from sparseq.files import load, recorded_builder
+from sparseq.files.model_file import load, recorded_builder
+from sparseq.files.modules import tuples
 from sparseq.models.catalog import LOSSES, MODELS, STD_HPARAMS, Builder, HParams
 from sparseq.models.layers import ALGEBRAS
 from sparseq.models.user_file import accepted, is_file_reference, load_function, needed
-from sparseq.modules import tuples
 from sparseq.seeds import derive_seed
 
 MNIST_SHAPE = (1, 28, 28)

@@ -8,13 +8,13 @@ import torch
 from torch import nn
 
 from sparseq.errors import require, unknown_name
-from sparseq.nn.color import ImageToQuaternion
-from sparseq.nn.expander import ExpanderLinear, ExpanderQLinear
-from sparseq.nn.expander_conv import ExpanderConv2d, ExpanderQConv2d
-from sparseq.nn.norm import QBatchNorm2d
-from sparseq.nn.pool import VectorMaxPool2d
-from sparseq.nn.quaternion import QLinear
-from sparseq.nn.quaternion_conv import QConv2d
+from sparseq.nn.expander.conv import ExpanderConv2d, ExpanderQConv2d
+from sparseq.nn.expander.linear import ExpanderLinear, ExpanderQLinear
+from sparseq.nn.quaternion.color import ImageToQuaternion
+from sparseq.nn.quaternion.conv import QConv2d
+from sparseq.nn.quaternion.linear import QLinear
+from sparseq.nn.quaternion.norm import QBatchNorm2d
+from sparseq.nn.vector_pool import VectorMaxPool2d
 from sparseq.seeds import derive_seed, derived_generator
 
 ALGEBRAS = ["real", "quaternion"]
@@ -24,8 +24,8 @@ class Layers:
     """Makes the layers of one model, in the order in which it is called.
 
     Weights are drawn from the He distribution (variance 2 / fan-in; for quaternion layers see
-    `sparseq.nn.init`), biases are zero. The global random state is neither read nor changed. Under
-    `torch.device("meta")` the layers hold no data.
+    `sparseq.nn.quaternion.init`), biases are zero. The global random state is neither read nor
+    changed. Under `torch.device("meta")` the layers hold no data.
 
     Args:
         algebra: "real" or "quaternion".
@@ -72,8 +72,15 @@ class Layers:
         """A convolution of the algebra; on a graph if `sparse` and one is chosen."""
         if sparse and self.graph:
             kind = ExpanderQConv2d if self.algebra == "quaternion" else ExpanderConv2d
-            return kind(in_channels, out_channels, kernel_size, stride=stride, padding=padding,
-                        bias=bias, **self._next_graph())  # fmt: skip
+            return kind(
+                in_channels,
+                out_channels,
+                kernel_size,
+                stride=stride,
+                padding=padding,
+                bias=bias,
+                **self._next_graph(),
+            )
         sizes = (in_channels, out_channels, kernel_size, stride, padding)
         if self.algebra == "quaternion":
             return QConv2d(*sizes, bias=bias, generator=self.generator)
@@ -109,8 +116,12 @@ class Layers:
         """What draws the graph and the weights of the next layer on one."""
         self._graphs += 1
         seed = derive_seed("graph", self._seed, self._graphs)
-        return {"degree": self.degree, "graph": self.graph, "seed": seed,
-                "generator": self.generator}  # fmt: skip
+        return {
+            "degree": self.degree,
+            "graph": self.graph,
+            "seed": seed,
+            "generator": self.generator,
+        }
 
     def _real(self, kind: Any, *sizes: int, bias: bool) -> nn.Module:
         # torch's own initialization is left out: it draws from the global generator

@@ -88,8 +88,13 @@ def vae_loss(outputs: Reconstruction, target: Tensor | None = None) -> Tensor:
     Source: Kingma & Welling 2014, "Auto-encoding variational Bayes", equation 10.
     """
     low, high = outputs.original.aminmax() if outputs.original.numel() else (0.0, 1.0)
-    require(bool(0 <= low <= high <= 1), "vae_loss", "original",
-            "must lie in 0..1, as the images of celeba do", f"{low:.3g} to {high:.3g}")
+    require(
+        bool(0 <= low <= high <= 1),
+        "vae_loss",
+        "original",
+        "must lie in 0..1, as the images of celeba do",
+        f"{low:.3g} to {high:.3g}",
+    )
     mean, log_variance, count = outputs.mean, outputs.log_variance, max(len(outputs.image), 1)
     difference = F.binary_cross_entropy(outputs.image, outputs.original, reduction="sum")
     divergence = -0.5 * (1 + log_variance - mean.square() - log_variance.exp()).sum()

@@ -11,25 +11,31 @@ import torch
 from torch import nn
 
 from sparseq.errors import require, unknown_name
-from sparseq.nn.chain import unchain_sequentials
-from sparseq.nn.expander import ExpanderLinear, ExpanderQLinear
-from sparseq.nn.pool import VectorMaxPool2d
-from sparseq.nn.quaternion import QLinear
-from sparseq.nn.quaternion_conv import (
-    QConv1d,
-    QConv2d,
-    QConv3d,
-    QConvNd,
+from sparseq.nn.expander.linear import ExpanderLinear, ExpanderQLinear
+from sparseq.nn.inference.chain import unchain_sequentials
+from sparseq.nn.quaternion.conv import QConv1d, QConv2d, QConv3d, QConvNd
+from sparseq.nn.quaternion.conv_transpose import (
     QConvTranspose1d,
     QConvTranspose2d,
     QConvTranspose3d,
 )
-from sparseq.nn.sparse import SparseLinear, SparseQLinear
-from sparseq.nn.sparse_conv import SparseConvNd
+from sparseq.nn.quaternion.linear import QLinear
+from sparseq.nn.sparse.conv import SparseConvNd
+from sparseq.nn.sparse.linear import SparseLinear
+from sparseq.nn.sparse.quaternion_linear import SparseQLinear
+from sparseq.nn.vector_pool import VectorMaxPool2d
 
 Rule = Callable[[str, nn.Module], nn.Module | None]
-DENSE_TWINS = (QLinear, QConvNd, SparseLinear, SparseQLinear, SparseConvNd,
-               ExpanderLinear, ExpanderQLinear, VectorMaxPool2d)  # fmt: skip
+DENSE_TWINS = (
+    QLinear,
+    QConvNd,
+    SparseLinear,
+    SparseQLinear,
+    SparseConvNd,
+    ExpanderLinear,
+    ExpanderQLinear,
+    VectorMaxPool2d,
+)
 
 _log = logging.getLogger("sparseq")
 
@@ -102,13 +108,23 @@ def swap(
             return None
         sizes, settings = _arguments_of(module)
         if any(size % (4 * settings.get("groups", 1)) for size in sizes):
-            _log.info("swap left %s: sizes %s are not divisible by %d", name or "the model", sizes,
-                      4 * settings.get("groups", 1))  # fmt: skip
+            _log.info(
+                "swap left %s: sizes %s are not divisible by %d",
+                name or "the model",
+                sizes,
+                4 * settings.get("groups", 1),
+            )
             return None
         _log.info("swap made %s a %s", name or "the model", target.__name__)
         weight = module.weight
-        return target(*sizes, **settings, bias=module.bias is not None, device=weight.device,
-                      dtype=weight.dtype, generator=generator)  # fmt: skip
+        return target(
+            *sizes,
+            **settings,
+            bias=module.bias is not None,
+            device=weight.device,
+            dtype=weight.dtype,
+            generator=generator,
+        )
 
     return replace_modules(model, rule)
 
@@ -117,10 +133,16 @@ QUATERNION_TWINS: dict[type[nn.Module], type[nn.Module]] = {
     nn.Linear: QLinear,
     **{
         twin.real: twin
-        for twin in (QConv1d, QConv2d, QConv3d,
-                     QConvTranspose1d, QConvTranspose2d, QConvTranspose3d)
+        for twin in (
+            QConv1d,
+            QConv2d,
+            QConv3d,
+            QConvTranspose1d,
+            QConvTranspose2d,
+            QConvTranspose3d,
+        )
     },
-}  # fmt: skip
+}
 _SETTINGS = ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
 
 
@@ -139,5 +161,10 @@ def _check_table(table: Mapping[type[nn.Module], type[nn.Module]]) -> None:
             known = [kind.__name__ for kind in QUATERNION_TWINS]
             raise unknown_name("layer type to swap", getattr(source, "__name__", source), known)
         twin = QUATERNION_TWINS[source]
-        require(isinstance(target, type) and issubclass(target, twin), "swap",
-                f"table[{source.__name__}]", f"must be {twin.__name__}", target)
+        require(
+            isinstance(target, type) and issubclass(target, twin),
+            "swap",
+            f"table[{source.__name__}]",
+            f"must be {twin.__name__}",
+            target,
+        )

@@ -36,8 +36,14 @@ def conv_of(kind: type[nn.Module], weight: Tensor, twin: Any) -> Any:
     """
     names = ("stride", "padding", "dilation", "padding_mode", "output_padding")
     numbers = {name: getattr(twin, name) for name in names if hasattr(twin, name)}
-    layer = kind(twin.in_channels, twin.out_channels, twin.kernel_size,
-                 bias=twin.bias is not None, device="meta", **numbers)  # fmt: skip
+    layer = kind(
+        twin.in_channels,
+        twin.out_channels,
+        twin.kernel_size,
+        bias=twin.bias is not None,
+        device="meta",
+        **numbers,
+    )
     layer.weight = nn.Parameter(weight)
     match_twin(layer, twin)
     return layer

@@ -173,9 +173,7 @@ def _load(device: str, wanted: dict[str, str]) -> dict[str, str]:
     return {name: _install(name, choice, device, kernels) for name, choice in wanted.items()}
 
 
-def _install(
-    name: str, choice: str, device: str, kernels: dict[str, Kernels]
-) -> str:
+def _install(name: str, choice: str, device: str, kernels: dict[str, Kernels]) -> str:
     """Make one kernel serve an op; kernels are in order of preference. Returns its backend."""
     have = [backend for backend, ops in kernels.items() if name in ops]
     chosen = have[0] if choice == "auto" else choice

@@ -104,10 +104,13 @@ def _fake_dv(dy: Tensor, x: Tensor, pattern: list[Tensor], rows: int, columns: i
 
 _BLOCK_MM = declare(
     "block_mm(Tensor x, Tensor values, Tensor? bias, Tensor[] pattern, bool transposed) -> Tensor",
-    block_mm_reference, _fake,
+    block_mm_reference,
+    _fake,
     product_function("block_mm", "block_mm_dv", form=lambda values: values.shape[1:]),
 )
 declare(
     "block_mm_dv(Tensor dy, Tensor x, Tensor[] pattern, int rows, int columns) -> Tensor",
-    block_mm_dv_reference, _fake_dv, sampled_function("block_mm_dv", "block_mm", form=2),
+    block_mm_dv_reference,
+    _fake_dv,
+    sampled_function("block_mm_dv", "block_mm", form=2),
 )

@@ -33,8 +33,16 @@ __all__ = ["LIBRARIES", "BuildError", "library", "main"]
 
 # library -> the folder of csrc/ its sources are in; one file per op
 LIBRARIES = {"cpu": "cpu", "host": "host"}
-FLAGS = ["-O3", "-std=c++20", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math",
-         "-fvisibility=hidden", "-Wno-psabi", "-DTORCH_TARGET_VERSION=0x020b000000000000"]
+FLAGS = [
+    "-O3",
+    "-std=c++20",
+    "-ffp-contract=fast",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-fvisibility=hidden",
+    "-Wno-psabi",
+    "-DTORCH_TARGET_VERSION=0x020b000000000000",
+]
 SOURCES = ["*.h", "*.cpp", "*.cu", "*.cuh"]
 PACKAGE = Path(__file__).resolve().parents[1]
 AHEAD = PACKAGE / "_lib"
@@ -91,9 +99,15 @@ def flags(isa: str) -> list[str]:
 
 def cache_key(isa: str) -> str:
     """Name of the cache folder: everything the compiled bytes depend on."""
-    parts = [source_hash(), *flags(isa), torch.__version__,
-             toolchain.compiler_version(toolchain.compiler()), platform.python_version(),
-             isa, *sorted(toolchain.cpu_features())]
+    parts = [
+        source_hash(),
+        *flags(isa),
+        torch.__version__,
+        toolchain.compiler_version(toolchain.compiler()),
+        platform.python_version(),
+        isa,
+        *sorted(toolchain.cpu_features()),
+    ]
     return f"{isa}-{hashlib.sha256('|'.join(parts).encode()).hexdigest()[:20]}"
 
 
@@ -113,8 +127,9 @@ def cache_root() -> Path:
         if not reasons[-1]:
             return root
     tried = ", ".join(f"{root} {reason}" for root, reason in zip(roots, reasons, strict=True))
-    raise BuildError(f"no folder to build in: {tried}; set SPARSEQ_CACHE_DIR to a folder that only "
-                     "you can write")
+    raise BuildError(
+        f"no folder to build in: {tried}; set SPARSEQ_CACHE_DIR to a folder that only you can write"
+    )
 
 
 def _unfit(root: Path) -> str:
@@ -138,8 +153,10 @@ def _ahead_of_time(name: str) -> Path | None:
     except (OSError, ValueError):
         return None
     path = AHEAD / (f"cpu_{toolchain.cpu_isa()}.so" if name == "cpu" else f"{name}.so")
-    fits = isinstance(manifest, dict) and manifest.get("sources") == source_hash() and (
-        name != "host" or manifest.get("python") == sys.implementation.cache_tag
+    fits = (
+        isinstance(manifest, dict)
+        and manifest.get("sources") == source_hash()
+        and (name != "host" or manifest.get("python") == sys.implementation.cache_tag)
     )
     return path if fits and path.exists() else None
 
@@ -219,9 +236,16 @@ def _compile_here(folder: Path, isa: str, verbose: bool) -> None:
     for name in LIBRARIES:
         work = folder / f"{name}.build"
         work.mkdir()
-        cpp_extension.load(f"sparseq_{name}", sources(name), extra_cflags=flags(isa),
-                           extra_include_paths=[pybind11.get_include()], build_directory=str(work),
-                           with_cuda=False, is_python_module=False, verbose=verbose)
+        cpp_extension.load(
+            f"sparseq_{name}",
+            sources(name),
+            extra_cflags=flags(isa),
+            extra_include_paths=[pybind11.get_include()],
+            build_directory=str(work),
+            with_cuda=False,
+            is_python_module=False,
+            verbose=verbose,
+        )
         (work / f"sparseq_{name}.so").rename(folder / f"{name}.so")
         shutil.rmtree(work)
 
@@ -253,8 +277,19 @@ def compile_cuda() -> list[str]:
     files = sorted((source_root() / "cuda").glob("*.cu"))
     for path in files:
         with tempfile.TemporaryDirectory() as folder:
-            command = [nvcc, "-c", str(path), "-o", f"{folder}/out.o", "-std=c++20", "-O3",
-                       "-arch=sm_90", "-DUSE_CUDA", FLAGS[-1], f"-I{include}"]
+            command = [
+                nvcc,
+                "-c",
+                str(path),
+                "-o",
+                f"{folder}/out.o",
+                "-std=c++20",
+                "-O3",
+                "-arch=sm_90",
+                "-DUSE_CUDA",
+                FLAGS[-1],
+                f"-I{include}",
+            ]
             run = subprocess.run(command, capture_output=True, text=True, check=False)
         if run.returncode:
             raise BuildError(f"{path} does not compile:\n{run.stderr}")

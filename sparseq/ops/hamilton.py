@@ -118,13 +118,19 @@ def _fake_dw(dy: Tensor, x: Tensor, algorithm: str) -> Tensor:
 _FUNCTIONS = bilinear_functions("hamilton")
 _HAMILTON = declare(
     "hamilton(Tensor x, Tensor weight, Tensor? bias, str algorithm) -> Tensor",
-    hamilton_reference, _fake, _FUNCTIONS[0],
+    hamilton_reference,
+    _fake,
+    _FUNCTIONS[0],
 )
 declare(
     "hamilton_dx(Tensor dy, Tensor weight, str algorithm) -> Tensor",
-    hamilton_dx_reference, _fake_dx, _FUNCTIONS[1],
+    hamilton_dx_reference,
+    _fake_dx,
+    _FUNCTIONS[1],
 )
 declare(
     "hamilton_dw(Tensor dy, Tensor x, str algorithm) -> Tensor",
-    hamilton_dw_reference, _fake_dw, _FUNCTIONS[2],
+    hamilton_dw_reference,
+    _fake_dw,
+    _FUNCTIONS[2],
 )

@@ -162,9 +162,16 @@ def hamilton_conv_reference(
     dims = weight.dim() - 3
     real = real_conv_weight(weight, groups)
     y = torch.ops.aten.convolution(
-        _regroup(x, 4, groups), real, bias if groups == 1 else None,
-        stride, padding, dilation, False, [0] * dims, groups,
-    )  # fmt: skip
+        _regroup(x, 4, groups),
+        real,
+        bias if groups == 1 else None,
+        stride,
+        padding,
+        dilation,
+        False,
+        [0] * dims,
+        groups,
+    )
     if groups > 1:
         y = _regroup(y, groups, 4)
         y = y if bias is None else y + bias.view(-1, *[1] * dims)
@@ -180,9 +187,18 @@ def hamilton_conv_dx_reference(
     real = real_conv_weight(weight, groups)
     shape = (dy.shape[0], 4 * weight.shape[2] * groups, *size)
     dx, _, _ = torch.ops.aten.convolution_backward(
-        _regroup(dy, 4, groups), dy.new_empty(1).expand(shape), real, None,
-        stride, padding, dilation, False, [0] * dims, groups, [True, False, False],
-    )  # fmt: skip
+        _regroup(dy, 4, groups),
+        dy.new_empty(1).expand(shape),
+        real,
+        None,
+        stride,
+        padding,
+        dilation,
+        False,
+        [0] * dims,
+        groups,
+        [True, False, False],
+    )
     return _regroup(dx, groups, 4).contiguous(memory_format=format_of(dy))
 
 
@@ -194,9 +210,18 @@ def hamilton_conv_dw_reference(
     dims = len(kernel)
     shape = (dy.shape[1], x.shape[1] // groups, *kernel)
     _, dw, _ = torch.ops.aten.convolution_backward(
-        _regroup(dy, 4, groups), _regroup(x, 4, groups), dy.new_empty(1).expand(shape), None,
-        stride, padding, dilation, False, [0] * dims, groups, [False, True, False],
-    )  # fmt: skip
+        _regroup(dy, 4, groups),
+        _regroup(x, 4, groups),
+        dy.new_empty(1).expand(shape),
+        None,
+        stride,
+        padding,
+        dilation,
+        False,
+        [0] * dims,
+        groups,
+        [False, True, False],
+    )
     return fold_real_conv(dw, groups).contiguous()
 
 
@@ -219,13 +244,19 @@ _FUNCTIONS = bilinear_functions("hamilton_conv", spatial=True)
 _GEOMETRY = "int[] stride, int[] padding, int[] dilation, int groups, str algorithm"
 _HAMILTON_CONV = declare(
     f"hamilton_conv(Tensor x, Tensor weight, Tensor? bias, {_GEOMETRY}) -> Tensor",
-    hamilton_conv_reference, _fake, _FUNCTIONS[0],
+    hamilton_conv_reference,
+    _fake,
+    _FUNCTIONS[0],
 )
 _HAMILTON_CONV_DX = declare(
     f"hamilton_conv_dx(Tensor dy, Tensor weight, SymInt[] size, {_GEOMETRY}) -> Tensor",
-    hamilton_conv_dx_reference, _fake_dx, _FUNCTIONS[1],
+    hamilton_conv_dx_reference,
+    _fake_dx,
+    _FUNCTIONS[1],
 )
 declare(
     f"hamilton_conv_dw(Tensor dy, Tensor x, int[] kernel, {_GEOMETRY}) -> Tensor",
-    hamilton_conv_dw_reference, _fake_dw, _FUNCTIONS[2],
+    hamilton_conv_dw_reference,
+    _fake_dw,
+    _FUNCTIONS[2],
 )

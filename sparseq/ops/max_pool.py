@@ -95,7 +95,13 @@ class _MaxPoolDx(torch.autograd.Function):
         return kept, torch.zeros_like(x) if need_x else None
 
 
-_MAX_POOL = declare("max_pool(Tensor x) -> Tensor", max_pool_reference, _fake, _MaxPool,
-                    autocast=False)  # fmt: skip
-_MAX_POOL_DX = declare("max_pool_dx(Tensor dy, Tensor x) -> Tensor", max_pool_dx_reference,
-                       _fake_dx, _MaxPoolDx, autocast=False)  # fmt: skip
+_MAX_POOL = declare(
+    "max_pool(Tensor x) -> Tensor", max_pool_reference, _fake, _MaxPool, autocast=False
+)
+_MAX_POOL_DX = declare(
+    "max_pool_dx(Tensor dy, Tensor x) -> Tensor",
+    max_pool_dx_reference,
+    _fake_dx,
+    _MaxPoolDx,
+    autocast=False,
+)

@@ -117,9 +117,13 @@ def _blocks(x: Tensor) -> Tensor:
 
 
 def quaternion_norm_reference(
-    x: Tensor, center: Tensor | None, matrix: Tensor, bias: Tensor | None, z: Tensor | None,
+    x: Tensor,
+    center: Tensor | None,
+    matrix: Tensor,
+    bias: Tensor | None,
+    z: Tensor | None,
     other: Tensor | None,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """Plain torch: one small dense product for each channel."""
     parts = _blocks(x) if center is None else _blocks(x) - center.view(4, -1, 1)
     y = torch.einsum("abc,nbcs->nacs", matrix, parts)
@@ -218,13 +222,22 @@ class _Cross(torch.autograd.Function):
 _NORM = declare(
     "quaternion_norm(Tensor x, Tensor? center, Tensor matrix, Tensor? bias, Tensor? z, "
     "Tensor? other) -> Tensor",
-    quaternion_norm_reference, _fake_norm, _Norm, autocast=False,
+    quaternion_norm_reference,
+    _fake_norm,
+    _Norm,
+    autocast=False,
 )
 _MOMENTS = declare(
     "quaternion_norm_moments(Tensor x) -> Tensor",
-    quaternion_norm_moments_reference, _fake_moments, _Moments, autocast=False,
+    quaternion_norm_moments_reference,
+    _fake_moments,
+    _Moments,
+    autocast=False,
 )
 _CROSS = declare(
     "quaternion_norm_cross(Tensor dy, Tensor x, Tensor? center) -> Tensor",
-    quaternion_norm_cross_reference, _fake_cross, _Cross, autocast=False,
+    quaternion_norm_cross_reference,
+    _fake_cross,
+    _Cross,
+    autocast=False,
 )

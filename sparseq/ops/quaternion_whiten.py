@@ -18,6 +18,7 @@ Under autocast nothing changes its dtype. All of them differentiate to any order
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -218,9 +219,7 @@ def _fake_factor(cov: Tensor, eps: float) -> Tensor:
 
 class _Whiten(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, mean: Tensor, cov: Tensor, gamma: Any, beta: Any, eps: float
-    ):
+    def forward(ctx: Any, x: Tensor, mean: Tensor, cov: Tensor, gamma: Any, beta: Any, eps: float):
         ctx.save_for_backward(x, mean, cov, gamma)
         ctx.eps = eps
         with below_autograd():
@@ -238,7 +237,8 @@ class _Whiten(torch.autograd.Function):
             quaternion_norm(dy, matrix.transpose(0, 1)) if dx else None,
             -transposed_product(matrix, sums[0]) if dmean else None,  # type: ignore[index]
             factor_gradient(_scaled(_turned(gamma), sums[1:]), inverse)  # type: ignore[index]
-            if dcov else None,
+            if dcov
+            else None,
             sums[1:] if dgamma else None,  # type: ignore[index]
             sums[0].flatten() if dbeta else None,  # type: ignore[index]
             None,
@@ -271,21 +271,30 @@ class _Factor(torch.autograd.Function):
         return factor_gradient(matmul(grad, inverse.transpose(0, 1)), inverse), None
 
 
-_WHITEN = declare(
+_declare = partial(declare, autocast=False)  # a normalization keeps the dtypes that come
+_WHITEN = _declare(
     "quaternion_whiten(Tensor x, Tensor mean, Tensor cov, Tensor? gamma, Tensor? beta, float eps) "
     "-> Tensor",
-    quaternion_whiten_reference, _fake_whiten, _Whiten, autocast=False,
+    quaternion_whiten_reference,
+    _fake_whiten,
+    _Whiten,
 )
-_SUMS = declare(
+_SUMS = _declare(
     "quaternion_whiten_sums(Tensor dy, Tensor x, Tensor mean, Tensor cov, float eps) -> Tensor",
-    quaternion_whiten_sums_reference, _fake_sums, _Sums, autocast=False,
+    quaternion_whiten_sums_reference,
+    _fake_sums,
+    _Sums,
 )
-_DX = declare(
+_DX = _declare(
     "quaternion_whiten_dx(Tensor dy, Tensor x, Tensor mean, Tensor cov, Tensor? gamma, "
     "Tensor sums, float eps) -> Tensor",
-    quaternion_whiten_dx_reference, _fake_whiten, _Dx, autocast=False,
+    quaternion_whiten_dx_reference,
+    _fake_whiten,
+    _Dx,
 )
-_FACTOR = declare(
+_FACTOR = _declare(
     "quaternion_whiten_factor(Tensor cov, float eps) -> Tensor",
-    quaternion_whiten_factor_reference, _fake_factor, _Factor, autocast=False,
+    quaternion_whiten_factor_reference,
+    _fake_factor,
+    _Factor,
 )

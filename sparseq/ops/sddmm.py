@@ -56,5 +56,7 @@ def _fake(dy: Tensor, x: Tensor, pattern: list[Tensor]) -> Tensor:
 
 _SDDMM = declare(
     "sddmm(Tensor dy, Tensor x, Tensor[] pattern) -> Tensor",
-    sddmm_reference, _fake, sampled_function("sddmm", "spmm"),
+    sddmm_reference,
+    _fake,
+    sampled_function("sddmm", "spmm"),
 )

@@ -48,7 +48,11 @@ class ConvGeometry(NamedTuple):
 
     @classmethod
     def of(
-        cls, kernel_size: Sequence[int], stride: int = 1, padding: int = 0, dilation: int = 1,
+        cls,
+        kernel_size: Sequence[int],
+        stride: int = 1,
+        padding: int = 0,
+        dilation: int = 1,
         groups: int = 1,
     ) -> ConvGeometry:
         """The same stride, padding and dilation in every dimension."""
@@ -153,7 +157,11 @@ def conv_weight(values: Tensor, pattern: Sequence[Tensor], kernel_size: Sequence
 
 
 def sparse_conv_reference(
-    x: Tensor, values: Tensor, bias: Tensor | None, pattern: list[Tensor], transposed: bool,
+    x: Tensor,
+    values: Tensor,
+    bias: Tensor | None,
+    pattern: list[Tensor],
+    transposed: bool,
     geometry: list[int],
 ) -> Tensor:
     """Plain torch: scatter the values into the dense weight, then one dense convolution."""
@@ -179,7 +187,11 @@ def sparse_conv_dv_reference(
 
 
 def _fake(
-    x: Tensor, values: Tensor, bias: Tensor | None, pattern: list[Tensor], transposed: bool,
+    x: Tensor,
+    values: Tensor,
+    bias: Tensor | None,
+    pattern: list[Tensor],
+    transposed: bool,
     geometry: list[int],
 ) -> Tensor:
     shape = ConvGeometry.from_numbers(geometry)
@@ -200,11 +212,13 @@ def _back(settings: Sequence[list[int]], dy: Tensor, x: Tensor) -> Sequence[list
 _SPARSE_CONV = declare(
     "sparse_conv(Tensor x, Tensor values, Tensor? bias, Tensor[] pattern, bool transposed,"
     " int[] geometry) -> Tensor",
-    sparse_conv_reference, _fake,
+    sparse_conv_reference,
+    _fake,
     product_function("sparse_conv", "sparse_conv_dv", features=1, back=_back),
 )
 declare(
     "sparse_conv_dv(Tensor dy, Tensor x, Tensor[] pattern, int[] geometry) -> Tensor",
-    sparse_conv_dv_reference, _fake_dv,
+    sparse_conv_dv_reference,
+    _fake_dv,
     sampled_function("sparse_conv_dv", "sparse_conv", back=_back),
 )

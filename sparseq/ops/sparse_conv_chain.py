@@ -25,7 +25,7 @@ from sparseq.ops.sparse_conv import (
     channels_of,
     sparse_conv,
     sparse_conv_reference,
-)  # fmt: skip
+)
 from sparseq.ops.spmm import row_indices
 from sparseq.ops.spmm_chain import PER_MAP, differentiable
 
@@ -81,9 +81,7 @@ def sparse_conv_chain(
     )
 
 
-def tap_order(
-    pattern: Sequence[Tensor], geometry: ConvGeometry
-) -> tuple[Tensor, Tensor, Tensor]:
+def tap_order(pattern: Sequence[Tensor], geometry: ConvGeometry) -> tuple[Tensor, Tensor, Tensor]:
     """The entries of each output channel by taps, which the kernel else finds at every call.
 
     Args:
@@ -150,9 +148,15 @@ def _one_by_one(one: Callable[..., Tensor], arguments: Sequence[Any]) -> Tensor:
 
 
 def sparse_conv_chain_reference(
-    x: Tensor, values: list[Tensor], biases: list[Tensor], patterns: list[Tensor],
-    orders: list[Tensor], geometry: list[int], relu: list[int], pool: list[int],
-) -> Tensor:  # fmt: skip
+    x: Tensor,
+    values: list[Tensor],
+    biases: list[Tensor],
+    patterns: list[Tensor],
+    orders: list[Tensor],
+    geometry: list[int],
+    relu: list[int],
+    pool: list[int],
+) -> Tensor:
     """Plain torch: the reference of `sparse_conv`, layer by layer."""
 
     def one(x: Tensor, kept: Tensor, bias: Any, pattern: Any, numbers: list[int]) -> Tensor:
@@ -162,9 +166,15 @@ def sparse_conv_chain_reference(
 
 
 def _fake(
-    x: Tensor, values: list[Tensor], biases: list[Tensor], patterns: list[Tensor],
-    orders: list[Tensor], geometry: list[int], relu: list[int], pool: list[int],
-) -> Tensor:  # fmt: skip
+    x: Tensor,
+    values: list[Tensor],
+    biases: list[Tensor],
+    patterns: list[Tensor],
+    orders: list[Tensor],
+    geometry: list[int],
+    relu: list[int],
+    pool: list[int],
+) -> Tensor:
     size = list(x.shape[2:])
     for layer, side in enumerate(pool):
         shape = ConvGeometry.from_numbers(geometry[NUMBERS * layer : NUMBERS * (layer + 1)])
@@ -187,5 +197,8 @@ class _LayerByLayer:
 chain_checked = declare(
     "sparse_conv_chain(Tensor x, Tensor[] values, Tensor[] biases, Tensor[] patterns,"
     " Tensor[] orders, int[] geometry, int[] relu, int[] pool) -> Tensor",
-    sparse_conv_chain_reference, _fake, _LayerByLayer, differentiable,
-)  # fmt: skip
+    sparse_conv_chain_reference,
+    _fake,
+    _LayerByLayer,
+    differentiable,
+)

@@ -115,13 +115,15 @@ def _fake_dv(dy: Tensor, x: Tensor, pattern: list[Tensor], whole: bool) -> Tenso
 _SPARSE_HAMILTON = declare(
     "sparse_hamilton("
     "Tensor x, Tensor values, Tensor? bias, Tensor[] pattern, bool conjugate) -> Tensor",
-    sparse_hamilton_reference, _fake,
+    sparse_hamilton_reference,
+    _fake,
     product_function(
         "sparse_hamilton", "sparse_hamilton_dv", form=lambda values: (values.dim() == 2,)
     ),
 )
 declare(
     "sparse_hamilton_dv(Tensor dy, Tensor x, Tensor[] pattern, bool whole) -> Tensor",
-    sparse_hamilton_dv_reference, _fake_dv,
+    sparse_hamilton_dv_reference,
+    _fake_dv,
     sampled_function("sparse_hamilton_dv", "sparse_hamilton", form=1),
 )

@@ -88,5 +88,7 @@ def _fake(
 
 _SPMM = declare(
     "spmm(Tensor x, Tensor values, Tensor? bias, Tensor[] pattern, bool transposed) -> Tensor",
-    spmm_reference, _fake, product_function("spmm", "sddmm"),
+    spmm_reference,
+    _fake,
+    product_function("spmm", "sddmm"),
 )

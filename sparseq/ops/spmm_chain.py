@@ -66,9 +66,7 @@ def spmm_chain(
     return _SPMM_CHAIN(x, list(values), list(biases), list(patterns), list(relu))
 
 
-def _check_map(
-    layer: int, values: Tensor, bias: Tensor, row_ptr: Tensor, col_idx: Tensor
-) -> None:
+def _check_map(layer: int, values: Tensor, bias: Tensor, row_ptr: Tensor, col_idx: Tensor) -> None:
     if values.shape != col_idx.shape:
         rule = f"must have one entry for each of the {col_idx.shape[0]} column ids"
         require(False, "spmm_chain", f"values[{layer}]", rule, tuple(values.shape))
@@ -123,5 +121,8 @@ def differentiable(args: Sequence[Any]) -> list[Tensor]:
 _SPMM_CHAIN = declare(
     "spmm_chain(Tensor x, Tensor[] values, Tensor[] biases, Tensor[] patterns, int[] relu)"
     " -> Tensor",
-    spmm_chain_reference, _fake, _MapByMap, differentiable,
+    spmm_chain_reference,
+    _fake,
+    _MapByMap,
+    differentiable,
 )

@@ -63,9 +63,13 @@ def prune(
         Mask(within).check(model)
     whole = quaternion_names(model) & parameters.keys() if granularity == "quaternion" else set()
     context = ScoreContext(
-        model, parameters, batches, loss_fn or F.cross_entropy,
-        derived_generator("criterion", criterion, seed), frozenset(whole),
-    )  # fmt: skip
+        model,
+        parameters,
+        batches,
+        loss_fn or F.cross_entropy,
+        derived_generator("criterion", criterion, seed),
+        frozenset(whole),
+    )
     scores = _checked(criterion, score(context), parameters)
     return select(scores, density, scope=scope, within=within, quaternions=whole)
 

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sparseq.errors import argument_error, require, unknown_name
+from sparseq.files.mask_file import read_mask, write_mask
 from sparseq.graphs import Graph
 from sparseq.pruning.enforcement import MaskHandle
 from sparseq.pruning.graph_mask import graph_masks
-from sparseq.pruning.mask_file import read_mask, write_mask
 from sparseq.pruning.prunable import prunable_parameters
 
 

@@ -10,7 +10,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import UninitializedParameter
 
 from sparseq.errors import argument_error, require
-from sparseq.nn.patterned import PatternedLayer
+from sparseq.nn.sparse.patterned import PatternedLayer
 
 # Layer types whose `weight` is prunable; quaternion layers are known by `granularities`.
 PRUNABLE_TYPES: tuple[type[nn.Module], ...] = (nn.Linear, _ConvNd)

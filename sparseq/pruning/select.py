@@ -55,8 +55,10 @@ def select(
     allowed = {name: _allowed(name, score, within) for name, score in scores.items()}
     # a dtype that holds every score exactly, so that ties are real ties
     exact = not quaternions and all(score.dtype == torch.float32 for score in scores.values())
-    real = {name: score.detach().to(torch.float32 if exact else torch.float64)
-            for name, score in scores.items()}  # fmt: skip
+    real = {
+        name: score.detach().to(torch.float32 if exact else torch.float64)
+        for name, score in scores.items()
+    }
     keep: dict[str, Tensor] = {}
     for names, fraction in _groups(scores, density, scope):
         group = [_units(name, real[name], allowed[name], name in quaternions) for name in names]

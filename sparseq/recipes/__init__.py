@@ -8,5 +8,17 @@ from sparseq.recipes.one_shot import OneShot
 from sparseq.recipes.results import Level, Results
 from sparseq.recipes.train_dense import Train
 
-__all__ = ["RECIPES", "Experiment", "Iterative", "Lottery", "OneShot", "Train", "Level",
-           "Results", "iterative", "lottery", "one_shot", "train_dense"]
+__all__ = [
+    "RECIPES",
+    "Experiment",
+    "Iterative",
+    "Lottery",
+    "OneShot",
+    "Train",
+    "Level",
+    "Results",
+    "iterative",
+    "lottery",
+    "one_shot",
+    "train_dense",
+]

@@ -145,8 +145,9 @@ class Experiment:
             return torch.empty(1, device=self.device).device
         except (RuntimeError, AssertionError) as error:
             reason = str(error).splitlines()[0]
-            raise argument_error(self.recipe, "device", f"is not to be had ({reason})",
-                                 self.device) from error
+            raise argument_error(
+                self.recipe, "device", f"is not to be had ({reason})", self.device
+            ) from error
 
     @property
     def loss_fn(self) -> LossFn:

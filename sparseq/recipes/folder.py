@@ -12,7 +12,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from sparseq.errors import require
-from sparseq.files import write_atomically
+from sparseq.files.model_file import write_atomically
 
 CONFIG, LOCK = "config.json", ".lock"
 
@@ -74,15 +74,18 @@ class RunFolder(AbstractContextManager["RunFolder"]):
             self._check_config(read_object(self.path / CONFIG, "run folder"))
 
     def _check_config(self, other: Mapping[str, Any]) -> None:
-        keys = [key for key in {**other, **self.identity}
-                if other.get(key) != self.identity.get(key)]
+        keys = [
+            key for key in {**other, **self.identity} if other.get(key) != self.identity.get(key)
+        ]
         if "recipe" in keys:  # then the other fields say nothing
             keys = ["recipe"]
         if keys:
-            changes = ", ".join(f"{k} {other.get(k)} there, {self.identity.get(k)} here"
-                                for k in keys)
-            raise FileExistsError(f"{self.path} holds another run ({changes}); "
-                                  "choose another --out")
+            changes = ", ".join(
+                f"{k} {other.get(k)} there, {self.identity.get(k)} here" for k in keys
+            )
+            raise FileExistsError(
+                f"{self.path} holds another run ({changes}); choose another --out"
+            )
 
     def write_json(self, name: str, value: Any) -> None:
         """Replace a JSON file of the run, all or nothing."""
@@ -101,8 +104,7 @@ def read_json(path: Path) -> Any:
 def read_object(path: Path, op: str) -> dict[str, Any]:
     """A JSON file that holds an object; ValueError naming the file otherwise."""
     found = read_json(path)
-    require(isinstance(found, dict), op, str(path), "must hold a JSON object",
-            type(found).__name__)
+    require(isinstance(found, dict), op, str(path), "must hold a JSON object", type(found).__name__)
     return found
 
 
@@ -113,5 +115,6 @@ def damage_named(path: Path, then: str) -> Iterator[None]:
         yield
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         reason = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) else error
-        raise ValueError(f"the run cannot go on ({reason}); delete {path}, and {then}, or start "
-                         "in another --out") from error
+        raise ValueError(
+            f"the run cannot go on ({reason}); delete {path}, and {then}, or start in another --out"
+        ) from error

@@ -9,7 +9,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from sparseq.recipes.experiment import RECIPES
-from sparseq.recipes.rounds import PruningRounds
+from sparseq.recipes.rounds.run import PruningRounds
 
 
 @RECIPES.register("iterative")
@@ -27,7 +27,8 @@ class Iterative(PruningRounds):
         """See PruningRounds."""
         return number * self.training.epochs
 
-    def start(self, rewound: Mapping[str, Tensor],
-              final: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    def start(
+        self, rewound: Mapping[str, Tensor], final: Mapping[str, Tensor]
+    ) -> Mapping[str, Tensor]:
         """See PruningRounds."""
         return final

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from sparseq.recipes.experiment import RECIPES
-from sparseq.recipes.rounds import PruningRounds
+from sparseq.recipes.rounds.run import PruningRounds
 
 
 @RECIPES.register("lottery")
@@ -36,8 +36,11 @@ class Lottery(PruningRounds):
         super().__post_init__()
         self.check(self.rewind >= 0, "rewind", "must be 0 or more")
         if self.rewind_unit == "epoch":
-            self.check(self.rewind <= self.training.epochs, "rewind",
-                       f"must lie within the {self.training.epochs} epochs of a round")
+            self.check(
+                self.rewind <= self.training.epochs,
+                "rewind",
+                f"must lie within the {self.training.epochs} epochs of a round",
+            )
 
     def rewind_step(self, steps_per_epoch: int) -> int:
         """See PruningRounds."""
@@ -50,7 +53,8 @@ class Lottery(PruningRounds):
         """See PruningRounds."""
         return ("round", number) if self.reinit == "random" and number else ()
 
-    def start(self, rewound: Mapping[str, Tensor],
-              final: Mapping[str, Tensor]) -> Mapping[str, Tensor] | None:
+    def start(
+        self, rewound: Mapping[str, Tensor], final: Mapping[str, Tensor]
+    ) -> Mapping[str, Tensor] | None:
         """See PruningRounds."""
         return None if self.reinit == "random" else rewound

@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sparseq.compression import compress
+from sparseq.compression.sparsify import compress
 from sparseq.data import DataBundle
 from sparseq.errors import argument_error
 from sparseq.models import restore
 from sparseq.models.user_file import is_file_reference
 from sparseq.nn.convert import replace_modules
-from sparseq.nn.patterned import PatternedLayer
+from sparseq.nn.sparse.patterned import PatternedLayer
 from sparseq.pruning import CRITERIA, Mask, prune
 from sparseq.pruning.prunable import quaternion_names
 from sparseq.recipes.experiment import RECIPES, Experiment
@@ -24,8 +24,8 @@ from sparseq.recipes.folder import RunFolder
 from sparseq.recipes.outcome import Outcome
 from sparseq.recipes.progress import Reporter, Silent
 from sparseq.recipes.results import RESULTS
+from sparseq.recipes.rounds.trial import Advance
 from sparseq.recipes.train_dense import conclude, train_dense
-from sparseq.recipes.trial import Advance
 from sparseq.seeds import derive_seed
 from sparseq.train import EarlyBest, LogRows, RowLog, evaluate, fit
 
@@ -81,8 +81,11 @@ class OneShot(Experiment):
                 return Outcome.read(folder.path)
             data = self.load_data()
             report.begin((0 if self.file else self.training.epochs) + self.finetune)
-            model = self._read(data) if self.file else train_dense(
-                self, data, folder, report, self.algebra, stage="train")
+            model = (
+                self._read(data)
+                if self.file
+                else train_dense(self, data, folder, report, self.algebra, stage="train")
+            )
             before = evaluate(model, data.validation).accuracy
             mask = self._mask(model, data)
             mask.apply_(model)
@@ -90,10 +93,17 @@ class OneShot(Experiment):
             if self.finetune:
                 self._finetune(model, mask, data, RowLog(folder.path), report)
             small = compress(model, mask, self.policy, in_shape=data.in_shape)
-            return conclude(small, data, folder, self.loss_fn,
-                            density=mask.density, weights_kept=mask.kept, weights=mask.total,
-                            unpruned_validation_accuracy=before,
-                            pruned_validation_accuracy=after)
+            return conclude(
+                small,
+                data,
+                folder,
+                self.loss_fn,
+                density=mask.density,
+                weights_kept=mask.kept,
+                weights=mask.total,
+                unpruned_validation_accuracy=before,
+                pruned_validation_accuracy=after,
+            )
 
     def _read(self, data: DataBundle) -> nn.Module:
         """The file's network, its sparse layers made dense, tried on one example."""
@@ -104,17 +114,27 @@ class OneShot(Experiment):
             evaluate(model, data.validation.take(torch.tensor([0])))
         except (RuntimeError, ValueError, IndexError) as error:
             reason = str(error).splitlines()[0]
-            raise argument_error(self.recipe, "file", f"must take the examples of {self.data} "
-                                 f"({reason})", self.file) from error
+            raise argument_error(
+                self.recipe, "file", f"must take the examples of {self.data} ({reason})", self.file
+            ) from error
         return model
 
     def _mask(self, model: nn.Module, data: DataBundle) -> Mask:
-        batches = data.train.batches(self.training.batch_size,
-                                     seed=derive_seed("order", self.seed, 0))
-        return prune(model, self.criterion, density=self.density, scope=self.scope,
-                     exclude=self.exclude, granularity=self.granularity, batches=batches,
-                     loss_fn=F.cross_entropy, seed=derive_seed("mask", self.seed),
-                     within=self._left(model) if self.file else None)
+        batches = data.train.batches(
+            self.training.batch_size, seed=derive_seed("order", self.seed, 0)
+        )
+        return prune(
+            model,
+            self.criterion,
+            density=self.density,
+            scope=self.scope,
+            exclude=self.exclude,
+            granularity=self.granularity,
+            batches=batches,
+            loss_fn=F.cross_entropy,
+            seed=derive_seed("mask", self.seed),
+            within=self._left(model) if self.file else None,
+        )
 
     def _left(self, model: nn.Module) -> Mask:
         """What is not zero in the file's network: what was pruned before does not come back."""
@@ -122,18 +142,32 @@ class OneShot(Experiment):
         if self.granularity == "quaternion":
             whole = quaternion_names(model) & left.keys()
             left = Mask({**left, **{n: left[n].any(0).expand_as(left[n]) for n in whole}})
-        self.check(round(self.density * left.total) <= max(left.kept, 1), "density",
-                   f"must be at most the {left.density:.4g} that are left in the file")
+        self.check(
+            round(self.density * left.total) <= max(left.kept, 1),
+            "density",
+            f"must be at most the {left.density:.4g} that are left in the file",
+        )
         return left
 
-    def _finetune(self, model: nn.Module, mask: Mask, data: DataBundle, log: RowLog,
-                  report: Reporter) -> None:
+    def _finetune(
+        self, model: nn.Module, mask: Mask, data: DataBundle, log: RowLog, report: Reporter
+    ) -> None:
         optimizer, best = self.new_optimizer(model), EarlyBest(data.validation)
         with mask.enforce(model, optimizer):
-            fit(model, optimizer, data.train, epochs=self.finetune,
-                batch_size=self.training.batch_size, seed=derive_seed("order", self.seed, 1),
-                callbacks=[self.change_rate(), Advance(report, "fine-tuning"), best,
-                           LogRows(log, stage="finetune")])
+            fit(
+                model,
+                optimizer,
+                data.train,
+                epochs=self.finetune,
+                batch_size=self.training.batch_size,
+                seed=derive_seed("order", self.seed, 1),
+                callbacks=[
+                    self.change_rate(),
+                    Advance(report, "fine-tuning"),
+                    best,
+                    LogRows(log, stage="finetune"),
+                ],
+            )
         best.restore(model)
 
 

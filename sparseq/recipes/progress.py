@@ -41,10 +41,15 @@ class Bar:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._progress = Progress(
-            TextColumn("{task.description}"), BarColumn(bar_width=30), TaskProgressColumn(),
-            TextColumn("left"), TimeRemainingColumn(), console=console, transient=True,
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            TaskProgressColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
             disable=not console.is_terminal,
-        )  # fmt: skip
+        )
         self._task = self._progress.add_task("starting", total=None)
         self._total, self._done = 1, 0
 
@@ -59,8 +64,9 @@ class Bar:
         self._done += units
         self._progress.update(self._task, advance=units, description=note)
         if not self._console.is_terminal and 10 * self._done // self._total > tenth:
-            self._console.print(f"{100 * self._done / self._total:.0f} % done: {note}",
-                                highlight=False)
+            self._console.print(
+                f"{100 * self._done / self._total:.0f} % done: {note}", highlight=False
+            )
 
     def note(self, text: str) -> None:
         """Change the text."""
@@ -70,6 +76,10 @@ class Bar:
         self._progress.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._progress.stop()

@@ -13,15 +13,27 @@ from rich.table import Table
 
 from sparseq.errors import require
 from sparseq.recipes.folder import RunFolder, read_object
+from sparseq.reports.figures import Curve
 from sparseq.train import RowLog
-from sparseq.viz import Curve
 
 RESULTS, TABLE, FIGURE = "results.json", "table", "accuracy.png"
-FILES = {"figure": FIGURE, "table": f"{TABLE}.csv", "log": "log.jsonl",
-         "networks": "*/trial-*/round-*.sparseq"}  # fmt: skip
+FILES = {
+    "figure": FIGURE,
+    "table": f"{TABLE}.csv",
+    "log": "log.jsonl",
+    "networks": "*/trial-*/round-*.sparseq",
+}
 CONFIG_SHOWN, TIMING = ("model", "data"), ("batch", "threads", "processor")
-HEADINGS = ["\nround", "weights\nleft", "validation\n%", "test\n%", "bytes\non disk", "dense\nms",
-            "sparse\nms", "speed\nup"]  # fmt: skip
+HEADINGS = [
+    "\nround",
+    "weights\nleft",
+    "validation\n%",
+    "test\n%",
+    "bytes\non disk",
+    "dense\nms",
+    "sparse\nms",
+    "speed\nup",
+]
 
 
 @dataclass(frozen=True)
@@ -84,8 +96,7 @@ class Results:
         for level in self.levels:
             log.append(asdict(level))
         levels = [asdict(level) for level in self.levels]
-        folder.write_json(RESULTS, {"config": self.config, "levels": levels,
-                                    "timing": self.timing})
+        folder.write_json(RESULTS, {"config": self.config, "levels": levels, "timing": self.timing})
 
     @classmethod
     def read(cls, folder: Path) -> Results:
@@ -94,14 +105,20 @@ class Results:
         found = read_object(path, "Results.read")
         for name, kind in {"config": dict, "levels": list, "timing": dict}.items():
             part = found.get(name)
-            require(isinstance(part, kind) and bool(part), "Results.read", str(path),
-                    f"must hold {name!r}, a filled {kind.__name__}", repr(part)[:80])
+            require(
+                isinstance(part, kind) and bool(part),
+                "Results.read",
+                str(path),
+                f"must hold {name!r}, a filled {kind.__name__}",
+                repr(part)[:80],
+            )
         _check_names(found["config"], CONFIG_SHOWN, f"{path}: config")
         _check_names(found["timing"], TIMING, f"{path}: timing")
         for row in found["levels"]:
             _check_level(row, path)
-        return cls(folder, found["config"], [Level(**row) for row in found["levels"]],
-                   found["timing"])
+        return cls(
+            folder, found["config"], [Level(**row) for row in found["levels"]], found["timing"]
+        )
 
     def show(self, console: Console) -> None:
         """Print one table for each network, what it comes to, and where the files are."""
@@ -109,33 +126,55 @@ class Results:
             console.print(level_table(self, algebra))
             console.print(summary(self.of(algebra)) + "\n", highlight=False)
         timing = self.timing
-        console.print(f"times: one forward pass of {timing['batch']} examples, "
-                      f"{timing['threads']} thread(s), {timing['processor']}", highlight=False)
+        console.print(
+            f"times: one forward pass of {timing['batch']} examples, "
+            f"{timing['threads']} thread(s), {timing['processor']}",
+            highlight=False,
+        )
         for what, name in FILES.items():
             console.print(f"{what}: {self.folder / name}", highlight=False, soft_wrap=True)
 
 
 def _check_names(found: dict[str, Any], names: Sequence[str], argument: str) -> None:
     missing = [name for name in names if name not in found]
-    require(not missing, "Results.read", argument, f"must hold {', '.join(names)}",
-            f"none of the name {', '.join(missing)}")
+    require(
+        not missing,
+        "Results.read",
+        argument,
+        f"must hold {', '.join(names)}",
+        f"none of the name {', '.join(missing)}",
+    )
 
 
 def _check_level(row: Any, path: Path) -> None:
     """ValueError unless a row has the columns of a Level, and numbers where numbers belong."""
     known = {field.name for field in fields(Level)}
     got = sorted(row) if isinstance(row, dict) else row
-    require(got == sorted(known), "Results.read", str(path),
-            "must hold the columns of this version in every level", got)
+    require(
+        got == sorted(known),
+        "Results.read",
+        str(path),
+        "must hold the columns of this version in every level",
+        got,
+    )
     for name in sorted(known - {"algebra"}):
-        require(isinstance(row[name], int | float), "Results.read", f"{path}: {name} of a level",
-                "must be a number", repr(row[name]))
+        require(
+            isinstance(row[name], int | float),
+            "Results.read",
+            f"{path}: {name} of a level",
+            "must be a number",
+            repr(row[name]),
+        )
 
 
 def _curve(algebra: str, levels: Sequence[Level]) -> Curve:
-    return Curve(algebra, [level.density for level in levels],
-                 [level.test_accuracy for level in levels],
-                 [level.test_deviation for level in levels], levels[0].weights)
+    return Curve(
+        algebra,
+        [level.density for level in levels],
+        [level.test_accuracy for level in levels],
+        [level.test_deviation for level in levels],
+        levels[0].weights,
+    )
 
 
 def level_table(results: Results, algebra: str) -> Table:
@@ -143,8 +182,14 @@ def level_table(results: Results, algebra: str) -> Table:
     levels = results.of(algebra)
     model, data = results.config["model"], results.config["data"]
     title = f"{model}, {algebra}, on {data}: {levels[0].weights:,} weights"
-    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD,
-                  pad_edge=False, collapse_padding=True)
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
     for heading in HEADINGS:
         table.add_column(heading, justify="right", no_wrap=True)
     for level in levels:
@@ -157,11 +202,13 @@ def summary(levels: list[Level]) -> str:
     dense = levels[0]
     enough = dense.validation_accuracy - 0.005
     ticket = next(lv for lv in reversed(levels) if lv.validation_accuracy >= enough)
-    return (f"{ticket.algebra}: {_percent(ticket.density)} of the weights keep the validation "
-            f"accuracy within half a point; test {100 * dense.test_accuracy:.2f} -> "
-            f"{100 * ticket.test_accuracy:.2f} %, {dense.size:,} -> {ticket.size:,} bytes "
-            f"({ratio_text(dense.size / ticket.size, 'smaller', 'larger')}), "
-            f"{ratio_text(ticket.speed_up, 'faster', 'slower')}")
+    return (
+        f"{ticket.algebra}: {_percent(ticket.density)} of the weights keep the validation "
+        f"accuracy within half a point; test {100 * dense.test_accuracy:.2f} -> "
+        f"{100 * ticket.test_accuracy:.2f} %, {dense.size:,} -> {ticket.size:,} bytes "
+        f"({ratio_text(dense.size / ticket.size, 'smaller', 'larger')}), "
+        f"{ratio_text(ticket.speed_up, 'faster', 'slower')}"
+    )
 
 
 def ratio_text(ratio: float, above: str, below: str) -> str:
@@ -170,11 +217,16 @@ def ratio_text(ratio: float, above: str, below: str) -> str:
 
 
 def _cells(level: Level) -> list[str]:
-    return [str(level.round), _percent(level.density),
-            _accuracy(level.validation_accuracy, level.validation_deviation, level.trials),
-            _accuracy(level.test_accuracy, level.test_deviation, level.trials),
-            f"{level.size:,}", f"{level.dense_ms:.3f}", f"{level.sparse_ms:.3f}",
-            f"{level.speed_up:.2f}x"]
+    return [
+        str(level.round),
+        _percent(level.density),
+        _accuracy(level.validation_accuracy, level.validation_deviation, level.trials),
+        _accuracy(level.test_accuracy, level.test_deviation, level.trials),
+        f"{level.size:,}",
+        f"{level.dense_ms:.3f}",
+        f"{level.sparse_ms:.3f}",
+        f"{level.speed_up:.2f}x",
+    ]
 
 
 def _percent(density: float) -> str:

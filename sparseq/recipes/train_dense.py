@@ -9,13 +9,13 @@ from typing import ClassVar, Literal
 from torch import nn
 
 from sparseq.data import DataBundle
-from sparseq.files import save
+from sparseq.files.model_file import save
 from sparseq.recipes.experiment import RECIPES, Experiment
 from sparseq.recipes.folder import RunFolder, damage_named
 from sparseq.recipes.outcome import MODEL_FILE, Outcome
 from sparseq.recipes.progress import Reporter, Silent
 from sparseq.recipes.results import RESULTS
-from sparseq.recipes.trial import Advance
+from sparseq.recipes.rounds.trial import Advance
 from sparseq.seeds import derive_seed
 from sparseq.train import (
     EarlyBest,
@@ -62,8 +62,14 @@ class Train(Experiment):
             return conclude(model, data, folder, self.loss_fn)
 
 
-def train_dense(config: Experiment, data: DataBundle, folder: RunFolder, report: Reporter,
-                algebra: str, **logged: str) -> nn.Module:
+def train_dense(
+    config: Experiment,
+    data: DataBundle,
+    folder: RunFolder,
+    report: Reporter,
+    algebra: str,
+    **logged: str,
+) -> nn.Module:
     """A new network, trained to its best epoch; logs and checkpoints every epoch.
 
     `logged` stands in every row of the log.
@@ -75,26 +81,47 @@ def train_dense(config: Experiment, data: DataBundle, folder: RunFolder, report:
     with damage_named(checkpoint, "the training starts again"):
         done = resume_training(checkpoint, model, optimizer, best)
     report.advance(done, "resumed")
-    fit(model, optimizer, data.train, epochs=hparams.epochs, batch_size=hparams.batch_size,
-        seed=derive_seed("order", config.seed, 0), start_epoch=done, loss_fn=loss_fn,
-        callbacks=[config.change_rate(), Advance(report, f"{algebra} network"), best,
-                   LogRows(RowLog(folder.path), **logged), SaveCheckpoint(checkpoint, best)])
+    fit(
+        model,
+        optimizer,
+        data.train,
+        epochs=hparams.epochs,
+        batch_size=hparams.batch_size,
+        seed=derive_seed("order", config.seed, 0),
+        start_epoch=done,
+        loss_fn=loss_fn,
+        callbacks=[
+            config.change_rate(),
+            Advance(report, f"{algebra} network"),
+            best,
+            LogRows(RowLog(folder.path), **logged),
+            SaveCheckpoint(checkpoint, best),
+        ],
+    )
     best.restore(model)
     return model
 
 
-def conclude(model: nn.Module, data: DataBundle, folder: RunFolder, loss_fn: LossFn,
-             **figures: object) -> Outcome:
+def conclude(
+    model: nn.Module, data: DataBundle, folder: RunFolder, loss_fn: LossFn, **figures: object
+) -> Outcome:
     """Save the network, measure it on the test split, and mark the run as finished.
 
     It is measured by its accuracy or, if it is no classifier, by its loss.
     """
     save(model, folder / MODEL_FILE, overwrite=True)
-    found = {name: evaluate(model, split, loss_fn=loss_fn)
-             for name, split in (("validation", data.validation), ("test", data.test))}
+    found = {
+        name: evaluate(model, split, loss_fn=loss_fn)
+        for name, split in (("validation", data.validation), ("test", data.test))
+    }
     measure = "loss" if any(math.isnan(part.accuracy) for part in found.values()) else "accuracy"
-    outcome = Outcome(folder.path, {
-        **figures, **{f"{name}_{measure}": getattr(part, measure) for name, part in found.items()},
-        "bytes_on_disk": (folder / MODEL_FILE).stat().st_size})
+    outcome = Outcome(
+        folder.path,
+        {
+            **figures,
+            **{f"{name}_{measure}": getattr(part, measure) for name, part in found.items()},
+            "bytes_on_disk": (folder / MODEL_FILE).stat().st_size,
+        },
+    )
     outcome.write(folder)
     return outcome

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sparseq.container import read_container, write_container
 from sparseq.errors import require
+from sparseq.files.container import read_container, write_container
 from sparseq.train.callbacks import Callback, EarlyBest, TrainState
 
 KIND = "checkpoint"

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sparseq.container import write_atomically
+from sparseq.files.container import write_atomically
 
 Row = dict[str, Any]
 

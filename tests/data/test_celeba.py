@@ -22,10 +22,12 @@ def small(tmp_path, monkeypatch):
         "identity_CelebA.txt": [f"{name} {n}" for n, name in enumerate(names)],
         "list_bbox_celeba.txt": [str(COUNT), "image_id x_1", *(f"{n} 1" for n in names)],
         "list_landmarks_align_celeba.txt": [str(COUNT), "eye", *(f"{n} 1" for n in names)],
-        "list_attr_celeba.txt": [str(COUNT), "Male Smiling Young",
-                                 *(f"{name} 1 {2 * (n % 2) - 1:2} -1"
-                                   for n, name in enumerate(names))],
-    }  # fmt: skip
+        "list_attr_celeba.txt": [
+            str(COUNT),
+            "Male Smiling Young",
+            *(f"{name} 1 {2 * (n % 2) - 1:2} -1" for n, name in enumerate(names)),
+        ],
+    }
     for name, lines in tables.items():
         (folder / name).write_text("\n".join(lines) + "\n")
     monkeypatch.setattr(CelebA, "_check_integrity", lambda self: True)  # of files far larger

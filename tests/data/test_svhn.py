@@ -33,8 +33,11 @@ def test_images_and_labels_are_those_of_the_files(small):
 
 
 def test_what_is_missing_is_named_and_downloaded_when_asked(small, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"SVHN: .*no train_32x32.mat, test_32x32.mat; .*"
-                                                r"SPARSEQ_DATA.*--download"):  # fmt: skip
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"SVHN: .*no train_32x32.mat, test_32x32.mat; .*"
+        r"SPARSEQ_DATA.*--download",
+    ):
         load_data("svhn", data_dir=tmp_path / "elsewhere")
     bundle = load_data("svhn", data_dir=tmp_path / "elsewhere", download=True)
     assert len(bundle.test) == 20

@@ -63,9 +63,7 @@ def test_known_values():
 def expected(edges):
     """The mean over all sets: node a is missed by C(n - deg a, s) of the C(n, s) sets of size s."""
     total = 0.0
-    for nodes, degrees in (
-        (edges.n_in, edges.out_degrees()), (edges.n_out, edges.in_degrees())
-    ):  # fmt: skip
+    for nodes, degrees in ((edges.n_in, edges.out_degrees()), (edges.n_out, edges.in_degrees())):
         sizes = range(1, (nodes + 1) // 2 + 1)
         reached = [
             sum(1 - math.comb(nodes - int(d), s) / math.comb(nodes, s) for d in degrees) / s

@@ -71,9 +71,11 @@ def test_large_degrees_are_clamped(graph, sizes, degree):
 @pytest.mark.parametrize("graph", ["random", "xnet", "regular(tries=2)", "circulant", "radix"])
 @settings(max_examples=60)
 @given(
-    n_in=st.integers(1, 40), n_out=st.integers(1, 40), degree=st.integers(1, 45),
+    n_in=st.integers(1, 40),
+    n_out=st.integers(1, 40),
+    degree=st.integers(1, 45),
     seed=st.integers(-5, 5),
-)  # fmt: skip
+)
 def test_any_sizes(graph, n_in, n_out, degree, seed):
     edges = draw_edges(graph, n_in, n_out, degree, seed)
     assert (edges.n_in, edges.n_out) == (n_in, n_out)

@@ -12,8 +12,20 @@ from sparseq.graphs.expansion import draw_subsets, neighborhoods, padded
 from sparseq.graphs.sampling import stream
 from tests.graphs.drawing import assert_simple, digest
 
-SIZES = [(1, 1, 1), (1, 7, 1), (7, 1, 1), (2, 2, 1), (13, 13, 6), (13, 13, 7), (31, 17, 5),
-         (17, 31, 16), (64, 48, 24), (48, 64, 47), (100, 3, 2), (40, 40, 39)]  # fmt: skip
+SIZES = [
+    (1, 1, 1),
+    (1, 7, 1),
+    (7, 1, 1),
+    (2, 2, 1),
+    (13, 13, 6),
+    (13, 13, 7),
+    (31, 17, 5),
+    (17, 31, 16),
+    (64, 48, 24),
+    (48, 64, 47),
+    (100, 3, 2),
+    (40, 40, 39),
+]
 
 
 @pytest.mark.parametrize(("n_in", "n_out", "degree"), SIZES)
@@ -41,8 +53,10 @@ def test_which_node_has_one_more_is_random():
 @pytest.mark.parametrize("degree", [3, 6, 10])
 def test_every_edge_is_as_likely(degree):
     draws, nodes = 600, 12
-    found = sum(draw_edges(f"regular(pick={s})", nodes, nodes, degree).matrix().astype(int)
-                for s in range(draws))  # fmt: skip
+    found = sum(
+        draw_edges(f"regular(pick={s})", nodes, nodes, degree).matrix().astype(int)
+        for s in range(draws)
+    )
     p = degree / nodes
     assert np.abs(found - draws * p).max() < 5 * np.sqrt(draws * p * (1 - p))
 

@@ -9,7 +9,7 @@ from torch import nn
 
 import sparseq
 from sparseq.models import build
-from sparseq.nn.color import rgb_to_quaternion
+from sparseq.nn.quaternion.color import rgb_to_quaternion
 from tests.models.zoo import parameter_count
 
 IMAGENET = {"in_shape": (3, 224, 224), "num_classes": 1000}
@@ -78,8 +78,9 @@ def test_quaternion_models_see_red_green_blue_and_grey():
     x = torch.randn(2, 3, 8, 8)
     assert torch.equal(model.quaternions(x), rgb_to_quaternion(x))
     grey = build("conv_2", "quaternion", (1, 8, 8))
-    torch.testing.assert_close(grey.quaternions(x[:, :1]), x[:, :1].expand(-1, 4, -1, -1),
-                               rtol=1e-3, atol=1e-3)  # fmt: skip
+    torch.testing.assert_close(
+        grey.quaternions(x[:, :1]), x[:, :1].expand(-1, 4, -1, -1), rtol=1e-3, atol=1e-3
+    )
     assert not hasattr(build("conv_2", "quaternion", (8, 8, 8)), "quaternions")
     assert not hasattr(build("conv_2", "real", (3, 8, 8)), "quaternions")
 

@@ -8,8 +8,8 @@ from torch import nn
 
 import sparseq
 from sparseq.models import MODELS, STD_HPARAMS, HParams, algebras_of, build, std_hparams
-from sparseq.nn.quaternion import QLinear
-from sparseq.nn.quaternion_conv import QConv2d
+from sparseq.nn.quaternion.conv import QConv2d
+from sparseq.nn.quaternion.linear import QLinear
 from tests.models.zoo import CLASSIFIERS, QUICK, parameter_count, quick_shape, takes
 
 PARAMETERS = {

@@ -6,7 +6,7 @@ from torch import nn
 
 import sparseq
 from sparseq.models import build
-from sparseq.nn.graphed import ExpanderLayer
+from sparseq.nn.expander.layer import ExpanderLayer
 
 # percent of the weights of the 13 convolutions and the hidden layer, simple graphs
 DENSITIES = {

@@ -25,8 +25,12 @@ GRAPHS = {
     "group(2, xnet)": "block_mm",
     "block(1)": "spmm",
 }
-CONVS = {ExpanderConv1d: (7,), ExpanderConv2d: (5, 3), ExpanderQConv1d: (7,),
-         ExpanderQConv2d: (5, 3)}  # and spatial sizes for them  # fmt: skip
+CONVS = {
+    ExpanderConv1d: (7,),
+    ExpanderConv2d: (5, 3),
+    ExpanderQConv1d: (7,),
+    ExpanderQConv2d: (5, 3),
+}  # and spatial sizes for them
 KINDS = [ExpanderLinear, ExpanderQLinear, *CONVS]
 QUATERNION = (ExpanderQLinear, ExpanderQConv1d, ExpanderQConv2d)
 over_graphs = pytest.mark.parametrize("graph", GRAPHS)

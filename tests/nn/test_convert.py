@@ -28,9 +28,7 @@ def sparse_net() -> nn.Sequential:
     first = SparseQLinear.from_dense(dense[0], keep(dense[0].weight.shape))
     whole = keep(dense[2].weight.shape[1:]).expand_as(dense[2].weight)
     last = SparseLinear.from_dense(dense[4], keep(dense[4].weight.shape))
-    return nn.Sequential(
-        first, dense[1], SparseQLinear.from_dense(dense[2], whole), dense[3], last
-    )
+    return nn.Sequential(first, dense[1], SparseQLinear.from_dense(dense[2], whole), dense[3], last)
 
 
 def kinds(model: nn.Module) -> list[str]:

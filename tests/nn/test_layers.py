@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from sparseq.compression import convert
+from sparseq.compression.sparsify import convert
 from sparseq.nn import ExpanderConv1d, QConv1d
 from tests.nn.conftest import CASES, assert_same
 from tests.nn.whole_graph import assert_compiles_whole, assert_exports_with_any_batch
@@ -104,9 +104,15 @@ def half_of(layer: nn.Module) -> nn.Module:
 
 
 def test_distributed_data_parallel(tmp_path):
-    model = nn.Sequential(CASES[0].layer(), nn.Linear(8, 12), CASES[1].layer(),
-                          nn.Unflatten(1, (8, 1)), QConv1d(8, 4, 1), half_of(nn.Conv1d(4, 8, 1)),
-                          half_of(QConv1d(8, 4, 1)),
-                          ExpanderConv1d(4, 4, 3, padding=1, degree=2, seed=1))  # fmt: skip
+    model = nn.Sequential(
+        CASES[0].layer(),
+        nn.Linear(8, 12),
+        CASES[1].layer(),
+        nn.Unflatten(1, (8, 1)),
+        QConv1d(8, 4, 1),
+        half_of(nn.Conv1d(4, 8, 1)),
+        half_of(QConv1d(8, 4, 1)),
+        ExpanderConv1d(4, 4, 3, padding=1, degree=2, seed=1),
+    )
     args = (str(tmp_path / "store"), model)
     torch.multiprocessing.spawn(train_in_parallel, args, nprocs=2)

@@ -11,10 +11,23 @@ from tests.ops.cases import assert_near
 # (N, 4 C, ...): nothing, single values, fewer and more channels and positions than a vector has
 # lanes, sizes that are no multiple of it, and one longer than a chunk
 SHAPES = [
-    (0, 8, 3, 3), (2, 8, 0), (3, 0, 5), (1, 4), (1, 4, 1, 1), (2, 12, 1, 1), (70, 132), (5, 8, 3),
-    (3, 20, 3, 5), (2, 72, 1, 3), (4, 12, 4, 4), (2, 8, 7, 7), (9, 68, 2, 2), (3, 4, 5, 5, 5),
-    (3000, 4, 5), (2, 4, 97, 93),
-]  # fmt: skip
+    (0, 8, 3, 3),
+    (2, 8, 0),
+    (3, 0, 5),
+    (1, 4),
+    (1, 4, 1, 1),
+    (2, 12, 1, 1),
+    (70, 132),
+    (5, 8, 3),
+    (3, 20, 3, 5),
+    (2, 72, 1, 3),
+    (4, 12, 4, 4),
+    (2, 8, 7, 7),
+    (9, 68, 2, 2),
+    (3, 4, 5, 5, 5),
+    (3000, 4, 5),
+    (2, 4, 97, 93),
+]
 over_shapes = pytest.mark.parametrize("shape", SHAPES, ids=lambda s: "x".join(map(str, s)))
 
 

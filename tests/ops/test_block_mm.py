@@ -87,8 +87,12 @@ def test_takes_any_strides_and_leading_dimensions():
 def test_names_what_does_not_fit():
     grid = CSRPattern.from_mask(torch.ones(2, 3, dtype=torch.bool)).tensors
     good = {"x": normal(2, 12), "values": normal(6, 2, 4), "pattern": grid}
-    assert_refuses(block_mm, good, [
-        ("x", normal(2, 8), r"block_mm: x must have 12 features, got \(2, 8\)"),
-        ("values", normal(5, 2, 4), r"block_mm: values must have shape \(6, r, c\), got"),
-        ("bias", normal(12), r"block_mm: bias must have shape \(4,\), got \(12,\)"),
-    ])  # fmt: skip
+    assert_refuses(
+        block_mm,
+        good,
+        [
+            ("x", normal(2, 8), r"block_mm: x must have 12 features, got \(2, 8\)"),
+            ("values", normal(5, 2, 4), r"block_mm: values must have shape \(6, r, c\), got"),
+            ("bias", normal(12), r"block_mm: bias must have shape \(4,\), got \(12,\)"),
+        ],
+    )

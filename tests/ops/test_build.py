@@ -30,9 +30,12 @@ def environment(cache: Path, **more: str) -> dict[str, str]:
 
 def start(cache: Path, code: str = CALL, **more: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", code], env=environment(cache, **more), text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+        [sys.executable, "-c", code],
+        env=environment(cache, **more),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
 
 
 def call(cache: Path, **more: str) -> tuple[str, str, int]:
@@ -230,7 +233,7 @@ def test_a_build_that_fails_says_how_to_see_more(tmp_path, monkeypatch):
 def test_importing_builds_and_writes_nothing(tmp_path):
     code = (
         "import sparseq, sys; assert 'torch' not in sys.modules; sparseq.QLinear;"
-        "import sparseq.cli; print('torch' in sys.modules)"
+        "import sparseq.cli.main; print('torch' in sys.modules)"
     )
     process = start(tmp_path / "cache", code, HOME=str(tmp_path))
     out, err = process.communicate(timeout=120)

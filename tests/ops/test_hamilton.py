@@ -20,12 +20,14 @@ def quaternion_product(p, q):
     """Hamilton product of two quaternions, from i^2 = j^2 = k^2 = ijk = -1 written out."""
     a, b, c, d = p
     e, f, g, h = q
-    return torch.stack([
-        a * e - b * f - c * g - d * h,
-        a * f + b * e + c * h - d * g,
-        a * g - b * h + c * e + d * f,
-        a * h + b * g - c * f + d * e,
-    ])  # fmt: skip
+    return torch.stack(
+        [
+            a * e - b * f - c * g - d * h,
+            a * f + b * e + c * h - d * g,
+            a * g - b * h + c * e + d * f,
+            a * h + b * g - c * f + d * e,
+        ]
+    )
 
 
 def test_is_the_hamilton_product_of_single_quaternions():

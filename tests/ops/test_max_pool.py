@@ -19,10 +19,21 @@ max_pool_dx = torch.ops.sparseq.max_pool_dx.default
 
 # maps without a pixel left out of rows of 1, 2, 4, 8 and more windows, odd ones, and no maps
 SHAPES = [
-    (3, 5, 2, 2), (2, 7, 4, 4), (3, 3, 8, 8), (2, 3, 16, 16), (2, 2, 6, 32), (1, 2, 4, 70),
-    (2, 3, 5, 7), (2, 3, 2, 9), (1, 1, 3, 2), (2, 3, 4, 6), (40, 37, 2, 2), (5, 33, 9),
-    (0, 3, 4, 4), (33, 40, 8, 8),
-]  # fmt: skip
+    (3, 5, 2, 2),
+    (2, 7, 4, 4),
+    (3, 3, 8, 8),
+    (2, 3, 16, 16),
+    (2, 2, 6, 32),
+    (1, 2, 4, 70),
+    (2, 3, 5, 7),
+    (2, 3, 2, 9),
+    (1, 1, 3, 2),
+    (2, 3, 4, 6),
+    (40, 37, 2, 2),
+    (5, 33, 9),
+    (0, 3, 4, 4),
+    (33, 40, 8, 8),
+]
 over_shapes = pytest.mark.parametrize("shape", SHAPES, ids=lambda s: "x".join(map(str, s)))
 
 
@@ -31,7 +42,7 @@ def awkward(shape, dtype):
     x = (normal(*shape) * 2).round().to(dtype)
     flat = x.view(-1)
     for step, value in ((7, math.nan), (11, -math.inf), (13, math.inf), (3, -0.0)):
-        flat[step::step * 3] = value
+        flat[step :: step * 3] = value
     return x
 
 

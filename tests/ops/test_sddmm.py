@@ -52,7 +52,11 @@ def test_takes_any_strides_and_leading_dimensions():
 def test_names_what_does_not_fit():
     pattern = CSRPattern.from_mask(torch.ones(3, 4, dtype=torch.bool)).tensors
     good = {"dy": normal(2, 3), "x": normal(2, 4), "pattern": pattern}
-    assert_refuses(sddmm, good, [
-        ("dy", normal(2, 4), r"sddmm: dy must have 3 features, got \(2, 4\)"),
-        ("x", normal(5, 4), r"sddmm: x must have shape \(2, 4\), got \(5, 4\)"),
-    ])  # fmt: skip
+    assert_refuses(
+        sddmm,
+        good,
+        [
+            ("dy", normal(2, 4), r"sddmm: dy must have 3 features, got \(2, 4\)"),
+            ("x", normal(5, 4), r"sddmm: x must have shape \(2, 4\), got \(5, 4\)"),
+        ],
+    )

@@ -7,7 +7,6 @@ import torch
 
 from sparseq.formats import CSRPattern
 from sparseq.ops.sparse_conv import (
-    ConvGeometry,
     sparse_conv,
     sparse_conv_dv_reference,
     sparse_conv_reference,
@@ -21,55 +20,17 @@ from tests.ops.cases import (
     over_dtypes,
     strided,
 )
+from tests.ops.conv_cases import (
+    BATCHES,
+    CASES,
+    geometry,
+    matrix_shape,
+    over_cases,
+    patterns,
+    slices,
+)
 
 sparse_conv_dv = torch.ops.sparseq.sparse_conv_dv.default
-
-
-def geometry(kernel, stride=1, padding=0, dilation=1, groups=1):
-    return ConvGeometry.of(kernel, stride, padding, dilation, groups)
-
-
-# (in channels, out channels, spatial size, geometry); sizes at, below and past a vector
-CASES = {
-    "3x3": (5, 18, (7, 9), geometry((3, 3), padding=1)),
-    "3x3 without padding": (3, 4, (5, 3), geometry((3, 3))),
-    "rows of a vector": (2, 3, (16, 16), geometry((3, 3), padding=1)),
-    "rows past a vector": (2, 3, (3, 37), geometry((3, 3), padding=1)),
-    "maps of 2x2": (17, 5, (2, 2), geometry((3, 3), padding=1)),
-    "maps of 1x1": (4, 17, (1, 1), geometry((3, 3), padding=1)),
-    "1x1": (6, 7, (5, 5), geometry((1, 1))),
-    "1x1 of stride 2": (6, 7, (5, 6), geometry((1, 1), stride=2)),
-    "stride 2": (4, 6, (9, 8), geometry((3, 3), stride=2, padding=1)),
-    "stride beyond the kernel": (2, 3, (11, 7), geometry((2, 2), stride=3)),
-    "even kernel, dilation": (3, 5, (8, 11), geometry((2, 4), padding=2, dilation=2)),
-    "padding beyond the kernel": (2, 3, (3, 2), geometry((2, 2), padding=4)),
-    "groups": (6, 9, (6, 5), geometry((3, 3), padding=1, groups=3)),
-    "depthwise": (8, 16, (6, 6), geometry((3, 3), padding=1, groups=8)),
-    "all at once": (4, 8, (9, 14), ConvGeometry((3, 2), (2, 3), (2, 1), (3, 2), (0, 0), 2)),
-    "1d": (5, 6, (23,), geometry((5,), stride=2, padding=2)),
-    "1d, long": (2, 3, (300,), geometry((3,), padding=1)),
-    "3d": (3, 4, (4, 5, 3), geometry((3, 3, 3), padding=1)),
-    "3d, strided": (
-        2, 4, (5, 4, 6), ConvGeometry((2, 3, 1), (2, 1, 2), (1,) * 3, (1,) * 3, (0,) * 3, 2)
-    ),
-}  # fmt: skip
-BATCHES = (1, 3, 16, 21, 40)
-over_cases = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-
-
-def patterns(rows, columns):
-    """Nothing kept, everything kept, one column, and random with empty rows."""
-    everything = torch.ones(rows, columns, dtype=torch.bool)
-    column = torch.zeros_like(everything)
-    column[:, columns // 2] = True
-    some = normal(rows, columns, seed=1) > 0.5
-    some[::3] = False
-    return [CSRPattern.from_mask(mask) for mask in (~everything, everything, column, some)]
-
-
-def matrix_shape(case):
-    channels, outputs, _, g = case
-    return outputs, channels // g.groups * g.taps
 
 
 @over_dtypes
@@ -85,27 +46,40 @@ def test_agrees_with_float64(dtype, case):
             back = g.back_to(size, g.output_size(size))
             exact = [values.double(), bias.double(), other.double()]
             got = sparse_conv(x, values, pattern.tensors, bias, g)
-            assert_near(got, sparse_conv_reference(
-                x.double(), exact[0], exact[1], pattern.tensors, False, g.numbers()))
+            assert_near(
+                got,
+                sparse_conv_reference(
+                    x.double(), exact[0], exact[1], pattern.tensors, False, g.numbers()
+                ),
+            )
             got = sparse_conv(dy, values, pattern.tensors, other, back, transposed=True)
-            assert_near(got, sparse_conv_reference(
-                dy.double(), exact[0], exact[2], pattern.tensors, True, back.numbers()))
+            assert_near(
+                got,
+                sparse_conv_reference(
+                    dy.double(), exact[0], exact[2], pattern.tensors, True, back.numbers()
+                ),
+            )
             got = sparse_conv_dv(dy, x, pattern.tensors, g.numbers())
-            assert_near(got, sparse_conv_dv_reference(
-                dy.double(), x.double(), pattern.tensors, g.numbers()))  # fmt: skip
+            assert_near(
+                got, sparse_conv_dv_reference(dy.double(), x.double(), pattern.tensors, g.numbers())
+            )
 
 
 # spatial sizes and padding: rows that fill vectors, rows by turns, images in lanes, strips
-SLICED = [((32, 32), 1), ((5, 16), 1), ((3, 13), 0), ((9, 37), 2), ((8, 8), 1), ((4, 4), 1),
-          ((4, 8), 1), ((2, 2), 1), ((5, 5), 1), ((3, 3), 0), ((1, 16), 1),
-          ((12, 12), 3)]  # fmt: skip
-
-
-def slices(rows, columns, taps=9):
-    """Whole slices at random channels; the first row and the last column are empty."""
-    edges = normal(rows, columns, seed=3) > 0.4
-    edges[0], edges[:, -1] = False, False
-    return CSRPattern.from_mask(edges.repeat_interleave(taps, 1))
+SLICED = [
+    ((32, 32), 1),
+    ((5, 16), 1),
+    ((3, 13), 0),
+    ((9, 37), 2),
+    ((8, 8), 1),
+    ((4, 4), 1),
+    ((4, 8), 1),
+    ((2, 2), 1),
+    ((5, 5), 1),
+    ((3, 3), 0),
+    ((1, 16), 1),
+    ((12, 12), 3),
+]
 
 
 def assert_all_agree(x, dy, values, bias, other, pattern, g):
@@ -113,14 +87,17 @@ def assert_all_agree(x, dy, values, bias, other, pattern, g):
     back = g.back_to(x.shape[2:], dy.shape[2:])
     exact = [t.double() for t in (x, dy, values, bias, other)]
     got = sparse_conv(x, values, pattern.tensors, bias, g)
-    assert_near(got, sparse_conv_reference(
-        exact[0], exact[2], exact[3], pattern.tensors, False, g.numbers()))
+    assert_near(
+        got,
+        sparse_conv_reference(exact[0], exact[2], exact[3], pattern.tensors, False, g.numbers()),
+    )
     got = sparse_conv(dy, values, pattern.tensors, other, back, transposed=True)
-    assert_near(got, sparse_conv_reference(
-        exact[1], exact[2], exact[4], pattern.tensors, True, back.numbers()))
+    assert_near(
+        got,
+        sparse_conv_reference(exact[1], exact[2], exact[4], pattern.tensors, True, back.numbers()),
+    )
     got = sparse_conv_dv(dy, x, pattern.tensors, g.numbers())
-    assert_near(got, sparse_conv_dv_reference(
-        exact[1], exact[0], pattern.tensors, g.numbers()))  # fmt: skip
+    assert_near(got, sparse_conv_dv_reference(exact[1], exact[0], pattern.tensors, g.numbers()))
 
 
 @over_dtypes
@@ -262,8 +239,10 @@ def test_nan_and_infinity_stay_where_they_belong():
         assert (~y.isfinite()).sum() == 2 * 4
         dv = sparse_conv_dv(dy, x, pattern.tensors, g.numbers()).view(2, 2, 3, 3)
         assert dv[:, 0].isfinite().all()
-        assert torch.equal(dv[:, 1].isfinite(), torch.tensor(
-            [[False, False, True], [False, False, True], [True] * 3]).expand(2, 3, 3))  # fmt: skip
+        assert torch.equal(
+            dv[:, 1].isfinite(),
+            torch.tensor([[False, False, True], [False, False, True], [True] * 3]).expand(2, 3, 3),
+        )
 
 
 def test_one_call_leaves_nothing_behind_for_the_next():

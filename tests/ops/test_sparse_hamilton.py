@@ -96,10 +96,14 @@ def test_names_what_does_not_fit():
     pattern = CSRPattern.from_mask(torch.ones(8, 3, dtype=torch.bool)).tensors
     odd = CSRPattern.from_mask(torch.ones(6, 3, dtype=torch.bool)).tensors
     good = {"x": normal(2, 12), "values": normal(24), "pattern": pattern}
-    assert_refuses(sparse_hamilton, good, [
-        ("x", normal(2, 8), r"sparse_hamilton: x must have 12 features, got \(2, 8\)"),
-        ("values", normal(5), r"values must have shape \(24,\) or \(24, 4\), got"),
-        ("bias", normal(12), r"bias must have shape \(8,\), and be None when conj"),
-    ])  # fmt: skip
+    assert_refuses(
+        sparse_hamilton,
+        good,
+        [
+            ("x", normal(2, 8), r"sparse_hamilton: x must have 12 features, got \(2, 8\)"),
+            ("values", normal(5), r"values must have shape \(24,\) or \(24, 4\), got"),
+            ("bias", normal(12), r"bias must have shape \(8,\), and be None when conj"),
+        ],
+    )
     with pytest.raises(ValueError, match="pattern must have 4 m rows, got 6"):
         sparse_hamilton(normal(2, 12), normal(18), odd)

@@ -93,10 +93,14 @@ def test_one_call_leaves_nothing_behind_for_the_next():
 def test_names_what_does_not_fit():
     pattern = CSRPattern.from_mask(torch.ones(3, 4, dtype=torch.bool)).tensors
     good = {"x": normal(2, 4), "values": normal(12), "pattern": pattern}
-    assert_refuses(spmm, good, [
-        ("x", normal(2, 3), r"spmm: x must have 4 features, got \(2, 3\)"),
-        ("values", normal(5), r"spmm: values must have one entry .* 12 .* got \(5,\)"),
-        ("bias", normal(4), r"spmm: bias must have shape \(3,\), got \(4,\)"),
-    ])  # fmt: skip
+    assert_refuses(
+        spmm,
+        good,
+        [
+            ("x", normal(2, 3), r"spmm: x must have 4 features, got \(2, 3\)"),
+            ("values", normal(5), r"spmm: values must have one entry .* 12 .* got \(5,\)"),
+            ("bias", normal(4), r"spmm: bias must have shape \(3,\), got \(4,\)"),
+        ],
+    )
     with pytest.raises(ValueError, match="dtype"):
         spmm(normal(2, 4).float(), normal(12), pattern)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from sparseq.nn.quaternion import QLinear
+from sparseq.nn.quaternion.linear import QLinear
 from sparseq.pruning import CRITERIA, Mask, prune
 
 

@@ -86,9 +86,11 @@ def test_sgd_with_a_closure():
 def test_gradient_accumulation_and_several_groups():
     model = network()
     mask = prune(model, density=0.3)
-    groups = [{"params": model[0].parameters(), "weight_decay": 0.5},
-              {"params": [model[2].weight], "lr": 1.0},
-              {"params": [model[2].bias, *model[4].parameters()]}]  # fmt: skip
+    groups = [
+        {"params": model[0].parameters(), "weight_decay": 0.5},
+        {"params": [model[2].weight], "lr": 1.0},
+        {"params": [model[2].bias, *model[4].parameters()]},
+    ]
     optimizer = optim.SGD(groups, lr=0.1, momentum=0.9, weight_decay=0.1)
     with mask.enforce(model, optimizer):
         for step in range(6):
@@ -136,8 +138,9 @@ def test_writes_to_data_do_not_leak(poison):
     mask = prune(model, density=0.3)
     optimizer = OPTIMIZERS["adam_fused"](model.parameters())
     with mask.enforce(model, optimizer):
-        for weight, keep in zip((model[0].weight, model[4].weight), (mask["0.weight"],
-                                mask["4.weight"]), strict=True):  # fmt: skip
+        for weight, keep in zip(
+            (model[0].weight, model[4].weight), (mask["0.weight"], mask["4.weight"]), strict=True
+        ):
             weight.data[~keep] = poison
         assert loss_of(model, 0).isfinite()
         assert_held(model, mask)

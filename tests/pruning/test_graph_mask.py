@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from sparseq.compression import compress
+from sparseq.compression.sparsify import compress
 from sparseq.graphs import draw_edges
 from sparseq.nn import QLinear, SparseLinear, SparseQLinear, to_dense
 from sparseq.pruning import Mask

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from torch import nn
 
+from sparseq.nn import SparseLinear, SparseQLinear
 from sparseq.nn.convert import to_dense
-from sparseq.nn.expander import ExpanderLinear, ExpanderQLinear
-from sparseq.nn.quaternion import QLinear
-from sparseq.nn.sparse import SparseLinear, SparseQLinear
+from sparseq.nn.expander.linear import ExpanderLinear, ExpanderQLinear
+from sparseq.nn.quaternion.linear import QLinear
 from sparseq.pruning import Mask, prune
 from sparseq.pruning.prunable import prunable_parameters, quaternion_names
 
@@ -24,8 +24,14 @@ class Residual(nn.Module):
         self.fc = nn.Linear(8, 10)
 
 
-ALL = ["stem.weight", "block.0.weight", "block.2.weight", "downsample.weight",
-       "attention.out_proj.weight", "fc.weight"]  # fmt: skip
+ALL = [
+    "stem.weight",
+    "block.0.weight",
+    "block.2.weight",
+    "downsample.weight",
+    "attention.out_proj.weight",
+    "fc.weight",
+]
 
 
 def test_weights_of_linear_conv_and_quaternion_layers_in_order():

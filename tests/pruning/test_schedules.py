@@ -21,10 +21,14 @@ def test_one_shot_is_a_single_density():
 
 @pytest.mark.parametrize(
     ("arguments", "name"),
-    [({"rounds": 0}, "rounds"), ({"rounds": 3, "rate": 1.0}, "rate"),
-     ({"rounds": 3, "rate": -0.1}, "rate"), ({"rounds": 3, "start": 0.0}, "start"),
-     ({"rounds": 3, "start": 1.5}, "start")],
-)  # fmt: skip
+    [
+        ({"rounds": 0}, "rounds"),
+        ({"rounds": 3, "rate": 1.0}, "rate"),
+        ({"rounds": 3, "rate": -0.1}, "rate"),
+        ({"rounds": 3, "start": 0.0}, "start"),
+        ({"rounds": 3, "start": 1.5}, "start"),
+    ],
+)
 def test_geometric_refuses_what_is_out_of_range(arguments, name):
     with pytest.raises(ValueError, match=f"geometric: {name} must"):
         geometric(**arguments)

@@ -72,10 +72,12 @@ def test_lower_densities_are_nested(scores, first, second):
     assert (inner & outer) == inner
 
 
-quaternion_scores = st.fixed_dictionaries({
-    "q": st.lists(st.integers(0, 5), min_size=24, max_size=24),
-    "r": st.lists(st.integers(0, 5), min_size=0, max_size=9),
-})  # fmt: skip
+quaternion_scores = st.fixed_dictionaries(
+    {
+        "q": st.lists(st.integers(0, 5), min_size=24, max_size=24),
+        "r": st.lists(st.integers(0, 5), min_size=0, max_size=9),
+    }
+)
 
 
 def quaternions_and_singles(drawn):
@@ -125,8 +127,10 @@ def test_millions_of_weights_are_exact_with_float32_ties():
     generator = torch.Generator().manual_seed(0)
     # 1000 levels one unit in the last place apart: every cut goes through thousands of ties
     steps = torch.randint(0, 1000, (3_000_000,), generator=generator, dtype=torch.int32)
-    scores = {"a": (steps[:1_000_000] + 0x3F800000).view(torch.float32).reshape(1000, 1000),
-              "b": (steps[1_000_000:] + 0x3F800000).view(torch.float32)}  # fmt: skip
+    scores = {
+        "a": (steps[:1_000_000] + 0x3F800000).view(torch.float32).reshape(1000, 1000),
+        "b": (steps[1_000_000:] + 0x3F800000).view(torch.float32),
+    }
     mask = select(scores, 0.123456)
     assert mask.kept == round(0.123456 * 3_000_000)
     assert torch.equal(flat(mask), by_sorting(scores, mask.kept))
@@ -152,8 +156,12 @@ def test_dtypes_mix_without_rounding():
     }
     mask = select(scores, 4 / 8)
     kept = {name: keep.tolist() for name, keep in mask.items()}
-    assert kept == {"double": [True, False], "single": [False, True], "half": [False, True],
-                    "whole": [True, False]}  # fmt: skip
+    assert kept == {
+        "double": [True, False],
+        "single": [False, True],
+        "half": [False, True],
+        "whole": [True, False],
+    }
 
 
 def test_a_map_gives_each_layer_its_density():

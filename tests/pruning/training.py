@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn, optim
 
-from sparseq.nn.quaternion import QLinear
+from sparseq.nn.quaternion.linear import QLinear
 
 OPTIMIZERS = {
     "sgd": lambda p: optim.SGD(p, 0.1),

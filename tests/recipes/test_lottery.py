@@ -9,13 +9,13 @@ from itertools import pairwise
 import pytest
 import torch
 
-from sparseq.files import load
-from sparseq.nn.sparse import SparseLinear
+from sparseq.files.model_file import load
+from sparseq.nn.sparse.linear import SparseLinear
 from sparseq.pruning import Mask
 from sparseq.recipes import Lottery
 from sparseq.recipes.folder import RunFolder
 from sparseq.recipes.progress import Silent
-from sparseq.recipes.trial import Trial, copy_state
+from sparseq.recipes.rounds.trial import Trial, copy_state
 from sparseq.train import RowLog
 
 TINY = {"model": "lenet_12", "epochs": 1, "trials": 1, "rounds": 3, "measure_batch": 8}
@@ -84,8 +84,10 @@ def test_late_resetting_starts_from_a_later_step(tmp_path, unit, step):
     trial.run(Silent())
     fresh = trial.new_model()
     assert config.rewind_step(22) == step
-    moved = {name: not torch.equal(tensor, trial.rewound[name])
-             for name, tensor in fresh.state_dict().items()}
+    moved = {
+        name: not torch.equal(tensor, trial.rewound[name])
+        for name, tensor in fresh.state_dict().items()
+    }
     assert all(moved.values())
     again = open_trial(tmp_path, config, data)
     assert all(torch.equal(again.rewound[name], trial.rewound[name]) for name in moved)
@@ -148,16 +150,17 @@ def test_the_rounds_never_look_at_the_test_split(tmp_path):
 
 @pytest.mark.parametrize("granularity", ["component", "quaternion"])
 def test_both_networks_run_and_files_hold_what_the_table_says(tmp_path, granularity):
-    config = small(algebras=("real", "quaternion"), rate=0.8, granularity=granularity,
-                   out=tmp_path)
+    config = small(algebras=("real", "quaternion"), rate=0.8, granularity=granularity, out=tmp_path)
     results = config.run()
     assert results.algebras == ["real", "quaternion"]
     for level in results.levels:
         file = tmp_path / f"{level.algebra}/trial-0/round-{level.round:02}.sparseq"
         assert level.size == file.stat().st_size
         assert level.weights == {"real": 888, "quaternion": 312}[level.algebra]
-        assert Mask.from_zeros(config.new_model(config.load_data(), level.algebra, 0)).total \
+        assert (
+            Mask.from_zeros(config.new_model(config.load_data(), level.algebra, 0)).total
             == level.weights
+        )
         assert 0 <= level.test_accuracy <= 1
         assert min(level.dense_ms, level.sparse_ms, level.speed_up) > 0
 
@@ -167,8 +170,9 @@ def test_saved_networks_have_sparse_layers_that_hold_the_mask(tmp_path):
     trial = run_rounds(tmp_path, wide)
     model = load(trial.file(1))
     assert trial.file(1).stat().st_size < trial.file(0).stat().st_size / 2
-    layers = {name: module for name, module in model.named_modules()
-              if isinstance(module, SparseLinear)}
+    layers = {
+        name: module for name, module in model.named_modules() if isinstance(module, SparseLinear)
+    }
     assert layers
     for name, layer in layers.items():
         assert layer.values.numel() == int(trial.mask[f"{name}.weight"].sum())
@@ -196,8 +200,9 @@ def test_excluded_layers_stay_whole(tmp_path):
 
 
 def test_sgd_and_weight_decay_train_too(tmp_path):
-    trial = run_rounds(tmp_path, small(rounds=1, optimizer="sgd", lr=0.05, momentum=0.9,
-                                       weight_decay=1e-4))
+    trial = run_rounds(
+        tmp_path, small(rounds=1, optimizer="sgd", lr=0.05, momentum=0.9, weight_decay=1e-4)
+    )
     assert trial.rows[0]["validation_accuracy"] > 0.5
 
 

@@ -13,8 +13,14 @@ from sparseq.recipes.progress import Silent
 from sparseq.train.checkpoint import load_checkpoint
 
 TIMES = {"dense_ms", "sparse_ms", "speed_up"}
-TINY = {"model": "lenet_12", "epochs": 2, "trials": 2, "rounds": 2, "measure_batch": 8,
-        "algebras": ("real",)}
+TINY = {
+    "model": "lenet_12",
+    "epochs": 2,
+    "trials": 2,
+    "rounds": 2,
+    "measure_batch": 8,
+    "algebras": ("real",),
+}
 
 
 class Stop(Silent):
@@ -43,14 +49,16 @@ class Count(Silent):
 
 
 def table(results):
-    return [{k: v for k, v in dataclasses.asdict(level).items() if k not in TIMES}
-            for level in results.levels]
+    return [
+        {k: v for k, v in dataclasses.asdict(level).items() if k not in TIMES}
+        for level in results.levels
+    ]
 
 
 def log(folder):
     lines = (folder / "log.csv").read_text().splitlines()
     seconds = lines[0].split(",").index("seconds")
-    return [line.split(",")[:seconds] + line.split(",")[seconds + 1:] for line in lines]
+    return [line.split(",")[:seconds] + line.split(",")[seconds + 1 :] for line in lines]
 
 
 @pytest.fixture(scope="module", params=[Lottery, Iterative])

@@ -12,12 +12,12 @@ from torch import nn
 from sparseq.data import DataBundle, Request, load_data
 from sparseq.data.catalog import DataSet
 from sparseq.data.fake import fake_like
-from sparseq.files import load, save
+from sparseq.files.model_file import load, save
 from sparseq.models import build
 from sparseq.models.vae import vae_loss
 from sparseq.nn.convert import to_dense
-from sparseq.nn.expander import ExpanderLinear, ExpanderQLinear
-from sparseq.nn.patterned import PatternedLayer
+from sparseq.nn.expander.linear import ExpanderLinear, ExpanderQLinear
+from sparseq.nn.sparse.patterned import PatternedLayer
 from sparseq.pruning import Mask
 from sparseq.recipes import Lottery, OneShot, Train
 from sparseq.recipes.outcome import Outcome
@@ -118,8 +118,7 @@ def test_pruning_a_file_keeps_the_largest_weights(trained, tmp_path):
     dense, pruned = load(file), load(tmp_path / "model.sparseq")
     assert outcome.figures["weights_kept"] == round(0.2 * 888)
     assert outcome.figures["density"] == pytest.approx(0.2, rel=1e-2)
-    assert outcome.figures["unpruned_validation_accuracy"] \
-        == trained.figures["validation_accuracy"]
+    assert outcome.figures["unpruned_validation_accuracy"] == trained.figures["validation_accuracy"]
     for name in ("fc1", "out"):
         kept = pruned.get_submodule(name).to_dense().weight
         weight = dense.get_submodule(name).weight
@@ -171,8 +170,14 @@ def test_a_start_that_fails_leaves_no_folder(tmp_path, recipe, fields):
 
 @pytest.mark.parametrize("granularity", ["component", "quaternion"])
 def test_pruning_without_a_file_trains_first(tmp_path, granularity):
-    config = OneShot(**TINY, algebra="quaternion", density=0.25, granularity=granularity,
-                     policy="sparse", out=tmp_path)
+    config = OneShot(
+        **TINY,
+        algebra="quaternion",
+        density=0.25,
+        granularity=granularity,
+        policy="sparse",
+        out=tmp_path,
+    )
     count = Count()
     outcome = config.run(count)
     assert count.units == 3 + 5
@@ -188,8 +193,10 @@ def test_a_pruned_file_is_pruned_further(trained, tmp_path):
         OneShot(file=file, density=density, finetune=0, policy="sparse", out=tmp_path / place).run()
         file = tmp_path / place / "model.sparseq"
     first, second = (load(tmp_path / place / "model.sparseq") for place in "ab")
-    masks = [Mask({name: model.get_submodule(name).pattern.mask() for name in ("fc1", "out")})
-             for model in (first, second)]
+    masks = [
+        Mask({name: model.get_submodule(name).pattern.mask() for name in ("fc1", "out")})
+        for model in (first, second)
+    ]
     assert masks[0] & masks[1] == masks[1]
 
 
@@ -237,12 +244,15 @@ def test_a_network_without_prunable_weights_is_refused(tmp_path):
         OneShot(file=tmp_path / "flat.sparseq", out=tmp_path / "out").run()
 
 
-@pytest.mark.parametrize(("fields", "message"), [
-    ({"density": 0.0}, "density must lie in"),
-    ({"density": 1.1}, "density must lie in"),
-    ({"finetune": -1}, "finetune must be 0 or more"),
-    ({"criterion": "luck"}, "unknown criterion"),
-])
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"density": 0.0}, "density must lie in"),
+        ({"density": 1.1}, "density must lie in"),
+        ({"finetune": -1}, "finetune must be 0 or more"),
+        ({"criterion": "luck"}, "unknown criterion"),
+    ],
+)
 def test_bad_fields_are_refused_at_once(fields, message):
     with pytest.raises(ValueError, match=message):
         OneShot(**fields)

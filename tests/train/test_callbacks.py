@@ -95,7 +95,8 @@ def test_without_scores_the_lowest_loss_is_best():
     for state in states:
         best.on_epoch_end(state)
     assert [state.metrics for state in states] == [
-        {"validation_loss": loss} for loss in (3.0, 1.0, 2.0, 1.0)]  # fmt: skip
+        {"validation_loss": loss} for loss in (3.0, 1.0, 2.0, 1.0)
+    ]
     assert (best.epoch, best.loss, best.accuracy) == (2, 1.0, -1)
     again = EarlyBest(LINE)
     again.resume(*best.state())

@@ -59,8 +59,12 @@ def resources(kernel: Any) -> dict[str, Any]:
         text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     registers, stack = re.search(r"REG:(\d+) STACK:(\d+)", text).groups()
     used = [name for name in ("wgmma", "mma.sync", "fma.rn.f32") if name in kernel.asm["ptx"]]
-    return {"registers": int(registers), "stack": int(stack), "shared": kernel.metadata.shared,
-            "products": used}  # fmt: skip
+    return {
+        "registers": int(registers),
+        "stack": int(stack),
+        "shared": kernel.metadata.shared,
+        "products": used,
+    }
 
 
 def compile_at(dtype: torch.dtype, algorithm: str, sizes: tuple[int, int, int]) -> dict[str, Any]:

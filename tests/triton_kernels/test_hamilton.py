@@ -49,8 +49,11 @@ def run_script(name, *args, **environment):
     result = subprocess.run(
         [sys.executable, "-W", "error", str(HERE / name), *map(str, args)],
         env={**kept, "PYTHONPATH": str(ROOT), **environment},
-        cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert result.returncode == 0, result.stderr
     return result.stdout
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from sparseq.nn.quaternion import QLinear
+from sparseq.nn.quaternion.linear import QLinear
 from sparseq.pruning import CRITERIA, ScoreContext
 from sparseq.pruning.prunable import prunable_parameters
 

@@ -1,0 +1,171 @@
+"""Commands that are no recipe: a dataclass each, its fields the flags, `run` what it does.
+
+torch is imported by what runs, so that the list of commands comes at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sparseq.errors import argument_error, require
+
+
+@dataclass(frozen=True)
+class Compress:
+    """Turn a network's exact zeros into sparse layers: file to file."""
+
+    source: Path
+    """A file that sparseq saved."""
+    target: Path
+    """The file to write."""
+    model: str | None = None
+    """What builds a network of your own classes: path/to/file.py:function."""
+    policy: str = "auto"
+    """auto (leave layers dense where that is faster) or sparse."""
+    batch: int = 64
+    """Examples the network will mostly run at; auto goes by it."""
+    shape: tuple[int, ...] = ()
+    """Shape of one example, such as 3 32 32; auto goes by it (default: as recorded in the file)."""
+    overwrite: bool = False
+    """Replace an existing target."""
+
+    def run(self) -> None:
+        """Write the file and say what was gained."""
+        if self.target.exists() and not self.overwrite:
+            raise FileExistsError(f"{self.target} exists; --overwrite replaces it")
+        from sparseq.compression.sparsify import compress
+        from sparseq.files.model_file import save
+        from sparseq.models import restore
+        from sparseq.recipes.results import ratio_text
+
+        network = restore(self.source, self.model)
+        shape = self.shape or None
+        small = compress(network, policy=self.policy, batch=self.batch, in_shape=shape)
+        before = self.source.stat().st_size
+        save(small, self.target, overwrite=self.overwrite)
+        after = self.target.stat().st_size
+        gained = ratio_text(before / after, "smaller", "larger")
+        print(f"{self.target}: {after:,} bytes, from {before:,} ({gained})")
+
+
+@dataclass(frozen=True)
+class Info:
+    """Show where every byte of a file goes."""
+
+    file: Path
+    """A file that sparseq saved."""
+
+    def run(self) -> None:
+        """Print the table."""
+        from rich.console import Console
+        from rich.table import Table
+
+        from sparseq.files.contents import describe_file
+
+        rows = describe_file(self.file)
+        total = sum(row.bytes for row in rows)
+        table = Table(title=f"{self.file}: {total:,} bytes", title_justify="left")
+        for heading in ("part", "bytes", "share", "encoding", "type", "shape"):
+            table.add_column(heading, justify="right" if heading in ("bytes", "share") else "left")
+        for row in rows:
+            table.add_row(
+                row.name,
+                f"{row.bytes:,}",
+                f"{row.bytes / total:.1%}",
+                row.encoding,
+                row.dtype,
+                " x ".join(map(str, row.shape)),
+            )
+        Console().print(table)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Measure a network layer by layer, dense against sparse."""
+
+    network: str
+    """A saved file, a registered model, or path/to/file.py:function."""
+    model: str | None = None
+    """What builds a saved network of your own classes: path/to/file.py:function."""
+    shape: tuple[int, ...] = ()
+    """Shape of one example, such as 1 28 28 (default: as recorded in the file)."""
+    data: str | None = None
+    """The data set whose shape the examples have (default for a model that is no file: digits)."""
+    algebra: str = "real"
+    """real or quaternion, for a model that is no file."""
+    batch: int = 256
+    """Examples per forward pass."""
+    repeats: int = 20
+    """Samples behind each median."""
+    threads: int = 1
+    """CPU threads."""
+    device: str = "cpu"
+    """Where to run."""
+    seed: int = 0
+    """Of the random examples, and of the weights of a model that is no file."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch", "threads"):
+            require(
+                getattr(self, name) >= 1, "profile", name, "must be at least 1", getattr(self, name)
+            )
+        positive = all(size >= 1 for size in self.shape)
+        require(positive, "profile", "shape", "must have sizes of at least 1", self.shape)
+
+    def run(self) -> None:
+        """Print the input's shape and where it is from, and the table."""
+        import torch
+        from rich.console import Console
+
+        from sparseq.reports.profiling import profile
+
+        torch.set_num_threads(self.threads)
+        network, (shape, origin) = self.open_network()
+        print(f"input: {' x '.join(map(str, (self.batch, *shape)))}, {origin}")
+        generator = torch.Generator().manual_seed(self.seed)
+        x = torch.randn(self.batch, *shape, generator=generator).to(self.device)
+        Console().print(profile(network.to(self.device), x, repeats=self.repeats))
+
+    def open_network(self) -> tuple[Any, tuple[tuple[int, ...], str]]:
+        """The network, from its file or freshly built; shape of an example, and its origin."""
+        from sparseq.data import find_dataset
+        from sparseq.models import build, restore
+
+        if self.network.endswith(".sparseq") or Path(self.network).is_file():
+            network = restore(self.network, self.model)
+            return network, self.asked_shape() or _recorded_shape(network)
+        shape, origin = self.asked_shape() or (find_dataset("digits").in_shape, "as digits has")
+        classes = find_dataset(self.data or "digits").num_classes
+        return build(self.network, self.algebra, shape, classes, self.seed), (shape, origin)
+
+    def asked_shape(self) -> tuple[tuple[int, ...], str] | None:
+        """The shape that the flags name, and which flag."""
+        from sparseq.data import find_dataset
+
+        if self.shape:
+            return self.shape, "as --shape says"
+        return (find_dataset(self.data).in_shape, f"as {self.data} has") if self.data else None
+
+
+def _recorded_shape(network: Any) -> tuple[tuple[int, ...], str]:
+    """The shape for which a saved network says it was built."""
+    from sparseq.compression.sparsify import recorded_shape
+
+    shape = recorded_shape(network)
+    if shape is None:
+        rule = "must be given, as the file records none (such as --shape 1 28 28)"
+        raise argument_error("profile", "--shape", rule, "none")
+    return shape, "as recorded in the file"
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """Show versions, compilers, CPU features, cache and kernels, and test them."""
+
+    def run(self) -> bool:
+        """Print the report; False if a result was wrong."""
+        from sparseq.cli.doctor import print_report
+
+        return print_report()

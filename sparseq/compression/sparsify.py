@@ -1,0 +1,216 @@
+"""`compress`: a pruned dense model as one that holds and computes only the kept weights.
+
+    Module + Mask -> Module with SparseLinear for nn.Linear, SparseQLinear for QLinear, and
+                     sparse convolutions for dense ones
+
+A new kind of layer is one entry in CONVERTERS and, for policy "auto", one in the MEASURED of
+break_even.py.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparseq.compression.break_even import (
+    CONVOLUTIONS,
+    break_even,
+    density_of,
+    is_measured,
+    keeps_whole,
+)
+from sparseq.compression.map_sizes import map_sizes
+from sparseq.errors import require, unknown_name
+from sparseq.nn.convert import replace_modules
+from sparseq.nn.inference.chain import chain_sequentials
+from sparseq.nn.quaternion.conv import QConv1d, QConv2d, QConv3d
+from sparseq.nn.quaternion.linear import QLinear
+from sparseq.nn.sparse.conv import SparseConv1d, SparseConv2d, SparseConv3d
+from sparseq.nn.sparse.linear import SparseLinear
+from sparseq.nn.sparse.quaternion_conv import SparseQConv1d, SparseQConv2d, SparseQConv3d
+from sparseq.nn.sparse.quaternion_linear import SparseQLinear
+
+POLICIES = ["auto", "sparse"]
+LOGGER = logging.getLogger("sparseq")
+
+Converter = Callable[[Any, Tensor], nn.Module]
+
+
+CONVERTERS: dict[type[nn.Module], Converter] = {
+    nn.Linear: SparseLinear.from_dense,
+    QLinear: SparseQLinear.from_dense,  # whole quaternions where the mask allows
+    nn.Conv1d: SparseConv1d.from_dense,
+    nn.Conv2d: SparseConv2d.from_dense,
+    nn.Conv3d: SparseConv3d.from_dense,
+    QConv1d: SparseQConv1d.from_dense,
+    QConv2d: SparseQConv2d.from_dense,
+    QConv3d: SparseQConv3d.from_dense,
+}
+
+
+def compress(
+    model: nn.Module,
+    mask: Mapping[str, Tensor] | None = None,
+    policy: str = "auto",
+    *,
+    batch: int = 64,
+    training: bool = False,
+    in_shape: tuple[int, ...] | None = None,
+) -> nn.Module:
+    """A deep copy in which layers hold only their kept weights.
+
+    Args:
+        model: any module; it stays as it is. Its linear and convolution layers are candidates,
+            subclasses are not: their own code may read `weight`.
+        mask: parameter name -> bool tensor of the parameter's shape, True = keep (a `Mask`). What
+            it drops is 0 in the copy, in layers that stay dense and other parameters too,
+            whatever was there (NaN included). Layers it does not name stay dense. By default
+            the mask of each candidate is what is not exactly 0.
+        policy: "sparse" makes every candidate sparse; "auto" leaves dense those that would be
+            slower sparse on torch's current threads (see `sparseq.compression.break_even`), and
+            reports them to the logger "sparseq" (INFO).
+        batch: the number of examples the network will mostly run at; policy "auto" goes by it.
+        training: whether it will mostly be trained (forward and backward) or only run.
+        in_shape: shape of one example, such as (3, 32, 32). What a sparse convolution costs depends
+            on the size of its map, which policy "auto" then finds by running a copy of the model on
+            one example of zeros. By default that of a model of `sparseq.models`; where it is not
+            known, each convolution is judged by the worst of the measured maps.
+
+    Returns:
+        The copy; sparse layers in a row of an nn.Sequential run as one kernel at inference (see
+        `sparseq.nn.SparseSequential`). `sparseq.to_dense` undoes it, `sparseq.profile` measures it.
+
+    Raises:
+        ValueError: an unknown policy, a batch below 1, a mask that does not fit the model's
+            parameters, or an in_shape that the model does not take.
+    """
+    require(batch >= 1, "compress", "batch", "must be at least 1", batch)
+    if policy not in POLICIES:
+        raise unknown_name("compress policy", policy, POLICIES)
+    if mask is not None:
+        _check_mask(model, mask)
+    keeps = _kept_by_layer(model, mask)
+    rule = Auto(_maps_of(model, keeps, in_shape), batch, training) if policy == "auto" else None
+
+    def sparse_twin(path: str, module: nn.Module) -> nn.Module | None:
+        keep = keeps.get(path)
+        if keep is None or (rule is not None and rule.stays_dense(path, module, keep)):
+            return None
+        return convert(module, keep)
+
+    result = replace_modules(model, sparse_twin)
+    _zero_dropped(result, mask or {})
+    chain_sequentials(result)
+    return result
+
+
+def convert(module: nn.Module, keep: Tensor) -> nn.Module:
+    """The sparse twin of a layer whose type is in CONVERTERS; `keep` as in `compress`."""
+    return CONVERTERS[type(module)](module, keep)
+
+
+@dataclass(frozen=True)
+class Auto:
+    """Policy "auto": what a network will be used for, and the maps its convolutions work on."""
+
+    maps: Mapping[str, Sequence[int]]
+    batch: int
+    training: bool
+
+    def stays_dense(self, path: str, module: nn.Module, keep: Tensor) -> bool:
+        """Whether the layer is faster dense; if so, it is logged."""
+        kind, density = type(module), density_of(keep)
+        limit, positions = self.limit(path, kind, keep)
+        if 0 < limit >= density:
+            return False
+        at = f"and batch {self.batch}" + (f" on {positions} positions" if positions else "")
+        pays = f"sparse pays up to density {limit:.3g}" if limit else "too small for sparse"
+        why = f"faster so at density {density:.3g} {at}: {pays}"
+        if not is_measured(kind, tuple(keep.shape), keeps_whole(kind, keep), self.training):
+            why = "as none of its kind was measured sparse; policy 'sparse' converts it"
+        LOGGER.info("compress: %s (%s) stays dense, %s", path or "the model", kind.__name__, why)
+        return True
+
+    def limit(self, path: str, kind: type[nn.Module], keep: Tensor) -> tuple[float, int | None]:
+        """The lowest break-even density of a layer's calls, and the positions of that call."""
+        look_up = partial(
+            break_even,
+            kind,
+            tuple(keep.shape),
+            self.batch,
+            whole=keeps_whole(kind, keep),
+            training=self.training,
+        )
+        calls: Sequence[int | None] = self.maps.get(path) or [None]
+        return min((look_up(positions=positions), positions) for positions in calls)
+
+
+def recorded_shape(model: nn.Module) -> tuple[int, ...] | None:
+    """Shape of one example for which a model says it was built, as those of sparseq.models do."""
+    recipe = getattr(model, "recipe", None)
+    kwargs = recipe.get("kwargs", {}) if isinstance(recipe, dict) else {}
+    shape = kwargs.get("in_shape")
+    if not isinstance(shape, list | tuple) or not all(isinstance(size, int) for size in shape):
+        return None
+    return tuple(shape)
+
+
+def _maps_of(
+    model: nn.Module, keeps: Mapping[str, Tensor], in_shape: tuple[int, ...] | None
+) -> dict[str, list[int]]:
+    """`map_sizes` where there is a convolution to judge and a shape to go by."""
+    shape = recorded_shape(model) if in_shape is None else in_shape
+    judged = any(type(model.get_submodule(path)) in CONVOLUTIONS for path in keeps)
+    return {} if shape is None or not judged else map_sizes(model, shape)
+
+
+def _kept_by_layer(model: nn.Module, mask: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+    """Path of a candidate layer -> bool tensor of its weight's shape."""
+    layers = {path: module for path, module in model.named_modules() if type(module) in CONVERTERS}
+    if mask is None:
+        return {path: layer.weight.detach() != 0 for path, layer in layers.items()}
+    # by identity: a weight that two layers share has one name
+    by_weight = {
+        id(weight): mask[name] for name, weight in model.named_parameters() if name in mask
+    }
+    return {
+        path: by_weight[id(layer.weight)].to(layer.weight.device)
+        for path, layer in layers.items()
+        if id(layer.weight) in by_weight
+    }
+
+
+def _check_mask(model: nn.Module, mask: Mapping[str, Tensor]) -> None:
+    parameters = dict(model.named_parameters())
+    for name, keep in mask.items():
+        if name not in parameters:
+            raise unknown_name("parameter in the mask", name, list(parameters))
+        require(
+            isinstance(keep, Tensor) and keep.dtype == torch.bool,
+            "compress",
+            f"mask[{name!r}]",
+            "must be a bool tensor",
+            getattr(keep, "dtype", type(keep)),
+        )
+        shape = tuple(parameters[name].shape)
+        require(
+            tuple(keep.shape) == shape,
+            "compress",
+            f"mask[{name!r}]",
+            f"must have the parameter's shape {shape}",
+            tuple(keep.shape),
+        )
+
+
+@torch.no_grad()
+def _zero_dropped(model: nn.Module, mask: Mapping[str, Tensor]) -> None:
+    """Zero what the mask drops in the parameters that are still there."""
+    for name, parameter in model.named_parameters():
+        if name in mask:
+            parameter.masked_fill_(~mask[name].to(parameter.device), 0)

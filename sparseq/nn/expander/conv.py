@@ -1,0 +1,190 @@
+"""Expander convolutions: an edge of a graph between channels is a whole slice of the kernel."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from sparseq.errors import require
+from sparseq.formats import CSRPattern
+from sparseq.graphs import Edges, Graph
+from sparseq.nn.expander.layer import ExpanderLayer, pattern_of
+from sparseq.nn.quaternion.conv import QConv1d, QConv2d
+from sparseq.nn.quaternion.linear import check_quaternion_sizes
+from sparseq.nn.sparse.conv import SETTINGS, SparseConvNd
+from sparseq.nn.sparse.quaternion_conv import SparseQConvNd
+from sparseq.ops.geometry import Sizes
+from sparseq.ops.sparse_conv import conv_weight
+
+
+class ExpanderConvNd(SparseConvNd, ExpanderLayer):
+    """What the expander convolutions share: numbers of a dense twin, channels as nodes."""
+
+    __constants__: ClassVar[list[str]] = [
+        *("in_channels", "out_channels", *SETTINGS, "degree", "graph", "seed"),
+    ]
+    op = "sparse_conv"
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Sizes,
+        degree: int,
+        graph: str | Graph = "regular",
+        *,
+        seed: int = 0,
+        stride: Sizes = 1,
+        padding: Sizes | str = 0,
+        dilation: Sizes = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        init: str = "he",
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        nn.Module.__init__(self)
+        if self.unit > 1:
+            sizes = {"in_channels": in_channels, "out_channels": out_channels}
+            check_quaternion_sizes(type(self).__name__, **sizes)
+        self._take_numbers(
+            self.dense(
+                in_channels,
+                out_channels,
+                kernel_size,
+                stride,
+                padding,
+                dilation,
+                1,
+                False,
+                padding_mode,
+                device="meta",
+            )
+        )
+        self._take_graph(graph, degree, seed, init)
+        self._fill(bias, device, dtype, generator)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, *spatial) -> (N, out_channels, *spatial'); N may be missing."""
+        return self._convolve(x, self.values, self._pattern_tensors())
+
+    @property
+    def edges(self) -> Edges:
+        """The edges between channels."""
+        taps, (rows, columns) = self._geometry.taps, self.pattern.shape
+        outputs = self.pattern.rows()[::taps].to("cpu", torch.int32).numpy()
+        inputs = (self.col_idx[::taps] // taps).cpu().numpy()
+        return Edges(columns // taps, rows, outputs, inputs, self.graph)
+
+    def mask(self) -> Tensor:
+        """Bool of the dense twin's weight's shape, True where a weight is kept."""
+        return self.pattern.mask().unflatten(1, (-1, *self.kernel_size))
+
+    def extra_repr(self) -> str:
+        """The constructor's arguments, the kept fraction and the graph."""
+        graph = f"degree={self.degree}, graph={self.graph}, seed={self.seed}"
+        return f"{SparseConvNd.extra_repr(self)}, {graph}"
+
+    def dense_weight(self) -> Tensor:
+        """The twin's weight, zero off the edges; differentiable in `values`."""
+        return conv_weight(self.values, self._pattern_tensors(), self.kernel_size)
+
+    def _sizes(self) -> str:
+        kernel = "x".join(map(str, self.kernel_size))
+        return f"{self.in_channels} to {self.out_channels} channels, kernel {kernel}"
+
+    def _nodes(self) -> tuple[int, int]:
+        return self.in_channels // self.unit, self.out_channels // self.unit
+
+    def _pattern_of(self, edges: Edges) -> CSRPattern:
+        return pattern_of(edges.expanded(1, self._geometry.taps))
+
+    def _matrix(self, weight: Tensor) -> Tensor:
+        shape = (self.out_channels, self.in_channels, *self.kernel_size)
+        require(
+            weight.shape == shape,
+            type(self).__name__,
+            "weight",
+            f"must have shape {shape}",
+            tuple(weight.shape),
+        )
+        return weight.flatten(1)
+
+
+class _ExpanderConv(ExpanderConvNd):
+    """Convolution on the edges of a graph between channels; a twin of torch.nn's.
+
+        y[n, o] = b[o] + sum over the edges (o, c) of the kernel slice values[edge] on x[n, c]
+
+    The state_dict holds `values` and `bias`; the graph is drawn from its seed.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, bias, padding_mode: as in
+            the layer of torch.nn; there are no groups.
+        degree: edges per channel; the graph says of which side.
+        graph: name of a graph, such as "regular" or "xnet"; see `sparseq.graphs`.
+        seed: of the graph. Layers of one model should each have their own.
+        init: "he", N(0, 2 / fan_in) by the true number of weights of each output; "dense_fan", as
+            if all channels were read (Stewart et al. 2023).
+        device, dtype: of the parameters; torch's defaults.
+        generator: source of the initial values; torch's own by default.
+
+    Attributes:
+        values: (edges * places of the kernel) parameter, sorted by output, input and place.
+
+    Raises:
+        ValueError: an unknown graph or init; what the graph demands of channels and degree;
+            numbers that torch.nn's layer refuses.
+
+    Source: Prabhu, Varma & Namboodiri 2018, "Deep expander networks"; Stewart et al. 2023.
+    """
+
+
+class _ExpanderQConv(SparseQConvNd, ExpanderConvNd):
+    """Quaternion convolution on the edges of a graph, y = W (x) x + b; a twin of the dense one.
+
+    An edge is a quaternion kernel slice, between quaternions of the input and of the output:
+    channels count real ones and are divisible by 4, the degree counts quaternions. The other
+    arguments are those of `ExpanderConv2d`; init is "he" of `quaternion_init_` by the true number
+    of weights of each output, or "dense_fan", as if all channels were read.
+
+    Attributes:
+        values: (edges * places of the kernel, 4) parameter, components r, i, j, k.
+
+    Raises:
+        ValueError: as `ExpanderConv2d`; channels not divisible by 4.
+    """
+
+    unit: ClassVar[int] = 4
+    granularity = "quaternion"
+
+    def mask(self) -> Tensor:
+        """(4, m, k, *kernel) bool, True at the edges."""
+        keep = super().mask()
+        return keep.expand(4, *keep.shape).contiguous()
+
+    def _draw_values_(self, generator: torch.Generator | None) -> None:
+        self._draw_quaternions_(generator)
+
+
+class ExpanderConv1d(_ExpanderConv):
+    __doc__ = f"Over one dimension, for nn.Conv1d.\n\n{_ExpanderConv.__doc__}"
+    dense = nn.Conv1d
+
+
+class ExpanderConv2d(_ExpanderConv):
+    __doc__ = f"Over two dimensions, for nn.Conv2d.\n\n{_ExpanderConv.__doc__}"
+    dense = nn.Conv2d
+
+
+class ExpanderQConv1d(_ExpanderQConv):
+    __doc__ = f"Over one dimension, for QConv1d.\n\n{_ExpanderQConv.__doc__}"
+    dense = QConv1d
+
+
+class ExpanderQConv2d(_ExpanderQConv):
+    __doc__ = f"Over two dimensions, for QConv2d.\n\n{_ExpanderQConv.__doc__}"
+    dense = QConv2d

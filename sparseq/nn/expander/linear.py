@@ -1,0 +1,148 @@
+"""Expander layers: linear layers whose weights lie on the edges of a graph drawn from a seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from sparseq.errors import require
+from sparseq.graphs import Edges, Graph
+from sparseq.nn.expander.layer import ExpanderLayer
+from sparseq.nn.quaternion.linear import QLinear, check_quaternion_sizes, quaternion_linear_of
+from sparseq.nn.twins import linear_of
+from sparseq.ops.block_mm import block_mm, matrix_of_blocks
+from sparseq.ops.sparse_hamilton import compact_weight, sparse_hamilton
+from sparseq.ops.spmm import dense_matrix, spmm
+
+# what computes a real layer, by the name of the op that `op_of` chooses
+PRODUCTS: dict[str, Callable[..., Tensor]] = {"spmm": spmm, "block_mm": block_mm}
+
+
+def op_of(edges: Edges) -> str:
+    """The op for a graph: blocks as blocks, else CSR, whose rows may well be of equal length."""
+    return "spmm" if edges.block == (1, 1) else "block_mm"
+
+
+class ExpanderLinear(ExpanderLayer):
+    """Linear layer on the edges of a graph, y = A x + b; a twin of `nn.Linear`.
+
+        y[n, o] = b[o] + sum over the edges (o, i) of values[edge] * x[n, i]
+
+    The state_dict holds `values` and `bias`; the graph is drawn from its seed.
+
+    Args:
+        in_features, out_features: sizes of x and y.
+        degree: edges per node; the graph says of which side.
+        graph: name of a graph, such as "regular", "xnet" or "block(16)"; see `sparseq.graphs`.
+        seed: of the graph. Layers of one model should each have their own.
+        bias: add a bias of (out_features), zeros at the start.
+        init: "he", N(0, 2 / fan_in) by the true number of inputs of each output; "dense_fan", as
+            if all of in_features were read (Stewart et al. 2023).
+        device, dtype: of the parameters; torch's defaults.
+        generator: source of the initial values; torch's own by default.
+
+    Attributes:
+        values: (edges) parameter, sorted by output and then input; (blocks, rows, columns) for
+            graphs that consist of whole blocks.
+
+    Raises:
+        ValueError: an unknown graph or init; what the graph demands of sizes and degree.
+
+    Source: Prabhu, Varma & Namboodiri 2018, "Deep expander networks".
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in_features) -> (..., out_features)."""
+        return PRODUCTS[self.op](x, self.values, self._pattern_tensors(), self.bias)
+
+    def to_dense(self) -> nn.Linear:
+        """The `nn.Linear` with zeros off the edges; parameters are copied."""
+        return linear_of(self.dense_weight().detach(), self)
+
+    def dense_weight(self) -> Tensor:
+        """(out_features, in_features), zero off the edges; differentiable in `values`."""
+        matrix = matrix_of_blocks if self._entry_shape() else dense_matrix
+        return matrix(self.values, self._pattern_tensors())
+
+    def _choose(self, edges: Edges) -> tuple[int, int]:
+        self.op = op_of(edges)
+        return edges.block
+
+    def _entry_shape(self) -> tuple[int, ...]:
+        return () if self.block == (1, 1) else self.block
+
+    def _matrix(self, weight: Tensor) -> Tensor:
+        shape = (self.out_features, self.in_features)
+        require(
+            weight.shape == shape,
+            "ExpanderLinear",
+            "weight",
+            f"must have shape {shape}",
+            tuple(weight.shape),
+        )
+        if not self._entry_shape():
+            return weight
+        rows, columns = self.block
+        return weight.unflatten(0, (-1, rows)).unflatten(2, (-1, columns)).transpose(1, 2)
+
+
+class ExpanderQLinear(ExpanderLayer):
+    """Quaternion linear layer on the edges of a graph, y = W (x) x + b; a twin of `QLinear`.
+
+    An edge is a whole quaternion weight, between quaternions of the input and of the output:
+    in_features and out_features count real features and are divisible by 4, the degree and the
+    blocks of the graph count quaternions. The other arguments are those of `ExpanderLinear`; init
+    is "he" of `quaternion_init_` by the true number of inputs of each output, or "dense_fan", as
+    if all were read.
+
+    Attributes:
+        values: (edges, 4) parameter, components r, i, j, k.
+
+    Raises:
+        ValueError: as `ExpanderLinear`; sizes not divisible by 4.
+    """
+
+    unit: ClassVar[int] = 4
+    op = "sparse_hamilton"
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in_features) -> (..., out_features)."""
+        return sparse_hamilton(x, self.values, self._pattern_tensors(), self.bias)
+
+    def to_dense(self) -> QLinear:
+        """The `QLinear` with zeros off the edges; parameters are copied."""
+        return quaternion_linear_of(self.dense_weight().detach(), self)
+
+    def dense_weight(self) -> Tensor:
+        """(4, m, k), zero off the edges; differentiable in `values`."""
+        return compact_weight(self.values, self._pattern_tensors())
+
+    def mask(self) -> Tensor:
+        """(4, m, k) bool, True at the edges."""
+        keep = super().mask()
+        return keep.expand(4, *keep.shape).contiguous()
+
+    def _draw(self, graph: str | Graph) -> Edges:
+        sizes = {"in_features": self.in_features, "out_features": self.out_features}
+        check_quaternion_sizes("ExpanderQLinear", **sizes)
+        return super()._draw(graph)
+
+    def _draw_values_(self, generator: torch.Generator | None) -> None:
+        self._draw_quaternions_(generator)
+
+    def _entry_shape(self) -> tuple[int, ...]:
+        return (4,)
+
+    def _matrix(self, weight: Tensor) -> Tensor:
+        shape = (4, self.out_features // 4, self.in_features // 4)
+        require(
+            weight.shape == shape,
+            "ExpanderQLinear",
+            "weight",
+            f"must have shape {shape}",
+            tuple(weight.shape),
+        )
+        return weight.permute(1, 2, 0)

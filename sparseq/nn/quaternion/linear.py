@@ -1,0 +1,106 @@
+"""Quaternion layers: the twins of torch.nn's, with sizes in real features."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from sparseq.errors import require, unknown_name
+from sparseq.nn.quaternion.init import INITS, quaternion_init_
+from sparseq.nn.twins import linear_of, match_twin
+from sparseq.ops.hamilton import ALGORITHMS, hamilton, real_weight
+
+
+def check_quaternion_sizes(layer: str, **sizes: int) -> None:
+    """ValueError unless each of the named sizes is a whole number of quaternions."""
+    for name, size in sizes.items():
+        if size < 0 or size % 4:
+            require(False, layer, name, "must be divisible by 4 (four reals a quaternion)", size)
+
+
+class QLinear(nn.Module):
+    """Quaternion linear layer, y = W (x) x + b; swaps in for `nn.Linear`.
+
+    Features lie in four blocks [r | i | j | k]; the weight multiplies on the left (the formula is
+    in `sparseq.ops.hamilton`). It has a quarter of the parameters of the real layer.
+
+    Args:
+        in_features: real input features, divisible by 4.
+        out_features: real output features, divisible by 4.
+        bias: add a bias of (out_features), zeros at the start.
+        device, dtype: of the parameters; torch's defaults.
+        init: "he", "glorot" or "htorch", see `quaternion_init_`.
+        algorithm: "auto", "8" or "16", see `sparseq.ops.hamilton`.
+        generator: source of the initial weights; torch's own by default.
+
+    Attributes:
+        weight: (4, out_features / 4, in_features / 4), components r, i, j, k.
+        bias: (out_features) or None.
+
+    Raises:
+        ValueError: sizes not divisible by 4, an unknown init or algorithm.
+
+    Source: Gaudet & Maida 2018, "Deep Quaternion Networks", section 3.3.
+    """
+
+    __constants__: ClassVar[list[str]] = ["in_features", "out_features", "init", "algorithm"]
+    granularities: ClassVar[tuple[str, ...]] = ("component", "quaternion")
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        *,
+        init: str = "he",
+        algorithm: str = "auto",
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        check_quaternion_sizes("QLinear", in_features=in_features, out_features=out_features)
+        for kind, name, known in (("init", init, INITS), ("algorithm", algorithm, ALGORITHMS)):
+            if name not in known:
+                raise unknown_name(f"QLinear {kind}", name, known)
+        self.in_features, self.out_features = in_features, out_features
+        self.init, self.algorithm = init, algorithm
+        shape = (4, out_features // 4, in_features // 4)
+        self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+        zeros = torch.empty(out_features, device=device, dtype=dtype) if bias else None
+        self.register_parameter("bias", None if zeros is None else nn.Parameter(zeros))
+        self.reset_parameters(generator)
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draw the weight anew and zero the bias."""
+        quaternion_init_(self.weight, self.init, generator=generator)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in_features) -> (..., out_features)."""
+        return hamilton(x, self.weight, self.bias, self.algorithm)
+
+    def to_dense(self) -> nn.Linear:
+        """The real layer that computes the same function; parameters are copied."""
+        return linear_of(real_weight(self.weight.detach()), self)
+
+    def extra_repr(self) -> str:
+        """The constructor's arguments."""
+        bias = self.bias is not None
+        text = f"in_features={self.in_features}, out_features={self.out_features}, bias={bias}"
+        text += "" if self.init == "he" else f", init={self.init}"
+        return text + ("" if self.algorithm == "auto" else f", algorithm={self.algorithm}")
+
+
+def quaternion_linear_of(weight: Tensor, twin: Any) -> QLinear:
+    """A `QLinear` that holds `weight`, with the bias, gradient flags and mode of its twin."""
+    _, rows, columns = weight.shape
+    layer = QLinear(4 * columns, 4 * rows, twin.bias is not None, device="meta")
+    layer.weight = nn.Parameter(weight)
+    match_twin(layer, twin)
+    return layer

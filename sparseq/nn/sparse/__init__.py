@@ -1,0 +1,1 @@
+"""Sparse layers: only the kept weights exist, in memory, gradients and optimizer state."""

@@ -1,0 +1,109 @@
+"""Sparse linear layers: only the kept weights exist, in memory, gradients and optimizer state."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparseq.errors import require
+from sparseq.formats import CSRPattern
+from sparseq.nn.sparse.patterned import PatternedLayer, checked_mask
+from sparseq.nn.twins import linear_of, match_twin
+from sparseq.ops.spmm import dense_matrix, spmm
+
+
+class SparseLinear(PatternedLayer):
+    """Sparse linear layer, y = A x + b with A in CSR; the twin of `nn.Linear`.
+
+        y[n, r] = b[r] + sum over p in row r of values[p] * x[n, col_idx[p]]
+
+    The state_dict holds `values`, `row_ptr`, `col_idx` and `bias`. One with another pattern
+    replaces the layer's; that of an `nn.Linear` (`weight`) loads through the pattern.
+
+    Args:
+        in_features, out_features: sizes of x and y.
+        pattern: of shape (out_features, in_features).
+        values: (nnz) kept weights in CSR order, copied; None draws them and the bias from U(-b, b)
+            with b = 1 / sqrt(kept inputs of the row).
+        bias: add a bias of (out_features), zeros where values are given.
+        device, dtype: of the parameters; by default those of values, else the pattern's device.
+
+    Attributes:
+        values: (nnz) parameter.
+        row_ptr, col_idx: int32 buffers; row_ptr_t, col_idx_t, perm: their transpose, not saved.
+
+    Raises:
+        ValueError: a pattern or values of another shape, values that are no floats.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        pattern: CSRPattern,
+        values: Tensor | None = None,
+        bias: bool = True,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        require(
+            pattern.shape == (out_features, in_features),
+            "SparseLinear",
+            "pattern",
+            f"must have shape {(out_features, in_features)}",
+            pattern.shape,
+        )
+        self.in_features, self.out_features = in_features, out_features
+        self._register(pattern, values, bias, device, dtype)
+        if values is None:
+            self.reset_parameters()
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draw values and bias anew, by the true number of inputs of each row."""
+        self._draw_by_inputs(generator)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in_features) -> (..., out_features)."""
+        return spmm(x, self.values, self._pattern_tensors(), self.bias)
+
+    @classmethod
+    def from_dense(cls, module: nn.Linear, mask: Tensor | None = None) -> SparseLinear:
+        """The kept weights of a dense layer; `to_dense` is the exact inverse on these.
+
+        Args:
+            module: an `nn.Linear`, left as it is.
+            mask: bool of the weight's shape, True = keep; by default the weights that are not 0.
+
+        Raises:
+            ValueError: another kind of layer, a mask of another shape or dtype.
+        """
+        keep = checked_mask("SparseLinear.from_dense", module, nn.Linear, mask)
+        pattern = CSRPattern.from_mask(keep)
+        values = pattern.gather(module.weight.detach())
+        layer = cls(
+            module.in_features, module.out_features, pattern, values, module.bias is not None
+        )
+        match_twin(layer, module)
+        return layer
+
+    def to_dense(self) -> nn.Linear:
+        """The `nn.Linear` with zeros at the dropped places; parameters are copied."""
+        return linear_of(self.dense_weight().detach(), self)
+
+    def dense_weight(self) -> Tensor:
+        """(out_features, in_features), zero where nothing is kept; differentiable in `values`."""
+        return dense_matrix(self.values, self._pattern_tensors())
+
+    def _matrix(self, weight: Tensor) -> Tensor:
+        shape = (self.out_features, self.in_features)
+        require(
+            weight.shape == shape,
+            "SparseLinear",
+            "weight",
+            f"must have shape {shape}",
+            tuple(weight.shape),
+        )
+        return weight

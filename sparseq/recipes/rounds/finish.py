@@ -1,0 +1,130 @@
+"""The end of a run of pruning rounds: test accuracy, latency, table and figure, each made once.
+
+Only here is the test split looked at, when every decision has been made.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from sparseq._version import __version__
+from sparseq.data import Split
+from sparseq.ops.toolchain import cpu_model
+from sparseq.recipes.folder import RunFolder
+from sparseq.recipes.results import FIGURE, Level, Results
+from sparseq.recipes.rounds.trial import Row, Trial
+from sparseq.reports.figures import accuracy_figure, save_figure
+from sparseq.reports.profiling import median_ms
+from sparseq.train import evaluate
+
+if TYPE_CHECKING:
+    from sparseq.recipes.rounds.run import PruningRounds
+
+REPEATS = 31
+
+
+def finish(config: PruningRounds, folder: RunFolder, trials: Sequence[Trial]) -> Results:
+    """Test, time and write up trials that are finished."""
+    levels = []
+    for algebra in config.algebras:
+        levels += _levels(config, [trial for trial in trials if trial.algebra == algebra])
+    results = Results(folder.path, config.identity(), levels, _timing(config))
+    title = f"{config.recipe}: {Path(config.model).name} on {config.data}"
+    figure = accuracy_figure(results.curves(), title)
+    save_figure(figure, folder / FIGURE, overwrite=True)
+    results.write(folder)
+    return results
+
+
+def _levels(config: PruningRounds, trials: Sequence[Trial]) -> list[Level]:
+    """The levels of one network; times and sizes are of the (first) trial that went furthest."""
+    furthest = max(trials, key=lambda trial: len(trial.rows))
+    models = {trial.number: [trial.network(row["round"]) for row in trial.rows] for trial in trials}
+    tests = {
+        trial.number: [evaluate(model, trial.data.test).accuracy for model in models[trial.number]]
+        for trial in trials
+    }
+    times = _latency(
+        furthest.new_model(),
+        models[furthest.number],
+        furthest.data.validation,
+        config.measure_batch,
+    )
+    return [
+        _level(
+            row,
+            [
+                (trial.rows[number], tests[trial.number][number])
+                for trial in trials
+                if number < len(trial.rows)
+            ],
+            *times[number],
+        )
+        for number, row in enumerate(furthest.rows)
+    ]
+
+
+def _latency(
+    dense: nn.Module, sparse: Sequence[nn.Module], split: Split, batch: int
+) -> list[tuple[float, float]]:
+    """(dense, sparse) milliseconds per forward pass of each network, without gradients."""
+    x, _ = next(iter(split.batches(batch)))
+    x, dense = x.repeat(-(-batch // len(x)), *[1] * (x.dim() - 1))[:batch], dense.eval()
+    with torch.no_grad():
+        # each network takes turns with the dense one, and with no other: they share the caches
+        pairs = [
+            median_ms([partial(dense, x), partial(model.eval(), x)], x.device, REPEATS)
+            for model in sparse
+        ]
+    return [(dense_ms, sparse_ms) for dense_ms, sparse_ms in pairs]
+
+
+def _level(
+    row: Row, reached: Sequence[tuple[Row, float]], dense_ms: float, sparse_ms: float
+) -> Level:
+    """One level from the row measured, and the rows and test accuracies of all that reached it."""
+    validation = _spread([row["validation_accuracy"] for row, _ in reached])
+    test = _spread([accuracy for _, accuracy in reached])
+    return Level(
+        row["algebra"],
+        row["round"],
+        row["density"],
+        row["kept"],
+        row["weights"],
+        len(reached),
+        *validation,
+        *test,
+        row["bytes"],
+        dense_ms,
+        sparse_ms,
+        dense_ms / sparse_ms,
+    )
+
+
+def _spread(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and sample standard deviation; 0 for one value."""
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def _timing(config: PruningRounds) -> dict[str, Any]:
+    return {
+        "processor": processor_name(config.device),
+        "threads": config.threads,
+        "batch": config.measure_batch,
+        "repeats": REPEATS,
+        "torch": torch.__version__,
+        "sparseq": __version__,
+    }
+
+
+def processor_name(device: str) -> str:
+    """What the times were measured on."""
+    cuda = torch.device(device).type == "cuda"
+    return torch.cuda.get_device_name(device) if cuda else cpu_model()

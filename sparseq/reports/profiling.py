@@ -1,0 +1,275 @@
+"""`profile`: what each layer of a model costs, beside its dense twin, measured here and now."""
+
+from __future__ import annotations
+
+import copy
+import io
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from sparseq.compression.break_even import (
+    CONVOLUTIONS,
+    break_even,
+    density_of,
+    is_measured,
+    keeps_whole,
+)
+from sparseq.compression.map_sizes import output_positions
+from sparseq.compression.sparsify import CONVERTERS, convert
+from sparseq.errors import require
+from sparseq.nn.convert import replace_modules
+from sparseq.nn.expander.layer import ExpanderLayer
+from sparseq.nn.quaternion.conv import QConvNd
+from sparseq.nn.quaternion.linear import QLinear
+from sparseq.nn.sparse.conv import SparseConvNd
+from sparseq.nn.sparse.linear import SparseLinear
+from sparseq.nn.sparse.patterned import PatternedLayer
+from sparseq.nn.sparse.quaternion_linear import SparseQLinear
+from sparseq.ops._backend import activate
+from sparseq.reports.layer_table import LayerRow, layer_table
+
+# layer type -> the op of ours that computes it; expander layers choose theirs by their graph,
+# other layers are torch's
+OPS: dict[type[nn.Module], str] = {
+    SparseLinear: "spmm",
+    SparseQLinear: "sparse_hamilton",
+    QLinear: "hamilton",
+    SparseConvNd: "sparse_conv",
+    QConvNd: "hamilton_conv",
+}
+WARM_UP = 2
+
+Work = Callable[[], Any]
+
+
+class Call(NamedTuple):
+    """What a layer was called with, and a convolution's output positions over all images."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    positions: int | None
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Measured costs; prints as a table.
+
+    Attributes:
+        rows: one for each module with parameters of its own, in the model's order.
+        total: the whole model: its sparse_ms is the model as it is, its dense_ms that with every
+            sparse layer replaced by its dense twin.
+        batch: first dimension of the input.
+        device: where it ran.
+        threads: torch's CPU threads.
+        repeats: samples behind each median.
+    """
+
+    rows: list[LayerRow]
+    total: LayerRow
+    batch: int
+    device: str
+    threads: int
+    repeats: int
+
+    def table(self) -> Table:
+        """A rich table."""
+        threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
+        title = f"batch {self.batch}, {self.device}, {threads}, median of {self.repeats}"
+        return layer_table(self.rows, self.total, title)
+
+    def __rich__(self) -> Table:
+        return self.table()
+
+    def __str__(self) -> str:
+        console = Console(file=io.StringIO(), width=120)
+        console.print(self.table())
+        return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def profile(model: nn.Module, x: Tensor | Sequence[Any], repeats: int = 20) -> Profile:
+    """Measure every layer of a model, and its dense twin, on the inputs that reach it.
+
+    Dense and sparse run in turn, so that a slow moment of the machine meets both; the figures are
+    medians. A copy of the model runs, in evaluation mode and without gradients: mode, hooks and
+    buffers of the model and torch's random state stay as they are.
+
+    Args:
+        model: any module.
+        x: one batch, (N, ...) on the model's device; a tuple or list if the model takes several.
+        repeats: samples of each time, at least 1.
+
+    Returns:
+        The table.
+
+    Raises:
+        ValueError: repeats below 1, an x without a batch dimension.
+    """
+    require(repeats >= 1, "profile", "repeats", "must be at least 1", repeats)
+    given = (x,) if isinstance(x, Tensor) else tuple(x)
+    batched = bool(given) and isinstance(given[0], Tensor) and given[0].dim() > 0
+    require(batched, "profile", "x", "must be a batch (N, ...)", type(x).__name__)
+    device = given[0].device
+    generators = [device] if device.type == "cuda" else []
+    with torch.no_grad(), torch.random.fork_rng(generators):
+        # a model may work in place on what it is given
+        inputs = tuple(item.clone() if isinstance(item, Tensor) else item for item in given)
+        work = copy.deepcopy(model).eval()
+        calls = _record_calls(work, inputs)
+        rows = [
+            _measured(path, module, calls[path], device, repeats)
+            for path, module in _layers(work).items()
+        ]
+        total = _total(work, rows, inputs, repeats)
+    return Profile(rows, total, given[0].shape[0], str(device), torch.get_num_threads(), repeats)
+
+
+def _layers(model: nn.Module) -> dict[str, nn.Module]:
+    """Modules with parameters of their own."""
+    return {
+        path: module
+        for path, module in model.named_modules()
+        if any(True for _ in module.parameters(recurse=False))
+    }
+
+
+def _record_calls(model: nn.Module, inputs: tuple[Any, ...]) -> dict[str, list[Call]]:
+    """Run the model once; the arguments of every call of every layer."""
+    calls: dict[str, list[Call]] = {}
+    handles = []
+    for path, module in _layers(model).items():
+        record = calls.setdefault(path, [])
+
+        def note(module: Any, args: Any, kwargs: Any, y: Any, record: list[Call] = record) -> None:
+            known = type(module) in CONVOLUTIONS
+            record.append(Call(args, kwargs, output_positions(module, y) if known else None))
+
+        handles.append(module.register_forward_hook(note, with_kwargs=True))
+    model(*inputs)
+    for handle in handles:
+        handle.remove()
+    return calls
+
+
+def _measured(
+    path: str, module: nn.Module, calls: list[Call], device: torch.device, repeats: int
+) -> LayerRow:
+    dense, sparse = _twins(module)
+    works = [_replay(twin, calls) for twin in (dense, sparse) if twin is not None]
+    times = [*median_ms(works, device, repeats), None] if calls else [None, None]
+    weights, kept = _weights(module, dense)
+    kind, density = type(module).__name__, kept / max(weights, 1)
+    costs = (_bytes(module), times[0], times[1], _kernel(module, device))
+    reason = _why_dense(module, calls) if sparse is not None and sparse is not module else ""
+    return LayerRow(path or "(model)", kind, density, weights, kept, *costs, reason)
+
+
+def _twins(module: Any) -> tuple[nn.Module, nn.Module | None]:
+    """A layer's dense and sparse forms; the second is None where it has no zeros, or no form."""
+    if _is_sparse(module):
+        return module.to_dense(), module
+    if type(module) not in CONVERTERS:
+        return module, None
+    keep = module.weight != 0
+    return module, convert(module, keep) if density_of(keep) < 1 else None
+
+
+def _why_dense(module: Any, calls: list[Call]) -> str:
+    """What the rule of `compress` says of a dense layer with zeros at the batch that reaches it."""
+    keep = module.weight != 0
+    kind, shape, whole = type(module), tuple(keep.shape), keeps_whole(type(module), keep)
+    work = [
+        (_examples(module, call.args[0]), call.positions)
+        for call in calls
+        if call.args and isinstance(call.args[0], Tensor)
+    ]
+    batch, positions = max(work, default=(1, None))
+    image = None if positions is None else positions // max(batch, 1)
+    limit = break_even(kind, shape, batch, whole=whole, positions=image)
+    if limit == 0:
+        measured = is_measured(kind, shape, whole)
+        return "too small for sparse" if measured else "not measured sparse"
+    return f"sparse pays {'up to' if density_of(keep) > limit else 'here, up to'} {limit:.0%}"
+
+
+def _examples(module: Any, x: Tensor) -> int:
+    """Rows, or images, of a layer's input."""
+    if hasattr(module, "kernel_size"):
+        return x.shape[0] if x.dim() == len(module.kernel_size) + 2 else 1
+    return x.numel() // max(module.in_features, 1)
+
+
+def _weights(module: Any, dense: nn.Module) -> tuple[int, int]:
+    """Number of weights of the dense form, and how many of them are kept."""
+    weight = getattr(dense, "weight", None)
+    if not isinstance(weight, Tensor):
+        count = sum(parameter.numel() for parameter in module.parameters(recurse=False))
+        return count, count
+    return weight.numel(), module.nnz if _is_sparse(module) else int(weight.count_nonzero())
+
+
+def _is_sparse(module: nn.Module) -> bool:
+    return isinstance(module, PatternedLayer)
+
+
+def _bytes(module: nn.Module) -> int:
+    tensors = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+    return sum(tensor.nbytes for tensor in tensors)
+
+
+def _kernel(module: nn.Module, device: torch.device) -> str:
+    ours = (name for kind, name in OPS.items() if isinstance(module, kind))
+    op = module.op if isinstance(module, ExpanderLayer) else next(ours, None)
+    return f"{op} {activate(device.type).get(op, 'reference')}" if op else "torch"
+
+
+def _replay(module: nn.Module, calls: list[Call]) -> Work:
+    return lambda: [module(*args, **kwargs) for args, kwargs, _ in calls]
+
+
+def _total(
+    model: nn.Module, rows: list[LayerRow], inputs: tuple[Any, ...], repeats: int
+) -> LayerRow:
+    sparse = any(_is_sparse(module) for module in model.modules())
+    models = [replace_modules(model, _dense_form), model] if sparse else [model]
+    works = [_replay(twin, [Call(inputs, {}, None)]) for twin in models]
+    times = [*median_ms(works, inputs[0].device, repeats), None]
+    kept, weights = sum(row.nnz for row in rows), sum(row.weights for row in rows)
+    kind, density = type(model).__name__, kept / max(weights, 1)
+    costs = (sum(row.bytes for row in rows), times[0], times[1], "")
+    return LayerRow("total", kind, density, weights, kept, *costs)
+
+
+def _dense_form(_: str, module: Any) -> nn.Module | None:
+    return module.to_dense() if _is_sparse(module) else None
+
+
+def median_ms(works: Sequence[Work], device: torch.device, repeats: int) -> list[float]:
+    """Median milliseconds of each of several pieces of work, run in turn after a warm-up."""
+    samples: list[list[float]] = [[] for _ in works]
+    for repeat in range(WARM_UP + repeats):
+        for work, times in zip(works, samples, strict=True):
+            milliseconds = _milliseconds(work, device)
+            if repeat >= WARM_UP:
+                times.append(milliseconds)
+    return [statistics.median(times) for times in samples]
+
+
+def _milliseconds(work: Work, device: torch.device) -> float:
+    _wait(device)
+    start = time.perf_counter()
+    work()
+    _wait(device)
+    return (time.perf_counter() - start) * 1e3
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,217 @@
+"""The command line: lists, flags, exit statuses, and one line for every mistake."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import warnings
+
+import pytest
+
+import sparseq
+from sparseq.cli import main as cli
+from sparseq.recipes import RECIPES
+
+TINY = ["--model", "lenet_12", "--epochs", "1"]
+ROUNDS = [*TINY, "--rounds", "1", "--trials", "1", "--algebras", "real", "--measure-batch", "8"]
+
+
+@pytest.fixture(autouse=True)
+def wide_and_apart(tmp_path, monkeypatch):
+    """Each test has its own working folder, and a terminal that wraps nothing."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.delenv("SPARSEQ_DATA", raising=False)
+
+
+def run(*arguments):
+    return cli.main([str(argument) for argument in arguments])
+
+
+def complaint(capsys, *arguments):
+    """The one line on stderr of a command that ends with status 2."""
+    assert run(*arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("sparseq")
+    assert error.count("\n") == 1
+    return error
+
+
+def test_the_list_of_commands(capsys):
+    assert run("--help") == 0
+    text = capsys.readouterr().out
+    assert all(f"\n  {name} " in text for name in cli.COMMANDS)
+    assert run() == 2
+
+
+def test_recipes_and_the_commands_that_run_them_agree():
+    listed = {name for name, command in cli.COMMANDS.items() if command.run is cli.run_recipe}
+    assert listed == set(RECIPES.names())
+
+
+def test_version(capsys):
+    assert run("--version") == 0
+    assert sparseq.__version__ in capsys.readouterr().out
+
+
+def test_the_list_of_commands_needs_no_torch():
+    code = "import sys, sparseq.cli.main; sparseq.cli.main.main(['--help']); print(*sys.modules)"
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert not {"torch", "tyro", "rich", "numpy"} & set(result.stdout.split())
+
+
+@pytest.mark.parametrize("command", sorted(set(cli.COMMANDS) - {"build"}))
+def test_every_command_explains_its_flags(command, capsys):
+    with pytest.raises(SystemExit) as end:
+        run(command, "--help")
+    assert end.value.code == 0
+    assert f"sparseq {command}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--no-such-flag"], ["--epochs", "many"], ["--rewind-unit", "year"]]
+)
+def test_wrong_flags_end_with_status_2(arguments, capsys):
+    with pytest.raises(SystemExit) as end:
+        run("lottery", *arguments)
+    assert end.value.code == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_an_unknown_command_names_the_known_ones(capsys):
+    assert "unknown command 'win'; choose one of: lottery" in complaint(capsys, "win")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["lottery", "--data", "digit"], "unknown data set 'digit'; choose one of"),
+        (["lottery", "--model", "lenet"], "'lenet'; choose one of"),
+        (["lottery", "--criterion", "luck"], "unknown criterion 'luck'"),
+        (["lottery", "--rate", "1"], "rate must lie between 0 and 1, got 1.0"),
+        (["lottery", "--data", "mnist", "--data-dir", "nowhere"], "nowhere"),
+        (["train", "--model", "nowhere.py:net"], "model file nowhere.py does not exist"),
+        (["train", "--model", "vgg16bn"], "vgg16bn: in_shape must be (channels, height, width) of"),
+        (["train", "--model", "vae"], "must lie in 0..1, as the images of celeba do"),
+        (["prune", "--model", "vae"], "model must be a classifier (sparseq train takes others"),
+        (["train", "--model", "cnn_small", "--algebra", "quaternion"], "'cnn_small' takes no"),
+        (["train", "--data", "cifar10", "--data-dir", "nowhere"], "data_batch_1"),
+        (["train", "--device", "nonsense"], "device is not to be had"),
+        (["prune", "--density", "0"], "density must lie in (0, 1], got 0.0"),
+        (["prune", "--file", "nowhere.sparseq"], "nowhere.sparseq"),
+        (["info", "nowhere.sparseq"], "nowhere.sparseq"),
+        (["compress", "nowhere.sparseq", "there.sparseq"], "nowhere.sparseq"),
+        (["profile", "nowhere.sparseq"], "nowhere.sparseq"),
+        (["profile", "lenet_12", "--batch", "0"], "batch must be at least 1"),
+    ],
+)
+def test_mistakes_are_one_line(arguments, message, capsys):
+    assert message in complaint(capsys, *arguments)
+
+
+def test_a_traceback_is_there_for_who_wants_it(monkeypatch):
+    monkeypatch.setenv("SPARSEQ_TRACEBACK", "1")
+    with pytest.raises(ValueError, match="unknown data set"):
+        run("train", "--data", "digit")
+
+
+def test_an_error_that_is_no_users_mistake_says_how_to_see_more(monkeypatch, capsys):
+    def fail(name, arguments):
+        raise RuntimeError("out of\nmemory")
+
+    monkeypatch.setitem(cli.COMMANDS, "train", cli.Command("", fail))
+    assert "out of memory (SPARSEQ_TRACEBACK=1" in complaint(capsys, "train")
+
+
+@pytest.mark.parametrize(("command", "goes_on"), [("lottery", True), ("info", False)])
+def test_only_an_interrupted_run_says_how_it_goes_on(command, goes_on, monkeypatch, capsys):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "parse", interrupt)
+    assert run(command) == 130
+    error = capsys.readouterr().err
+    assert error.startswith(f"\nsparseq {command}: interrupted")
+    assert ("goes on from what it has finished" in error) == goes_on
+
+
+@pytest.mark.parametrize("arguments", [["help"], ["--version"], ["lottery", "--help"], []])
+def test_a_reader_that_goes_away_is_no_error(arguments):
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "sparseq", *arguments]
+    result = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert result.stderr == ""
+    assert result.returncode == (0 if arguments else 2)
+
+
+def test_a_warning_is_one_line_without_code(monkeypatch, capsys):
+    def warn(name, arguments):
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            warnings.warn("it is slow", stacklevel=1)
+
+    monkeypatch.setitem(cli.COMMANDS, "train", cli.Command("", warn))
+    assert run("train") == 0
+    assert capsys.readouterr().err == "sparseq: warning: it is slow\n"
+
+
+def test_a_failed_self_test_is_a_failure(monkeypatch):
+    monkeypatch.setitem(cli.COMMANDS, "doctor", cli.Command("", lambda name, arguments: False))
+    assert run("doctor") == 1
+
+
+def test_lottery_prints_its_table_and_where_the_files_are(tmp_path, capsys):
+    assert run("lottery", *ROUNDS) == 0
+    text = capsys.readouterr().out
+    headings = ["round", "weights", "validation", "test", "on disk", "dense", "sparse", "speed"]
+    assert all(heading in text for heading in headings)
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert folder.name.startswith("lottery-digits-")
+    assert str(folder.relative_to(tmp_path) / "accuracy.png") in text
+
+
+def test_lottery_again_prints_the_same(capsys):
+    run("lottery", *ROUNDS, "--out", "here")
+    first = capsys.readouterr().out.splitlines()
+    assert run("lottery", *ROUNDS, "--out", "here") == 0
+    again = capsys.readouterr().out.splitlines()
+    assert len(again) > 10
+    assert again == [line for line in first if "% done" not in line]
+
+
+def test_another_run_in_the_folder_is_one_line(capsys):
+    run("train", *TINY, "--out", "here")
+    error = complaint(capsys, "train", *TINY, "--lr", "1", "--out", "here")
+    assert "here holds another run (lr 0.004 there, 1.0 here); choose another --out" in error
+
+
+def test_iterative_runs(capsys):
+    assert run("iterative", *ROUNDS) == 0
+    assert "lenet_12, real, on digits: 888 weights" in capsys.readouterr().out
+
+
+def test_a_users_own_model_trains(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\n"
+        "def net(in_shape, num_classes):\n"
+        "    pixels = in_shape[1] * in_shape[2]\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(pixels, num_classes))\n"
+    )
+    assert run("lottery", *ROUNDS, "--model", "mine.py:net", "--out", "o") == 0
+    assert (tmp_path / "o" / "accuracy.png").exists()
+
+
+def test_python_m_sparseq_is_sparseq():
+    result = subprocess.run(
+        [sys.executable, "-m", "sparseq", "nonsense"],
+        capture_output=True,
+        text=True,
+        env={**os.environ},
+    )
+    assert result.returncode == 2
+    assert result.stderr.startswith("sparseq: error: unknown command 'nonsense'")
+    assert result.stderr.count("\n") == 1

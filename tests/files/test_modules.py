@@ -1,0 +1,173 @@
+"""Descriptions of modules: every registered type comes back from its own description."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from sparseq.files.modules import (
+    CONTAINERS,
+    MODULES,
+    build_module,
+    build_tree,
+    custom_modules,
+    describe_module,
+    describe_modules,
+    register_module,
+    tuples,
+)
+from sparseq.formats import CSRPattern
+from sparseq.nn import SparseLinear, SparseQLinear
+from sparseq.nn.quaternion.linear import QLinear
+
+# arguments none of which is the default
+ARGUMENTS = {
+    "Sequential": [],
+    "SparseSequential": [],
+    "ModuleList": [],
+    "ModuleDict": [],
+    "Linear": [3, 5, False],
+    "Bilinear": [3, 4, 5, False],
+    "Embedding": [7, 3, 1, 2.0, 1.0, True],
+    "Identity": [],
+    "Flatten": [2, 3],
+    "Unflatten": [1, (2, 3)],
+    "LayerNorm": [(3, 4), 1e-3, False],
+    "GroupNorm": [2, 6, 1e-3, False],
+    "ReLU": [True],
+    "ReLU6": [True],
+    "LeakyReLU": [0.3, True],
+    "PReLU": [3, 0.5],
+    "ELU": [0.7, True],
+    "GELU": ["tanh"],
+    "SiLU": [True],
+    "Mish": [True],
+    "Hardtanh": [-2.0, 3.0, True],
+    "Hardswish": [True],
+    "Softplus": [2.0, 10.0],
+    "Sigmoid": [],
+    "Tanh": [],
+    "Softmax": [1],
+    "LogSoftmax": [1],
+    "ZeroPad2d": [(1, 2, 3, 4)],
+    "Upsample": [None, 2.0, "bilinear", True],
+    "QLinear": [8, 4, False],
+    "ImageToQuaternion": [],
+    "Residual": [nn.Identity(), nn.Identity()],
+    "QMaxPool2d": [3, 2, 1, 2, True],
+    "VectorMaxPool2d": [3, 2, 1, 2, True, True],
+    "QModReLU": [8, -0.5],
+    "QuaternionToReal": [],
+    "QDropout": [0.25, True],
+    "ExpanderLinear": [8, 12, 4, "block(4, xnet)"],
+    "ExpanderQLinear": [16, 12, 2, "circulant"],
+}
+for _number in (1, 2, 3):
+    ARGUMENTS[f"Conv{_number}d"] = [4, 6, 3, 2, 1, 2, 2, False, "circular"]
+    ARGUMENTS[f"ConvTranspose{_number}d"] = [4, 6, 3, 2, 1, 1, 2, False, 1]
+    ARGUMENTS[f"QConv{_number}d"] = [16, 8, 3, 2, 1, 2, 2, False, "circular"]
+    ARGUMENTS[f"QConvTranspose{_number}d"] = [16, 8, 3, 2, 1, 1, 2, False, 1]
+    ARGUMENTS[f"BatchNorm{_number}d"] = [5, 1e-3, None, False, False]
+    ARGUMENTS[f"QBatchNorm{_number}d"] = [8, 1e-3, None, False, False]
+    ARGUMENTS[f"Dropout{_number}d"] = [0.25, True]
+    ARGUMENTS[f"MaxPool{_number}d"] = [3, 2, 1, 2, True, True]
+    ARGUMENTS[f"AvgPool{_number}d"] = [3, 2, 1, True, False]
+    ARGUMENTS[f"AdaptiveAvgPool{_number}d"] = [2]
+    ARGUMENTS[f"AdaptiveMaxPool{_number}d"] = [2, True]
+ARGUMENTS["ImageToQuaternion"] = []
+for _name in ("ExpanderConv1d", "ExpanderConv2d", "ExpanderQConv1d", "ExpanderQConv2d"):
+    ARGUMENTS[_name] = [8, 12, 3, 2]
+ARGUMENTS["Dropout"] = [0.25, True]
+
+
+def sparse_layer(name):
+    mask = torch.rand(8, 4, generator=torch.Generator().manual_seed(0)) < 0.4
+    if name == "SparseLinear":
+        return SparseLinear(4, 8, CSRPattern.from_mask(mask), bias=False)
+    if "Conv" in name:
+        kind = MODULES.get(name).layer
+        twin = kind.dense(16, 8, 3, 2, 1, 2, 2, False, "circular")
+        return kind.from_dense(twin)
+    return SparseQLinear(16, 8, CSRPattern.from_mask(mask), bias=False)
+
+
+@pytest.mark.parametrize("name", MODULES.names())
+def test_registered_types_come_back(name):
+    kind = MODULES.get(name).layer
+    sparse = name.startswith(("SparseLinear", "SparseQLinear", "SparseConv", "SparseQConv"))
+    module = sparse_layer(name) if sparse else kind(*ARGUMENTS[name])
+    node = json.loads(json.dumps(describe_module(module)))
+    again = build_module("here", node)
+    assert type(again) is kind
+    assert tuples(describe_module(again)) == tuples(node)
+    if not sparse:  # their patterns come with the state
+        assert repr(again) == repr(module)
+        assert {k: v.shape for k, v in again.state_dict().items()} == {
+            k: v.shape for k, v in module.state_dict().items()
+        }
+
+
+def test_quaternion_options_come_back():
+    layer = QLinear(8, 4, init="glorot", algorithm="16")
+    assert build_module("", describe_module(layer)).extra_repr() == layer.extra_repr()
+    pattern = CSRPattern.from_mask(torch.ones(2, 4, dtype=torch.bool))
+    layer = SparseQLinear(16, 8, pattern, granularity="quaternion")
+    assert build_module("", describe_module(layer)).granularity == "quaternion"
+
+
+def test_defaults_are_left_out():
+    assert describe_module(nn.ReLU()) == {"type": "ReLU"}
+    assert describe_module(nn.Linear(3, 4)) == {
+        "type": "Linear",
+        "args": {"in_features": 3, "out_features": 4},
+    }
+
+
+def test_subclasses_and_unknown_types_are_custom():
+    class Linear(nn.Linear):
+        pass
+
+    node = describe_module(Linear(3, 4))
+    assert node["custom"].endswith("Linear")
+    model = nn.Sequential(nn.ReLU(), Linear(3, 4))
+    assert custom_modules(describe_modules(model)) == [f"1 ({node['custom']})"]
+
+
+def test_trees_come_back_with_shared_modules_and_names():
+    shared = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+    model = nn.Sequential()
+    model.add_module("first", shared)
+    model.add_module("list", nn.ModuleList([nn.Identity(), shared]))
+    model.add_module("dict", nn.ModuleDict({"again": shared[0]}))
+    nodes = describe_modules(model)
+    assert nodes["list.1"] == {"same_as": "first"}
+    again = build_tree(json.loads(json.dumps(nodes)))
+    assert repr(again) == repr(model)
+    assert again.list[1] is again.first
+    assert again.dict["again"] is again.first[0]
+    assert describe_modules(again) == nodes
+
+
+def test_modes_that_differ_are_noted():
+    model = nn.Sequential(nn.Dropout(), nn.Dropout()).eval()
+    model[1].train()
+    nodes = describe_modules(model)
+    assert [nodes[path].get("training") for path in ("", "0", "1")] == [None, None, True]
+
+
+def test_recipes_that_make_no_sense_are_refused():
+    with pytest.raises(ValueError, match=r"unknown module type 'Nope'; choose one of: Adaptive"):
+        build_module("a", {"type": "Nope"})
+    with pytest.raises(ValueError, match="recipe of module 'a' must be valid arguments of Linear"):
+        build_module("a", {"type": "Linear", "args": {"nope": 1}})
+    with pytest.raises(ValueError, match="must name an earlier module"):
+        build_tree({"": {"type": "Sequential"}, "a": {"same_as": "b"}})
+
+
+def test_a_type_is_registered_once():
+    with pytest.raises(ValueError, match="registered twice"):
+        register_module(nn.Linear)
+    assert all(kind.__name__ in MODULES.names() for kind in CONTAINERS)

@@ -1,0 +1,128 @@
+"""Model files that came whole and make no sense: an error that names the file and the entry."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from sparseq.files.container import read_container, write_container
+from sparseq.files.contents import describe_file
+from sparseq.files.model_file import load, recorded_builder, save
+from sparseq.nn.sparse.linear import SparseLinear
+
+BUILDER = {"name": "mine", "kwargs": {"width": 3}}
+
+
+@pytest.fixture
+def parts(tmp_path):
+    """Tensors and description of a file that has one of everything."""
+    first = nn.Linear(60, 60)
+    first.weight.data.mul_(torch.rand(60, 60) < 0.05)
+    keep = torch.rand(60, 60) < 0.1
+    model = nn.Sequential(first, SparseLinear.from_dense(nn.Linear(60, 60), keep), first)
+    model[1].bias = first.bias
+    model[0].bias.requires_grad_(False)
+    model.recipe = BUILDER
+    save(model, tmp_path / "good")
+    stored, recipe = read_container(tmp_path / "good", "model")
+    assert recipe.keys() == {
+        "modules",
+        "patterns",
+        "zeros",
+        "aliases",
+        "frozen",
+        "training",
+        "builder",
+    }
+    assert recipe["zeros"]["0.weight"]["negative"] > 0
+    return stored, recipe
+
+
+def changed(recipe, path, value):
+    """A copy with the value at a path of keys; None takes the key away."""
+    recipe = copy.deepcopy(recipe)
+    place = recipe
+    for key in path[:-1]:
+        place = place[key]
+    if value is None:
+        del place[path[-1]]
+    else:
+        place[path[-1]] = value
+    return recipe
+
+
+CASES = [
+    (("modules",), None, "entry 'modules' must have a root"),
+    (("modules",), [1], "entry 'modules' must be a dict"),
+    (("modules", ""), None, "entry 'modules' must have a root"),
+    (("modules", "1"), 3, "of module '1' must be a dict, got 3"),
+    (("modules", "1"), {}, "of module '1' must name one of type, custom, same_as"),
+    (("modules", "1", "custom"), "Net", "of module '1' must name one of type, custom, same_as"),
+    (("modules", "1", "type"), 3, "of module '1' must name one of"),
+    (("modules", "1", "args"), [3], "of module '1' must have named args"),
+    (("modules", "a.b"), {"type": "ReLU"}, "of module 'a.b' must have a name and come after"),
+    (("modules", "1."), {"type": "ReLU"}, "of module '1.' must have a name"),
+    (("patterns",), [], "entry 'patterns' must be a dict, got"),
+    (("patterns", "1"), "60", "of pattern '1' must be its number of rows, got '60'"),
+    (("patterns", "7"), 60, "of pattern '7' must have a stream of bytes '7.row_ptr', got None"),
+    (("zeros", "0.weight"), [60, 60], "zeros of '0.weight' must give the shape of a tensor"),
+    (("zeros", "0.weight", "shape"), [60, -1], "zeros of '0.weight' must give the shape"),
+    (("zeros", "0.weight", "negative"), 0.5, "zeros of '0.weight' must give the shape"),
+    (("zeros", "0.bias"), {"shape": [60]}, "must have a stream of bytes '0.bias.nonzero'"),
+    (("zeros", "none"), {"shape": [60]}, "zeros of 'none' must give the shape of a tensor"),
+    (("aliases", "1.bias"), "nowhere", "alias '1.bias' must name a tensor of the file"),
+    (("aliases", "1.bias"), 7, "alias '1.bias' must name a tensor of the file"),
+    (("frozen",), [1], "entry 'frozen' must hold names"),
+    (("training",), None, "entry 'training' must be a bool, got None"),
+    (("training",), "yes", "entry 'training' must be a bool, got 'yes'"),
+    (("builder",), {"name": "mine"}, "entry 'builder' must hold a name and kwargs"),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "message"), CASES)
+def test_a_recipe_of_another_shape_is_named(tmp_path, parts, path, value, message):
+    file = tmp_path / "bad.sparseq"
+    write_container(file, parts[0], changed(parts[1], path, value), "model", version=2)
+    for read in (load, describe_file, recorded_builder):
+        with pytest.raises(ValueError, match=r"bad\.sparseq': recipe ") as error:
+            read(file)
+        assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("modules", "1", "type"), "Nope", "unknown module type 'Nope'"),
+        (("modules", "1", "args"), {"in_features": "x"}, "must be valid arguments of SparseLinear"),
+        (("modules", "forward"), {"type": "ReLU"}, "must have a free name"),
+        (("modules", "1"), {"same_as": "2"}, "must name an earlier module"),
+        (("patterns", "1"), 61, "bad.sparseq' must hold patterns and zeros that can be decoded"),
+        (("zeros", "0.weight", "shape"), [2, 2], "can be decoded"),
+        (("zeros", "0.weight", "shape"), [10**9, 10**9], "can be decoded"),
+        (("zeros", "0.weight", "negative"), 5, "can be decoded"),
+        (("zeros", "0.weight", "shape"), [3600], "model must fit the file"),
+    ],
+)
+def test_a_recipe_that_cannot_be_followed_is_named(tmp_path, parts, path, value, message):
+    file = tmp_path / "bad.sparseq"
+    write_container(file, parts[0], changed(parts[1], path, value), "model", version=2)
+    with pytest.raises(ValueError, match=r"load|unknown") as error:
+        load(file)
+    assert message in str(error.value)
+
+
+def test_streams_must_be_bytes(tmp_path, parts):
+    for name in ("1.col_idx", "0.weight.nonzero", "0.weight.negative"):
+        stored = {**parts[0], name: torch.ones(3)}
+        write_container(tmp_path / name, stored, parts[1], "model", version=2)
+        with pytest.raises(ValueError, match=f"stream of bytes '{name}', got 'torch.float32"):
+            load(tmp_path / name)
+
+
+def test_what_a_model_says_of_itself_is_read(tmp_path, parts):
+    assert recorded_builder(tmp_path / "good") == BUILDER
+    save(nn.Linear(2, 2), tmp_path / "plain")
+    assert recorded_builder(tmp_path / "plain") == {}

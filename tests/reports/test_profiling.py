@@ -1,0 +1,186 @@
+"""`profile`: right counts, a row for each layer, and nothing of the model or torch disturbed."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import rich.console
+import torch
+from torch import nn
+
+from sparseq.compression.sparsify import compress
+from sparseq.nn.quaternion.linear import QLinear
+from sparseq.reports import profiling
+from sparseq.reports.profiling import LayerRow, median_ms, profile
+
+X = torch.randn(6, 16)
+
+
+def net(layer=nn.Linear):
+    torch.manual_seed(0)
+    return nn.Sequential(layer(16, 24), nn.BatchNorm1d(24), nn.ReLU(), layer(24, 8), nn.Dropout())
+
+
+def small_net(layer=nn.Linear):
+    model = net(layer)
+    generator = torch.Generator().manual_seed(0)
+    shape = model[0].weight.shape
+    keep = torch.rand(shape, generator=generator) < 0.25
+    return compress(model, {"0.weight": keep}, policy="sparse")
+
+
+@pytest.mark.parametrize("layer", [nn.Linear, QLinear])
+def test_rows_count_and_time_every_layer(layer):
+    model = small_net(layer)
+    result = profile(model, X, repeats=2)
+    first, norm, last = result.rows
+    weights = net(layer)[0].weight.numel()
+    assert (first.name, first.kind) == ("0", type(model[0]).__name__)
+    assert (first.nnz, first.weights) == (model[0].values.numel(), weights)
+    assert first.density == first.nnz / weights
+    tensors = [*model[0].parameters(), *model[0].buffers()]
+    assert first.bytes == sum(tensor.nbytes for tensor in tensors)
+    assert first.dense_ms > 0
+    assert first.sparse_ms > 0
+    assert first.speedup == first.dense_ms / first.sparse_ms
+    op = "spmm " if layer is nn.Linear else "sparse_hamilton "
+    assert first.kernel.startswith(op)
+    assert (norm.kind, norm.density, norm.sparse_ms, norm.kernel) == (
+        "BatchNorm1d",
+        1,
+        None,
+        "torch",
+    )
+    assert (last.density, last.sparse_ms, last.speedup) == (1, None, None)
+    assert last.dense_ms > 0
+
+
+def test_totals_are_of_the_whole_model():
+    result = profile(small_net(), X, repeats=1)
+    total = result.total
+    for field in ("nnz", "weights", "bytes"):
+        assert getattr(total, field) == sum(getattr(row, field) for row in result.rows)
+    assert total.density == total.nnz / total.weights
+    assert total.dense_ms > 0
+    assert total.sparse_ms > 0
+    assert (result.batch, result.device, result.repeats) == (6, "cpu", 1)
+    assert result.threads == torch.get_num_threads()
+
+
+def test_a_dense_layer_with_zeros_shows_what_sparse_would_take():
+    model = net()
+    with torch.no_grad():
+        model[0].weight[:12] = 0
+    first, _, last = profile(model, X, repeats=1).rows
+    assert (first.kind, first.density, first.kernel) == ("Linear", 0.5, "torch")
+    assert first.sparse_ms > 0
+    assert last.sparse_ms is None
+    assert (first.reason, last.reason) == ("too small for sparse", "")
+
+
+@pytest.mark.parametrize("layer", [nn.Linear, QLinear])
+def test_it_says_why_a_layer_stays_dense(layer):
+    model = nn.Sequential(layer(512, 512), layer(512, 512))
+    with torch.no_grad():
+        model[0].weight[..., 5:] = 0
+        model[1].weight[..., :2] = 0
+    result = profile(model, torch.ones(64, 512), repeats=1)
+    few, many = result.rows
+    assert few.reason.startswith("sparse pays here, up to ")
+    assert many.reason.startswith("sparse pays up to ")
+    assert "sparse pays" in str(result)
+
+
+def test_nothing_kept_is_no_division_by_zero():
+    model = compress(nn.Linear(16, 8), {"weight": torch.zeros(8, 16).bool()}, policy="sparse")
+    result = profile(model, X, repeats=1)
+    assert (result.rows[0].name, result.rows[0].density, result.total.density) == ("(model)", 0, 0)
+
+
+def test_it_prints_as_a_table():
+    result = profile(small_net(), X, repeats=1)
+    console = rich.console.Console(width=120)
+    with console.capture() as captured:
+        console.print(result)
+    for text in (str(result), captured.get()):
+        for word in ("SparseLinear", "BatchNorm1d", "speed", "kernel", "total", "batch 6, cpu"):
+            assert word in text
+
+
+def test_the_model_and_torch_stay_as_they_were():
+    model = small_net().train()
+    model[3].eval()
+    model[3].register_forward_hook(lambda module, args, output: None)
+    hooks = [dict(module._forward_hooks) for module in model.modules()]
+    state, random_state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    modes = [module.training for module in model.modules()]
+    profile(model, X, repeats=1)
+    assert [module.training for module in model.modules()] == modes
+    assert [dict(module._forward_hooks) for module in model.modules()] == hooks
+    assert not any(module._forward_pre_hooks for module in model.modules())
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert torch.is_grad_enabled()
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_random_layers_and_work_in_place_disturb_nothing():
+    class Noisy(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(16, 4)
+
+        def forward(self, x):
+            return self.layer(x.mul_(2)) + torch.rand(())
+
+    model, x, random_state = Noisy(), X.clone(), torch.get_rng_state()
+    profile(model, x, repeats=1)
+    assert torch.equal(x, X)
+    assert torch.equal(torch.get_rng_state(), random_state)
+
+
+def test_it_works_under_no_grad_and_without_it():
+    model = small_net()
+    with torch.no_grad():
+        profile(model, X, repeats=1)
+        assert not torch.is_grad_enabled()
+    profile(model, X.requires_grad_(False), repeats=1)
+
+
+class Branches(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.used, self.unused = nn.Linear(16, 16), nn.Linear(16, 16)
+
+    def forward(self, x, y):
+        return self.used(self.used(x)) + y
+
+
+def test_layers_called_twice_and_never_and_several_inputs():
+    used, unused = profile(Branches(), (X, torch.ones(16)), repeats=1).rows
+    assert used.dense_ms > 0
+    assert (unused.dense_ms, unused.sparse_ms) == (None, None)
+    used, _ = profile(compress(Branches(), policy="sparse"), [X, X[:, :1]], repeats=1).rows
+    assert used.sparse_ms > 0
+
+
+def test_times_are_medians_of_interleaved_samples(monkeypatch):
+    order = []
+    ticks = iter([0, 1] * 4 + [0, 0.005, 0, 0.03, 0, 0.001, 0, 0.01, 0, 0.003, 0, 0.02])
+    monkeypatch.setattr(profiling.time, "perf_counter", lambda: next(ticks))
+    works = [lambda: order.append("dense"), lambda: order.append("sparse")]
+    assert median_ms(works, torch.device("cpu"), 3) == pytest.approx([3, 20])
+    assert order == ["dense", "sparse"] * 5
+
+
+def test_bad_arguments_are_refused():
+    with pytest.raises(ValueError, match="repeats must be at least 1, got 0"):
+        profile(net(), X, repeats=0)
+    for bad in (torch.tensor(1.0), (), [1]):
+        with pytest.raises(ValueError, match="x must be a batch"):
+            profile(net(), bad)
+
+
+def test_a_row_without_times_has_no_speedup():
+    assert LayerRow("a", "Linear", 1.0, 4, 4, 16, None, None, "torch").speedup is None
