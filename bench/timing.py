@@ -16,6 +16,8 @@ from statistics import median
 
 import torch
 
+from sparseq.timing import seconds_per_call
+
 TURN_SECONDS = 1e-3
 MOST_ROUNDS = 400
 QUIET = 0.1  # cores that others may use before a measurement counts as disturbed
@@ -62,14 +64,6 @@ def wait_for_quiet(patience: float) -> None:
         time.sleep(GLANCE)
         if others.cores() < QUIET:
             return
-
-
-def seconds_per_call(call: Callable[[], object], calls: int) -> float:
-    """Mean wall time of a call over `calls` calls in a row."""
-    start = time.perf_counter()
-    for _ in range(calls):
-        call()
-    return (time.perf_counter() - start) / calls
 
 
 class Race:

@@ -23,7 +23,7 @@ from tests.source_tree import (
 # an import points to a line above, or stays within its part of the package
 LAYERS = [
     ["errors", "seeds", "_version"],
-    ["registry"],
+    ["registry", "timing"],
     ["ops"],
     ["formats", "graphs"],
     ["quant"],

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import platform
-import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib import metadata
 
 import torch
@@ -16,8 +16,10 @@ from sparseq.formats import CSRPattern
 from sparseq.ops import _backend, build, toolchain
 from sparseq.ops.hamilton import hamilton, hamilton_reference
 from sparseq.ops.spmm import spmm, spmm_reference
+from sparseq.timing import median_ms
 
 PACKAGES = ["torch", "torchvision", "triton", "numpy", "pybind11", "ninja", "safetensors"]
+REPEATS = 12
 TOLERANCE = 1e-5  # of float32 results against float64, relative
 
 
@@ -77,7 +79,7 @@ def self_test() -> Iterator[tuple[str, bool, str]]:
     values = draw(len(pattern[1]))
     weight = draw(4, 256, 256)
     xs, ds, vs, ws = x.float(), dense.float(), values.float(), weight.float()
-    baseline = _milliseconds(lambda: torch.nn.functional.linear(xs, ds))
+    dense_product = partial(torch.nn.functional.linear, xs, ds)
     cases = [
         (
             "spmm at 5 % density",
@@ -88,17 +90,9 @@ def self_test() -> Iterator[tuple[str, bool, str]]:
     ]
     for name, run, exact in cases:
         error = float((run().double() - exact).norm() / exact.norm())
-        speed = baseline / _milliseconds(run)
-        yield name, error < TOLERANCE, f"error {error:.0e}, {speed:.1f}x the dense product's speed"
-
-
-def _milliseconds(run: Callable[[], object]) -> float:
-    times = []
-    for _ in range(12):
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return sorted(times)[len(times) // 2] * 1e3
+        dense_ms, ours_ms = median_ms([dense_product, run], repeats=REPEATS)
+        speed = f"{dense_ms / ours_ms:.1f}x the dense product's speed"
+        yield name, error < TOLERANCE, f"error {error:.0e}, {speed}"
 
 
 def _or_reason(read: Callable[[], str]) -> str:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
-import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -35,6 +33,7 @@ from sparseq.nn.sparse.patterned import PatternedLayer
 from sparseq.nn.sparse.quaternion_linear import SparseQLinear
 from sparseq.ops._backend import activate
 from sparseq.reports.layer_table import LayerRow, layer_table
+from sparseq.timing import Work, median_ms
 
 # layer type -> the op of ours that computes it; expander layers choose theirs by their graph,
 # other layers are torch's
@@ -45,9 +44,6 @@ OPS: dict[type[nn.Module], str] = {
     SparseConvNd: "sparse_conv",
     QConvNd: "hamilton_conv",
 }
-WARM_UP = 2
-
-Work = Callable[[], Any]
 
 
 class Call(NamedTuple):
@@ -249,27 +245,3 @@ def _total(
 
 def _dense_form(_: str, module: Any) -> nn.Module | None:
     return module.to_dense() if _is_sparse(module) else None
-
-
-def median_ms(works: Sequence[Work], device: torch.device, repeats: int) -> list[float]:
-    """Median milliseconds of each of several pieces of work, run in turn after a warm-up."""
-    samples: list[list[float]] = [[] for _ in works]
-    for repeat in range(WARM_UP + repeats):
-        for work, times in zip(works, samples, strict=True):
-            milliseconds = _milliseconds(work, device)
-            if repeat >= WARM_UP:
-                times.append(milliseconds)
-    return [statistics.median(times) for times in samples]
-
-
-def _milliseconds(work: Work, device: torch.device) -> float:
-    _wait(device)
-    start = time.perf_counter()
-    work()
-    _wait(device)
-    return (time.perf_counter() - start) * 1e3
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.test_cli import ROUNDS, TINY, complaint, run
+from tests.cli.test_main import ROUNDS, TINY, complaint, run
 from torch import nn
 
 import sparseq

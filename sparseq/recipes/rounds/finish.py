@@ -21,7 +21,7 @@ from sparseq.recipes.folder import RunFolder
 from sparseq.recipes.results import FIGURE, Level, Results
 from sparseq.recipes.rounds.trial import Row, Trial
 from sparseq.reports.figures import accuracy_figure, save_figure
-from sparseq.reports.profiling import median_ms
+from sparseq.timing import median_ms
 from sparseq.train import evaluate
 
 if TYPE_CHECKING:
