@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.cli.test_main import ROUNDS, TINY, complaint, run
 from torch import nn
 
 import sparseq
 from sparseq.files.model_file import load, save
 from sparseq.models.user_file import load_function
+from tests.cli.test_main import ROUNDS, TINY, complaint, run
 
 
 @pytest.fixture(autouse=True)

@@ -11,8 +11,7 @@ from torch import nn
 
 from sparseq.compression.sparsify import compress
 from sparseq.nn.quaternion.linear import QLinear
-from sparseq.reports import profiling
-from sparseq.reports.profiling import LayerRow, median_ms, profile
+from sparseq.reports.profiling import LayerRow, profile
 
 X = torch.randn(6, 16)
 
@@ -163,15 +162,6 @@ def test_layers_called_twice_and_never_and_several_inputs():
     assert (unused.dense_ms, unused.sparse_ms) == (None, None)
     used, _ = profile(compress(Branches(), policy="sparse"), [X, X[:, :1]], repeats=1).rows
     assert used.sparse_ms > 0
-
-
-def test_times_are_medians_of_interleaved_samples(monkeypatch):
-    order = []
-    ticks = iter([0, 1] * 4 + [0, 0.005, 0, 0.03, 0, 0.001, 0, 0.01, 0, 0.003, 0, 0.02])
-    monkeypatch.setattr(profiling.time, "perf_counter", lambda: next(ticks))
-    works = [lambda: order.append("dense"), lambda: order.append("sparse")]
-    assert median_ms(works, torch.device("cpu"), 3) == pytest.approx([3, 20])
-    assert order == ["dense", "sparse"] * 5
 
 
 def test_bad_arguments_are_refused():
