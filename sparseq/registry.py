@@ -1,4 +1,4 @@
-"""The one way to extend sparseq by name: criteria, models, data sets, schedules, recipes."""
+"""The one way to extend sparseq by name: layers, stores, criteria, models, data sets, recipes."""
 
 from __future__ import annotations
 
@@ -33,6 +33,14 @@ class Registry(Generic[T]):
         if name not in self._entries:
             raise unknown_name(self.kind, name, self.names())
         return self._entries[name]
+
+    def find(self, name: str) -> T | None:
+        """The entry of that name, or None."""
+        return self._entries.get(name)
+
+    def entries(self) -> list[T]:
+        """All entries, in the order in which they were registered."""
+        return list(self._entries.values())
 
     def names(self) -> list[str]:
         """All registered names, sorted."""

@@ -46,7 +46,7 @@ LONG_FUNCTIONS: dict[str, str] = {}
 DEEP_FUNCTIONS: dict[str, str] = {}
 MANY_ARGUMENTS = {
     "sparseq/nn/quaternion/conv.py:_Conv.__init__": "the signature of torch's convolutions",
-    "sparseq/nn/quaternion/conv.py:_Transpose.__init__": "the signature of torch's convolutions",
+    "sparseq/nn/quaternion/conv_transpose.py:_Transpose.__init__": "the same",
     "sparseq/nn/sparse/conv.py:_SparseConv.__init__": "the signature of torch's convolutions",
     "sparseq/nn/sparse/quaternion_conv.py:_SparseQConv.__init__": "the same",
     "sparseq/nn/expander/conv.py:ExpanderConvNd.__init__": "the signature of torch's convolutions",

@@ -1,6 +1,8 @@
 """Which layers run faster sparse: the measured break-even densities, read for a layer.
 
-A kind of layer that policy "auto" of `compress` shall judge is one entry in MEASURED.
+A layer names its rows of the table beside its class (`LayerType.break_even`): one for weights kept
+one by one, and one for weights kept whole, the components of a quaternion or the kernel between two
+channels. Braces in them stand for 1x1 or, where a kernel has several places, 3x3.
 """
 
 from __future__ import annotations
@@ -10,21 +12,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from sparseq.compression.thresholds import STEPS, thresholds
-from sparseq.nn.quaternion.conv import QConv1d, QConv2d, QConv3d
-from sparseq.nn.quaternion.linear import QLinear
-
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, QConv1d, QConv2d, QConv3d)
-QUATERNION = (QLinear, QConv1d, QConv2d, QConv3d)
-# rows of the table of break-even densities: weights kept one by one, and whole: the components of
-# a quaternion, or the kernel between two channels. The braces stand for 1x1 or, where a kernel has
-# several places, 3x3
-MEASURED: dict[type[nn.Module], tuple[str, str]] = {
-    nn.Linear: ("Linear", "Linear"),
-    QLinear: ("QLinear by component", "QLinear by quaternion"),
-    **dict.fromkeys(CONVOLUTIONS[:3], ("Conv2d {}", "Conv2d {} by slice")),
-    **dict.fromkeys(CONVOLUTIONS[3:], ("QConv2d {} by component", "QConv2d {} by quaternion")),
-}
+from sparseq.compression.thresholds import STEPS, MapThresholds, thresholds
+from sparseq.nn.layer_types import sparse_type, type_of
 
 
 def break_even(
@@ -43,7 +32,7 @@ def break_even(
     not measured the lowest of those that were. Stride and groups are not looked at.
 
     Args:
-        kind: the dense layer's type, a key of MEASURED.
+        kind: the dense layer's type.
         shape: of its weight.
         batch: rows of x at a call, images for a convolution.
         whole: quaternions, or kernels between two channels, are kept or dropped whole.
@@ -51,35 +40,53 @@ def break_even(
         positions: a convolution's output positions for one image, height times width; where they
             are not given, the worst of the measured ones count (`MapThresholds.limit`).
     """
-    measured = thresholds(row_of(kind, shape, whole), STEPS[training], torch.get_num_threads())
-    limits = [table.limit(math.prod(shape), batch, positions) for table in measured]
-    return min(limits, default=0.0)
+    tables = _tables(kind, shape, whole, training)
+    return min((table.limit(math.prod(shape), batch, positions) for table in tables), default=0.0)
 
 
 def is_measured(
     kind: type[nn.Module], shape: tuple[int, ...], whole: bool = False, training: bool = False
 ) -> bool:
     """Whether `break_even` goes by measurements; it is 0 for a kind of layer without any."""
-    name = row_of(kind, shape, whole)
-    return bool(thresholds(name, STEPS[training], torch.get_num_threads()))
+    return bool(_tables(kind, shape, whole, training))
+
+
+def _tables(
+    kind: type[nn.Module], shape: tuple[int, ...], whole: bool, training: bool
+) -> tuple[MapThresholds, ...]:
+    row = row_of(kind, shape, whole)
+    return thresholds(row, STEPS[training], torch.get_num_threads()) if row else ()
 
 
 def row_of(kind: type[nn.Module], shape: tuple[int, ...], whole: bool) -> str:
-    """Name of the measurements that stand for a layer."""
-    return MEASURED[kind][whole].format("1x1" if taps_of(kind, shape) == 1 else "3x3")
+    """Name of the measurements that stand for a layer; "" where there are none."""
+    known = sparse_type(kind)
+    if known is None or known.break_even is None:
+        return ""
+    return known.break_even[whole].format("1x1" if taps_of(kind, shape) == 1 else "3x3")
 
 
 def taps_of(kind: type[nn.Module], shape: tuple[int, ...]) -> int:
     """Places of the kernel of a weight of that shape; 1 for a linear layer."""
-    return math.prod(shape[3 if kind in QUATERNION else 2 :])
+    return math.prod(shape[3 if _is_quaternion(kind) else 2 :])
 
 
 def keeps_whole(kind: type[nn.Module], keep: Tensor) -> bool:
     """Whether a mask keeps or drops quaternions, (4, m, k, ...), or kernels, (m, k, ...), whole."""
-    if kind in QUATERNION:
+    if _is_quaternion(kind):
         return bool((keep == keep[:1]).all())
     several = taps_of(kind, tuple(keep.shape)) > 1
     return several and bool((keep.flatten(2) == keep.flatten(2)[..., :1]).all())
+
+
+def is_convolution(module: nn.Module) -> bool:
+    """Whether a module has a sparse twin whose cost depends on the size of its map."""
+    return hasattr(module, "kernel_size") and sparse_type(type(module)) is not None
+
+
+def _is_quaternion(kind: type[nn.Module]) -> bool:
+    known = type_of(kind)
+    return known is not None and known.quaternion
 
 
 def density_of(keep: Tensor) -> float:

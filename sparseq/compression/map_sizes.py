@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparseq.compression.break_even import CONVOLUTIONS
+from sparseq.compression.break_even import is_convolution
 from sparseq.errors import argument_error, require
 
 
@@ -34,7 +34,7 @@ def map_sizes(model: nn.Module, in_shape: tuple[int, ...]) -> dict[str, list[int
     require(positive, "compress", "in_shape", "must have sizes of at least 1", in_shape)
     work, found = copy.deepcopy(model).eval(), dict[str, list[int]]()
     for path, module in work.named_modules():
-        if type(module) in CONVOLUTIONS:
+        if is_convolution(module):
             found[path] = []
 
             def note(module: Any, _: Any, y: Tensor, sizes: list[int] = found[path]) -> None:

@@ -3,14 +3,14 @@
     Module + Mask -> Module with SparseLinear for nn.Linear, SparseQLinear for QLinear, and
                      sparse convolutions for dense ones
 
-A new kind of layer is one entry in CONVERTERS and, for policy "auto", one in the MEASURED of
-break_even.py.
+Which layers have a sparse twin, and how it is made, stands beside their classes
+(`sparseq.nn.layer_types`).
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from sparseq.compression.break_even import (
-    CONVOLUTIONS,
     break_even,
     density_of,
+    is_convolution,
     is_measured,
     keeps_whole,
 )
@@ -29,29 +29,10 @@ from sparseq.compression.map_sizes import map_sizes
 from sparseq.errors import require, unknown_name
 from sparseq.nn.convert import replace_modules
 from sparseq.nn.inference.chain import chain_sequentials
-from sparseq.nn.quaternion.conv import QConv1d, QConv2d, QConv3d
-from sparseq.nn.quaternion.linear import QLinear
-from sparseq.nn.sparse.conv import SparseConv1d, SparseConv2d, SparseConv3d
-from sparseq.nn.sparse.linear import SparseLinear
-from sparseq.nn.sparse.quaternion_conv import SparseQConv1d, SparseQConv2d, SparseQConv3d
-from sparseq.nn.sparse.quaternion_linear import SparseQLinear
+from sparseq.nn.layer_types import sparse_type
 
 POLICIES = ["auto", "sparse"]
 LOGGER = logging.getLogger("sparseq")
-
-Converter = Callable[[Any, Tensor], nn.Module]
-
-
-CONVERTERS: dict[type[nn.Module], Converter] = {
-    nn.Linear: SparseLinear.from_dense,
-    QLinear: SparseQLinear.from_dense,  # whole quaternions where the mask allows
-    nn.Conv1d: SparseConv1d.from_dense,
-    nn.Conv2d: SparseConv2d.from_dense,
-    nn.Conv3d: SparseConv3d.from_dense,
-    QConv1d: SparseQConv1d.from_dense,
-    QConv2d: SparseQConv2d.from_dense,
-    QConv3d: SparseQConv3d.from_dense,
-}
 
 
 def compress(
@@ -111,8 +92,9 @@ def compress(
 
 
 def convert(module: nn.Module, keep: Tensor) -> nn.Module:
-    """The sparse twin of a layer whose type is in CONVERTERS; `keep` as in `compress`."""
-    return CONVERTERS[type(module)](module, keep)
+    """The sparse twin of a layer that has one (`sparse_type`); `keep` as in `compress`."""
+    known: Any = sparse_type(type(module))
+    return known.layer.from_dense(module, keep)
 
 
 @dataclass(frozen=True)
@@ -166,13 +148,14 @@ def _maps_of(
 ) -> dict[str, list[int]]:
     """`map_sizes` where there is a convolution to judge and a shape to go by."""
     shape = recorded_shape(model) if in_shape is None else in_shape
-    judged = any(type(model.get_submodule(path)) in CONVOLUTIONS for path in keeps)
+    judged = any(is_convolution(model.get_submodule(path)) for path in keeps)
     return {} if shape is None or not judged else map_sizes(model, shape)
 
 
 def _kept_by_layer(model: nn.Module, mask: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
     """Path of a candidate layer -> bool tensor of its weight's shape."""
-    layers = {path: module for path, module in model.named_modules() if type(module) in CONVERTERS}
+    modules = model.named_modules()
+    layers = {path: module for path, module in modules if sparse_type(type(module)) is not None}
     if mask is None:
         return {path: layer.weight.detach() != 0 for path, layer in layers.items()}
     # by identity: a weight that two layers share has one name

@@ -13,7 +13,8 @@ the state_dict, each stored once, patterns as gaps and tensors with many zeros w
     training  mode of the root module
     builder   the model's own `recipe`, {"name": ..., "kwargs": {...}}, if it has one
 
-Nothing is pickled, and a file can only name what is registered: `MODULES` and `MODEL_BUILDERS`.
+Nothing is pickled, and a file can only name what is registered: `LAYER_TYPES`, `STORES` and
+`MODEL_BUILDERS`.
 """
 
 from __future__ import annotations

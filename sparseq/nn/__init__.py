@@ -1,5 +1,6 @@
 """L2: layers, their initialization and the conversions between them."""
 
+from sparseq.nn import torch_layers as torch_layers  # registers torch's own layers
 from sparseq.nn.convert import replace_modules, swap, to_dense
 from sparseq.nn.expander.conv import (
     ExpanderConv1d,
@@ -10,6 +11,7 @@ from sparseq.nn.expander.conv import (
 from sparseq.nn.expander.linear import ExpanderLinear, ExpanderQLinear
 from sparseq.nn.inference.chain import SparseSequential
 from sparseq.nn.inference.fold import fold_batchnorm
+from sparseq.nn.layer_types import LAYER_TYPES, layer_type
 from sparseq.nn.quaternion.activation import QModReLU, QuaternionToReal
 from sparseq.nn.quaternion.checkpoints import convert_htorch
 from sparseq.nn.quaternion.color import ImageToQuaternion, rgb_to_quaternion
@@ -32,6 +34,8 @@ from sparseq.nn.sparse.quaternion_linear import SparseQLinear
 from sparseq.nn.vector_pool import VectorMaxPool2d
 
 __all__ = [
+    "LAYER_TYPES",
+    "layer_type",
     "ExpanderConv1d",
     "ExpanderConv2d",
     "ExpanderLinear",

@@ -11,32 +11,10 @@ import torch
 from torch import nn
 
 from sparseq.errors import require, unknown_name
-from sparseq.nn.expander.linear import ExpanderLinear, ExpanderQLinear
 from sparseq.nn.inference.chain import unchain_sequentials
-from sparseq.nn.quaternion.conv import QConv1d, QConv2d, QConv3d, QConvNd
-from sparseq.nn.quaternion.conv_transpose import (
-    QConvTranspose1d,
-    QConvTranspose2d,
-    QConvTranspose3d,
-)
-from sparseq.nn.quaternion.linear import QLinear
-from sparseq.nn.sparse.conv import SparseConvNd
-from sparseq.nn.sparse.linear import SparseLinear
-from sparseq.nn.sparse.quaternion_linear import SparseQLinear
-from sparseq.nn.vector_pool import VectorMaxPool2d
+from sparseq.nn.layer_types import nearest_type, swap_types
 
 Rule = Callable[[str, nn.Module], nn.Module | None]
-DENSE_TWINS = (
-    QLinear,
-    QConvNd,
-    SparseLinear,
-    SparseQLinear,
-    SparseConvNd,
-    ExpanderLinear,
-    ExpanderQLinear,
-    VectorMaxPool2d,
-)
-
 _log = logging.getLogger("sparseq")
 
 
@@ -69,11 +47,15 @@ def to_dense(model: nn.Module) -> nn.Module:
     QLinear, QLinear becomes nn.Linear, and convolutions likewise; VectorMaxPool2d becomes
     nn.MaxPool2d.
     """
-    dense = replace_modules(
-        model, lambda _, module: module.to_dense() if isinstance(module, DENSE_TWINS) else None
-    )
+    dense = replace_modules(model, lambda _, module: dense_twin(module))
     unchain_sequentials(dense)
     return dense
+
+
+def dense_twin(module: Any) -> nn.Module | None:
+    """What `to_dense` makes of one module; None of one that it leaves."""
+    known = nearest_type(type(module))
+    return module.to_dense() if known is not None and hasattr(known.layer, "to_dense") else None
 
 
 def swap(
@@ -102,69 +84,28 @@ def swap(
     """
     _check_table(table)
 
-    def rule(name: str, module: nn.Module) -> nn.Module | None:
-        target = table.get(type(module))
+    def rule(name: str, module: Any) -> nn.Module | None:
+        target: Any = table.get(type(module))
         if target is None or not filter(name, module):
             return None
-        sizes, settings = _arguments_of(module)
-        if any(size % (4 * settings.get("groups", 1)) for size in sizes):
-            _log.info(
-                "swap left %s: sizes %s are not divisible by %d",
-                name or "the model",
-                sizes,
-                4 * settings.get("groups", 1),
-            )
+        try:
+            layer = target.like(module, generator)
+        except ValueError as error:
+            _log.info("swap left %s: %s", name or "the model", error)
             return None
         _log.info("swap made %s a %s", name or "the model", target.__name__)
-        weight = module.weight
-        return target(
-            *sizes,
-            **settings,
-            bias=module.bias is not None,
-            device=weight.device,
-            dtype=weight.dtype,
-            generator=generator,
-        )
+        return layer
 
     return replace_modules(model, rule)
 
 
-QUATERNION_TWINS: dict[type[nn.Module], type[nn.Module]] = {
-    nn.Linear: QLinear,
-    **{
-        twin.real: twin
-        for twin in (
-            QConv1d,
-            QConv2d,
-            QConv3d,
-            QConvTranspose1d,
-            QConvTranspose2d,
-            QConvTranspose3d,
-        )
-    },
-}
-_SETTINGS = ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
-
-
-def _arguments_of(module: Any) -> tuple[tuple[int, int], dict[str, Any]]:
-    """The two sizes of a real layer, and the other arguments of its constructor."""
-    if isinstance(module, nn.Linear):
-        return (module.in_features, module.out_features), {}
-    names = (*_SETTINGS, *(("output_padding",) if module.transposed else ()))
-    settings = {name: getattr(module, name) for name in names}
-    return (module.in_channels, module.out_channels), settings
-
-
 def _check_table(table: Mapping[type[nn.Module], type[nn.Module]]) -> None:
+    twins = swap_types()
     for source, target in table.items():
-        if source not in QUATERNION_TWINS:
-            known = [kind.__name__ for kind in QUATERNION_TWINS]
+        if source not in twins:
+            known = [kind.__name__ for kind in twins]
             raise unknown_name("layer type to swap", getattr(source, "__name__", source), known)
-        twin = QUATERNION_TWINS[source]
-        require(
-            isinstance(target, type) and issubclass(target, twin),
-            "swap",
-            f"table[{source.__name__}]",
-            f"must be {twin.__name__}",
-            target,
-        )
+        twin = twins[source]
+        fits = isinstance(target, type) and issubclass(target, twin)
+        rule = f"must be {twin.__name__}"
+        require(fits, "swap", f"table[{source.__name__}]", rule, target)

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from sparseq.nn.layer_types import layer_type
 
+
+def _empty() -> Residual:
+    """Its parts are added afterwards, by their names."""
+    return Residual(nn.Identity(), nn.Identity())
+
+
+@layer_type(arguments=lambda block: {}, build=_empty)
 class Residual(nn.Module):
     """relu(main(x) + shortcut(x)), a block of a residual network.
 

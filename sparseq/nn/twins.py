@@ -6,11 +6,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from sparseq.nn.layer_types import weight_parameters
+
 
 def match_twin(layer: nn.Module, twin: Any) -> None:
     """Give a converted layer a copy of its twin's bias, the gradient flags and the mode."""
-    trained = next(twin.parameters()).requires_grad
-    next(layer.parameters()).requires_grad_(trained)
+    trained = all(parameter.requires_grad for parameter in weight_parameters(twin))
+    for parameter in weight_parameters(layer):
+        parameter.requires_grad_(trained)
     if twin.bias is not None:
         bias = twin.bias.detach().clone()
         layer.bias = nn.Parameter(bias, requires_grad=twin.bias.requires_grad)

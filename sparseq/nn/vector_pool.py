@@ -6,9 +6,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from sparseq.nn.layer_types import layer_type
 from sparseq.ops.max_pool import max_pool
 
 
+@layer_type(twin=nn.MaxPool2d, op="max_pool")
 class VectorMaxPool2d(nn.MaxPool2d):
     """nn.MaxPool2d, whose windows of 2x2 pixels side by side are computed by whole vectors.
 

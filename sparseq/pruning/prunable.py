@@ -6,14 +6,11 @@ from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 
 from torch import nn
-from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import UninitializedParameter
 
 from sparseq.errors import argument_error, require
+from sparseq.nn.layer_types import nearest_type, weight_parameters
 from sparseq.nn.sparse.patterned import PatternedLayer
-
-# Layer types whose `weight` is prunable; quaternion layers are known by `granularities`.
-PRUNABLE_TYPES: tuple[type[nn.Module], ...] = (nn.Linear, _ConvNd)
 
 
 def prunable_parameters(
@@ -54,31 +51,20 @@ def prunable_parameters(
 
 def quaternion_names(model: nn.Module) -> set[str]:
     """Names of the prunable weights (4, ...) that hold the components r, i, j, k."""
-    return {
-        name
-        for name, (_, module) in _weights(model).items()
-        if "quaternion" in getattr(module, "granularities", ())
-    }
+    types = {name: nearest_type(type(module)) for name, (_, module) in _weights(model).items()}
+    return {name for name, known in types.items() if known is not None and known.quaternion}
 
 
 def _weights(model: nn.Module) -> dict[str, tuple[nn.Parameter, nn.Module]]:
     """Name -> weight and layer, of prunable layers and of those that are sparse already."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    found: dict[str, tuple[nn.Parameter, nn.Module]] = {}
+    weights: dict[str, tuple[nn.Parameter, nn.Module]] = {}
     for path, module in model.named_modules():
-        name = "values" if isinstance(module, PatternedLayer) else "weight"
-        weight = module._parameters.get(name) if _is_prunable(module) else None
-        if weight is None:
-            continue
-        lazy = isinstance(weight, UninitializedParameter)
-        require(not lazy, "prune", "model", "must be initialized", f"the lazy layer {path!r}")
-        found.setdefault(names[id(weight)], (weight, module))
-    return found
-
-
-def _is_prunable(module: nn.Module) -> bool:
-    known = isinstance(module, (*PRUNABLE_TYPES, PatternedLayer))
-    return known or hasattr(module, "granularities")
+        for weight in weight_parameters(module):
+            lazy = isinstance(weight, UninitializedParameter)
+            require(not lazy, "prune", "model", "must be initialized", f"the lazy layer {path!r}")
+            weights.setdefault(names[id(weight)], (weight, module))
+    return weights
 
 
 def _shortcuts(names: list[str]) -> list[str]:

@@ -14,36 +14,21 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from sparseq.compression.break_even import (
-    CONVOLUTIONS,
     break_even,
     density_of,
+    is_convolution,
     is_measured,
     keeps_whole,
 )
 from sparseq.compression.map_sizes import output_positions
-from sparseq.compression.sparsify import CONVERTERS, convert
+from sparseq.compression.sparsify import convert
 from sparseq.errors import require
-from sparseq.nn.convert import replace_modules
-from sparseq.nn.expander.layer import ExpanderLayer
-from sparseq.nn.quaternion.conv import QConvNd
-from sparseq.nn.quaternion.linear import QLinear
-from sparseq.nn.sparse.conv import SparseConvNd
-from sparseq.nn.sparse.linear import SparseLinear
+from sparseq.nn.convert import dense_twin, replace_modules
+from sparseq.nn.layer_types import nearest_type, sparse_type
 from sparseq.nn.sparse.patterned import PatternedLayer
-from sparseq.nn.sparse.quaternion_linear import SparseQLinear
 from sparseq.ops._backend import activate
 from sparseq.reports.layer_table import LayerRow, layer_table
 from sparseq.timing import Work, median_ms
-
-# layer type -> the op of ours that computes it; expander layers choose theirs by their graph,
-# other layers are torch's
-OPS: dict[type[nn.Module], str] = {
-    SparseLinear: "spmm",
-    SparseQLinear: "sparse_hamilton",
-    QLinear: "hamilton",
-    SparseConvNd: "sparse_conv",
-    QConvNd: "hamilton_conv",
-}
 
 
 class Call(NamedTuple):
@@ -144,7 +129,7 @@ def _record_calls(model: nn.Module, inputs: tuple[Any, ...]) -> dict[str, list[C
         record = calls.setdefault(path, [])
 
         def note(module: Any, args: Any, kwargs: Any, y: Any, record: list[Call] = record) -> None:
-            known = type(module) in CONVOLUTIONS
+            known = is_convolution(module)
             record.append(Call(args, kwargs, output_positions(module, y) if known else None))
 
         handles.append(module.register_forward_hook(note, with_kwargs=True))
@@ -171,7 +156,7 @@ def _twins(module: Any) -> tuple[nn.Module, nn.Module | None]:
     """A layer's dense and sparse forms; the second is None where it has no zeros, or no form."""
     if _is_sparse(module):
         return module.to_dense(), module
-    if type(module) not in CONVERTERS:
+    if sparse_type(type(module)) is None:
         return module, None
     keep = module.weight != 0
     return module, convert(module, keep) if density_of(keep) < 1 else None
@@ -221,8 +206,8 @@ def _bytes(module: nn.Module) -> int:
 
 
 def _kernel(module: nn.Module, device: torch.device) -> str:
-    ours = (name for kind, name in OPS.items() if isinstance(module, kind))
-    op = module.op if isinstance(module, ExpanderLayer) else next(ours, None)
+    known = nearest_type(type(module))
+    op = known.op_of(module) if known is not None else None
     return f"{op} {activate(device.type).get(op, 'reference')}" if op else "torch"
 
 
@@ -234,7 +219,7 @@ def _total(
     model: nn.Module, rows: list[LayerRow], inputs: tuple[Any, ...], repeats: int
 ) -> LayerRow:
     sparse = any(_is_sparse(module) for module in model.modules())
-    models = [replace_modules(model, _dense_form), model] if sparse else [model]
+    models = [replace_modules(model, _dense_of_sparse), model] if sparse else [model]
     works = [_replay(twin, [Call(inputs, {}, None)]) for twin in models]
     times = [*median_ms(works, inputs[0].device, repeats), None]
     kept, weights = sum(row.nnz for row in rows), sum(row.weights for row in rows)
@@ -243,5 +228,5 @@ def _total(
     return LayerRow("total", kind, density, weights, kept, *costs)
 
 
-def _dense_form(_: str, module: Any) -> nn.Module | None:
-    return module.to_dense() if _is_sparse(module) else None
+def _dense_of_sparse(_: str, module: nn.Module) -> nn.Module | None:
+    return dense_twin(module) if _is_sparse(module) else None

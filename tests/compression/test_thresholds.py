@@ -12,9 +12,9 @@ from torch import nn
 
 from bench import sweep
 from sparseq.compression import thresholds
-from sparseq.compression.break_even import MEASURED, break_even, keeps_whole, row_of
+from sparseq.compression.break_even import break_even, keeps_whole, row_of
 from sparseq.compression.map_sizes import map_sizes
-from sparseq.compression.sparsify import CONVERTERS
+from sparseq.nn.layer_types import LAYER_TYPES
 from sparseq.nn.quaternion.conv import QConv1d, QConv2d, QConv3d
 from sparseq.nn.quaternion.linear import QLinear
 from tests.source_tree import ROOT
@@ -58,7 +58,9 @@ READERS = {
 
 
 def test_the_rule_covers_every_converter_and_every_table():
-    assert CONVERTERS.keys() == MEASURED.keys() == SHAPES.keys()
+    sparse = [known for known in LAYER_TYPES.entries() if known.converts]
+    assert {known.twin for known in sparse} == SHAPES.keys()
+    assert all(known.break_even for known in sparse)
     assert TABLES.keys() == READERS.keys()
     for kind, small, large, whole, training in LAYERS:
         options = {"whole": whole, "training": training}

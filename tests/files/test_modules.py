@@ -9,18 +9,16 @@ import torch
 from torch import nn
 
 from sparseq.files.modules import (
-    CONTAINERS,
-    MODULES,
     build_module,
     build_tree,
     custom_modules,
     describe_module,
     describe_modules,
-    register_module,
     tuples,
 )
 from sparseq.formats import CSRPattern
 from sparseq.nn import SparseLinear, SparseQLinear
+from sparseq.nn.layer_types import LAYER_TYPES, layer_type
 from sparseq.nn.quaternion.linear import QLinear
 
 # arguments none of which is the default
@@ -88,15 +86,15 @@ def sparse_layer(name):
     if name == "SparseLinear":
         return SparseLinear(4, 8, CSRPattern.from_mask(mask), bias=False)
     if "Conv" in name:
-        kind = MODULES.get(name).layer
+        kind = LAYER_TYPES.get(name).layer
         twin = kind.dense(16, 8, 3, 2, 1, 2, 2, False, "circular")
         return kind.from_dense(twin)
     return SparseQLinear(16, 8, CSRPattern.from_mask(mask), bias=False)
 
 
-@pytest.mark.parametrize("name", MODULES.names())
+@pytest.mark.parametrize("name", LAYER_TYPES.names())
 def test_registered_types_come_back(name):
-    kind = MODULES.get(name).layer
+    kind = LAYER_TYPES.get(name).layer
     sparse = name.startswith(("SparseLinear", "SparseQLinear", "SparseConv", "SparseQConv"))
     module = sparse_layer(name) if sparse else kind(*ARGUMENTS[name])
     node = json.loads(json.dumps(describe_module(module)))
@@ -169,5 +167,4 @@ def test_recipes_that_make_no_sense_are_refused():
 
 def test_a_type_is_registered_once():
     with pytest.raises(ValueError, match="registered twice"):
-        register_module(nn.Linear)
-    assert all(kind.__name__ in MODULES.names() for kind in CONTAINERS)
+        layer_type()(nn.Linear)

@@ -10,13 +10,15 @@ from torch import Tensor, nn
 from sparseq.errors import require
 from sparseq.formats import CSRPattern
 from sparseq.graphs import Edges, Graph
-from sparseq.nn.expander.layer import ExpanderLayer, pattern_of
+from sparseq.nn.expander.layer import ExpanderLayer, expander_type, pattern_of
 from sparseq.nn.quaternion.conv import QConv1d, QConv2d
 from sparseq.nn.quaternion.linear import check_quaternion_sizes
-from sparseq.nn.sparse.conv import SETTINGS, SparseConvNd
+from sparseq.nn.sparse.conv_nd import SETTINGS, SparseConvNd
+from sparseq.nn.sparse.linear import fold_kept_rows
 from sparseq.nn.sparse.quaternion_conv import SparseQConvNd
+from sparseq.nn.sparse.quaternion_linear import fold_kept_quaternions
 from sparseq.ops.geometry import Sizes
-from sparseq.ops.sparse_conv import conv_weight
+from sparseq.ops.sparse_conv import conv_weight, sparse_conv
 
 
 class ExpanderConvNd(SparseConvNd, ExpanderLayer):
@@ -69,7 +71,10 @@ class ExpanderConvNd(SparseConvNd, ExpanderLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, *spatial) -> (N, out_channels, *spatial'); N may be missing."""
-        return self._convolve(x, self.values, self._pattern_tensors())
+        return self._convolve(x, self._product)
+
+    def _product(self, x: Tensor) -> Tensor:
+        return self.store.product(self, sparse_conv, x, self._geometry)
 
     @property
     def edges(self) -> Edges:
@@ -90,7 +95,7 @@ class ExpanderConvNd(SparseConvNd, ExpanderLayer):
 
     def dense_weight(self) -> Tensor:
         """The twin's weight, zero off the edges; differentiable in `values`."""
-        return conv_weight(self.values, self._pattern_tensors(), self.kernel_size)
+        return conv_weight(self.kept_values(), self._pattern_tensors(), self.kernel_size)
 
     def _sizes(self) -> str:
         kernel = "x".join(map(str, self.kernel_size))
@@ -166,25 +171,29 @@ class _ExpanderQConv(SparseQConvNd, ExpanderConvNd):
         keep = super().mask()
         return keep.expand(4, *keep.shape).contiguous()
 
-    def _draw_values_(self, generator: torch.Generator | None) -> None:
-        self._draw_quaternions_(generator)
+    def _drawn_values(self, generator: torch.Generator | None) -> Tensor:
+        return self._drawn_quaternions(generator)
 
 
+@expander_type(twin=nn.Conv1d, fold=fold_kept_rows)
 class ExpanderConv1d(_ExpanderConv):
     __doc__ = f"Over one dimension, for nn.Conv1d.\n\n{_ExpanderConv.__doc__}"
     dense = nn.Conv1d
 
 
+@expander_type(twin=nn.Conv2d, fold=fold_kept_rows)
 class ExpanderConv2d(_ExpanderConv):
     __doc__ = f"Over two dimensions, for nn.Conv2d.\n\n{_ExpanderConv.__doc__}"
     dense = nn.Conv2d
 
 
+@expander_type(twin=QConv1d, fold=fold_kept_quaternions)
 class ExpanderQConv1d(_ExpanderQConv):
     __doc__ = f"Over one dimension, for QConv1d.\n\n{_ExpanderQConv.__doc__}"
     dense = QConv1d
 
 
+@expander_type(twin=QConv2d, fold=fold_kept_quaternions)
 class ExpanderQConv2d(_ExpanderQConv):
     __doc__ = f"Over two dimensions, for QConv2d.\n\n{_ExpanderQConv.__doc__}"
     dense = QConv2d

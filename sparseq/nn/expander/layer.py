@@ -11,8 +11,14 @@ from torch import Tensor, nn
 from sparseq.errors import require, unknown_name
 from sparseq.formats import CSRPattern
 from sparseq.graphs import Edges, Graph, draw_edges
+from sparseq.nn.layer_types import constructor_arguments, layer_type
 from sparseq.nn.quaternion.init import draw_quaternions
-from sparseq.nn.sparse.patterned import PatternedLayer
+from sparseq.nn.sparse.patterned import (
+    PatternedLayer,
+    build_with_store,
+    stored_weights,
+    with_store,
+)
 
 EXPANDER_INITS = ["he", "dense_fan"]
 
@@ -94,8 +100,8 @@ class ExpanderLayer(PatternedLayer):
         """Draw the values anew and zero the bias."""
         if self.bias is not None:
             nn.init.zeros_(self.bias)
-        if not self.values.is_meta:
-            self._draw_values_(generator)
+        if not self.kept_values().is_meta:
+            self.store.write_(self, self._drawn_values(generator))
 
     def extra_repr(self) -> str:
         """Sizes, the kept fraction and the graph."""
@@ -106,17 +112,19 @@ class ExpanderLayer(PatternedLayer):
         """The block of the layer's entries, and with it the op, for a graph."""
         return 1, 1
 
-    def _draw_values_(self, generator: torch.Generator | None) -> None:
-        """Real values from N(0, 2 / fan_in)."""
-        device = self.values.device if generator is None else generator.device
-        drawn = torch.randn(self.values.shape, generator=generator, device=device)
+    def _drawn_values(self, generator: torch.Generator | None) -> Tensor:
+        """Real entries from N(0, 2 / fan_in)."""
+        values = self.kept_values()
+        device = values.device if generator is None else generator.device
+        drawn = torch.randn(values.shape, generator=generator, device=device)
         scale = (2 / self._fan_in()).sqrt().view(-1, *[1] * len(self._entry_shape()))
-        self.values.copy_(drawn.to(self.values.device) * scale)
+        return drawn.to(values.device) * scale
 
-    def _draw_quaternions_(self, generator: torch.Generator | None) -> None:
-        """Quaternion values of the He distribution."""
-        drawn = draw_quaternions((len(self.values),), self.values, generator)
-        self.values.copy_(drawn.t() * (2 * self._fan_in()).rsqrt()[:, None])
+    def _drawn_quaternions(self, generator: torch.Generator | None) -> Tensor:
+        """Quaternion entries of the He distribution."""
+        values = self.kept_values()
+        drawn = draw_quaternions((len(values),), values, generator)
+        return drawn.t() * (2 * self._fan_in()).rsqrt()[:, None]
 
     def _sizes(self) -> str:
         """What the graph connects, in words."""
@@ -182,19 +190,17 @@ class ExpanderLayer(PatternedLayer):
         )
 
     def _selected(self, weight: Tensor) -> dict[str, Tensor]:
-        return {"values": super()._selected(weight)["values"]}
+        selected = super()._selected(weight)
+        return {name: selected[name] for name in self.store.tensors}
 
-    def _adopted(self, found: dict[str, Tensor], assign: bool) -> dict[str, Tensor]:
-        require(
-            not found.keys() & {"row_ptr", "col_idx"},
-            type(self).__name__,
-            "state_dict",
-            "must hold no pattern, as the graph is the layer's own",
-            ", ".join(sorted(found)),
-        )
-        values = found.get("values", self.values)
-        if assign and values.device != self.row_ptr.device:
-            self._place_pattern(self.pattern, values.device)
+    def _adopted(self, stored: dict[str, Tensor], assign: bool) -> dict[str, Tensor]:
+        rule = "must hold no pattern, as the graph is the layer's own"
+        pattern = stored.keys() & {"row_ptr", "col_idx"}
+        require(not pattern, type(self).__name__, "state_dict", rule, ", ".join(sorted(stored)))
+        first = self.store.tensors[0]
+        entries = stored.get(first, getattr(self, first))
+        if assign and entries.device != self.row_ptr.device:
+            self._place_pattern(self.pattern, entries.device)
         return {}
 
 
@@ -204,3 +210,21 @@ def pattern_of(edges: Edges, block: tuple[int, int] = (1, 1)) -> CSRPattern:
     return CSRPattern.from_csr(
         torch.from_numpy(grid.row_ptr), torch.from_numpy(grid.inputs), grid.n_in
     )
+
+
+def expander_type(**known: Any) -> Callable[[Any], Any]:
+    """Registers a layer on a graph; its op is what it chose for the graph."""
+
+    def arguments(layer: ExpanderLayer) -> dict[str, Any]:
+        return with_store(constructor_arguments(layer), layer)
+
+    def enter(kind: Any) -> Any:
+        return layer_type(
+            op=lambda layer: layer.op,
+            weights=stored_weights,
+            arguments=arguments,
+            build=build_with_store(kind),
+            **known,
+        )(kind)
+
+    return enter

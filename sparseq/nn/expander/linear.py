@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from sparseq.errors import require
 from sparseq.graphs import Edges, Graph
-from sparseq.nn.expander.layer import ExpanderLayer
+from sparseq.nn.expander.layer import ExpanderLayer, expander_type
 from sparseq.nn.quaternion.linear import QLinear, check_quaternion_sizes, quaternion_linear_of
+from sparseq.nn.sparse.linear import fold_kept_rows
+from sparseq.nn.sparse.quaternion_linear import fold_kept_quaternions
 from sparseq.nn.twins import linear_of
 from sparseq.ops.block_mm import block_mm, matrix_of_blocks
 from sparseq.ops.sparse_hamilton import compact_weight, sparse_hamilton
@@ -26,6 +28,7 @@ def op_of(edges: Edges) -> str:
     return "spmm" if edges.block == (1, 1) else "block_mm"
 
 
+@expander_type(twin=nn.Linear, fold=fold_kept_rows)
 class ExpanderLinear(ExpanderLayer):
     """Linear layer on the edges of a graph, y = A x + b; a twin of `nn.Linear`.
 
@@ -56,7 +59,7 @@ class ExpanderLinear(ExpanderLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in_features) -> (..., out_features)."""
-        return PRODUCTS[self.op](x, self.values, self._pattern_tensors(), self.bias)
+        return self.store.product(self, PRODUCTS[self.op], x)
 
     def to_dense(self) -> nn.Linear:
         """The `nn.Linear` with zeros off the edges; parameters are copied."""
@@ -65,7 +68,7 @@ class ExpanderLinear(ExpanderLayer):
     def dense_weight(self) -> Tensor:
         """(out_features, in_features), zero off the edges; differentiable in `values`."""
         matrix = matrix_of_blocks if self._entry_shape() else dense_matrix
-        return matrix(self.values, self._pattern_tensors())
+        return matrix(self.kept_values(), self._pattern_tensors())
 
     def _choose(self, edges: Edges) -> tuple[int, int]:
         self.op = op_of(edges)
@@ -89,6 +92,7 @@ class ExpanderLinear(ExpanderLayer):
         return weight.unflatten(0, (-1, rows)).unflatten(2, (-1, columns)).transpose(1, 2)
 
 
+@expander_type(twin=QLinear, fold=fold_kept_quaternions)
 class ExpanderQLinear(ExpanderLayer):
     """Quaternion linear layer on the edges of a graph, y = W (x) x + b; a twin of `QLinear`.
 
@@ -110,7 +114,7 @@ class ExpanderQLinear(ExpanderLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in_features) -> (..., out_features)."""
-        return sparse_hamilton(x, self.values, self._pattern_tensors(), self.bias)
+        return self.store.product(self, sparse_hamilton, x)
 
     def to_dense(self) -> QLinear:
         """The `QLinear` with zeros off the edges; parameters are copied."""
@@ -118,7 +122,7 @@ class ExpanderQLinear(ExpanderLayer):
 
     def dense_weight(self) -> Tensor:
         """(4, m, k), zero off the edges; differentiable in `values`."""
-        return compact_weight(self.values, self._pattern_tensors())
+        return compact_weight(self.kept_values(), self._pattern_tensors())
 
     def mask(self) -> Tensor:
         """(4, m, k) bool, True at the edges."""
@@ -130,8 +134,8 @@ class ExpanderQLinear(ExpanderLayer):
         check_quaternion_sizes("ExpanderQLinear", **sizes)
         return super()._draw(graph)
 
-    def _draw_values_(self, generator: torch.Generator | None) -> None:
-        self._draw_quaternions_(generator)
+    def _drawn_values(self, generator: torch.Generator | None) -> Tensor:
+        return self._drawn_quaternions(generator)
 
     def _entry_shape(self) -> tuple[int, ...]:
         return (4,)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from torch import fx, nn
 
 from sparseq.nn.inference.chain import unchain_sequentials
+from sparseq.nn.layer_types import type_of
 
 IsPair = Callable[[nn.Module, nn.Module], bool]
 
@@ -51,8 +52,9 @@ class _Tracer(fx.Tracer):
     """Layers, ours too, stay whole; containers are looked into."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        ours = type(m).__module__.startswith("sparseq.nn.") and not isinstance(m, nn.Sequential)
-        return ours or super().is_leaf_module(m, module_qualified_name)
+        known = type_of(type(m))
+        whole = known is not None and not isinstance(m, nn.Sequential)
+        return whole or super().is_leaf_module(m, module_qualified_name)
 
 
 def _pairs(module: nn.Module, prefix: str) -> Iterator[tuple[str, str]]:

@@ -8,8 +8,10 @@ from torch import Tensor, nn
 
 from sparseq.nn.inference.eligibility import is_plain, is_recorded
 from sparseq.nn.inference.runs import Run, find_runs, has_hooks
+from sparseq.nn.layer_types import layer_type
 
 
+@layer_type(container=True, arguments=lambda container: {})
 class SparseSequential(nn.Sequential):
     """nn.Sequential that takes each run of sparse layers through one kernel.
 

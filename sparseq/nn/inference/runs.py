@@ -63,7 +63,7 @@ class Run:
         biases: list[Tensor] = []
         patterns: list[Tensor] = []
         for layer in self.layers:
-            kept, bias = layer._parameters["values"], layer._parameters["bias"]
+            kept, bias = layer.kept_values(), layer._parameters["bias"]
             values.append(kept)
             biases.append(kept.new_empty(0) if bias is None else bias)
             patterns.extend(layer._pattern_tensors())

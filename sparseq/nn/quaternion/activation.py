@@ -8,9 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from sparseq.errors import require
+from sparseq.nn.layer_types import layer_type
 from sparseq.nn.quaternion.linear import check_quaternion_sizes
 
 
+@layer_type()
 class QModReLU(nn.Module):
     """ReLU of the norm with a learned offset for each quaternion channel; the direction stays.
 
@@ -72,6 +74,7 @@ class QModReLU(nn.Module):
         return str(self.num_features) + (f", offset={self.offset}" if self.offset else "")
 
 
+@layer_type()
 class QuaternionToReal(nn.Module):
     """The norm of each quaternion, |q|; (N, 4 C, ...) -> (N, C, ...). Its gradient at 0 is 0.
 

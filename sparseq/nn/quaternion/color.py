@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from sparseq.errors import require
+from sparseq.nn.layer_types import layer_type
 
 # luma of ITU-R BT.601
 RED, GREEN, BLUE = 0.2989, 0.587, 0.114
@@ -40,6 +41,7 @@ def rgb_to_quaternion(x: Tensor) -> Tensor:
     return torch.cat([x, grey.unsqueeze(-3)], -3)
 
 
+@layer_type()
 class ImageToQuaternion(nn.Module):
     """(N, 3, H, W) or (N, 1, H, W) images to (N, 4, H, W), one quaternion [R, G, B, grey] a pixel.
 

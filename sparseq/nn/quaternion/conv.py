@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
 from math import prod
 from typing import Any, ClassVar
@@ -12,13 +12,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sparseq.errors import require, unknown_name
+from sparseq.nn.layer_types import layer_type
 from sparseq.nn.quaternion.init import INITS, quaternion_init_
-from sparseq.nn.quaternion.linear import check_quaternion_sizes
+from sparseq.nn.quaternion.linear import check_quaternion_sizes, fold_quaternion
 from sparseq.nn.twins import conv_of
 from sparseq.ops.geometry import Sizes
 from sparseq.ops.hamilton import ALGORITHMS, real_weight
 from sparseq.ops.hamilton_conv import hamilton_conv
 
+SETTINGS = ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
 PADDING_MODES = ["zeros", "reflect", "replicate", "circular"]
 
 
@@ -28,7 +30,6 @@ class QConvNd(nn.Module):
     dims: ClassVar[int]
     real: ClassVar[type[nn.Module]]  # the layer of torch.nn it swaps in for
     transposed: ClassVar[bool] = False
-    granularities: ClassVar[tuple[str, ...]] = ("component", "quaternion")
     weight: nn.Parameter
     bias: nn.Parameter | None
     kernel_size: tuple[int, ...]
@@ -87,6 +88,21 @@ class QConvNd(nn.Module):
             value,
         )
         return numbers
+
+    @classmethod
+    def like(cls, module: Any, generator: torch.Generator | None = None) -> Any:
+        """A freshly initialized layer with the numbers, bias, device and dtype of a real one."""
+        names = (*SETTINGS, *(("output_padding",) if cls.transposed else ()))
+        settings = {name: getattr(module, name) for name in names}
+        return cls(
+            module.in_channels,
+            module.out_channels,
+            **settings,
+            bias=module.bias is not None,
+            device=module.weight.device,
+            dtype=module.weight.dtype,
+            generator=generator,
+        )
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draw the weight anew, fans times the kernel's area, and zero the bias."""
@@ -236,16 +252,24 @@ class _Conv(QConvNd):
         )
 
 
+def _conv_type(twin: type[nn.Module]) -> Callable[[Any], Any]:
+    known = {"op": "hamilton_conv", "weights": ("weight",), "quaternion": True}
+    return layer_type(twin=twin, fold=fold_quaternion, **known)
+
+
+@_conv_type(nn.Conv1d)
 class QConv1d(_Conv):
     __doc__ = f"Over one dimension, for nn.Conv1d.\n\n{_Conv.__doc__}"
     dims, real = 1, nn.Conv1d
 
 
+@_conv_type(nn.Conv2d)
 class QConv2d(_Conv):
     __doc__ = f"Over two dimensions, for nn.Conv2d.\n\n{_Conv.__doc__}"
     dims, real = 2, nn.Conv2d
 
 
+@_conv_type(nn.Conv3d)
 class QConv3d(_Conv):
     __doc__ = f"Over three dimensions, for nn.Conv3d.\n\n{_Conv.__doc__}"
     dims, real = 3, nn.Conv3d

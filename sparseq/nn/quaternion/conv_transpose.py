@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sparseq.errors import require
+from sparseq.nn.affine import Affine, quaternion_rows
+from sparseq.nn.layer_types import layer_type
 from sparseq.nn.quaternion.conv import QConvNd
 from sparseq.ops.geometry import Sizes
 from sparseq.ops.hamilton_conv import hamilton_conv_transpose
@@ -125,16 +127,34 @@ class _Transpose(QConvNd):
         return [size - small for size, small in zip(wanted, least, strict=True)]
 
 
+def fold_quaternion_transposed(layer: Any, affine: Affine) -> Tensor | None:
+    """Weight (4, in / 4, out / 4 / groups, ...)."""
+    left = affine.quaternion()
+    if left is None:
+        return None
+    rows = layer.weight.double().unflatten(1, (layer.groups, -1)).transpose(2, 3)
+    new = quaternion_rows(left, rows.flatten(1, 2)).view(rows.shape)
+    return new.transpose(2, 3).flatten(1, 2)
+
+
+def _transpose_type(twin: type[nn.Module]) -> Callable[[Any], Any]:
+    known = {"op": "hamilton_conv", "weights": ("weight",), "quaternion": True}
+    return layer_type(twin=twin, fold=fold_quaternion_transposed, **known)
+
+
+@_transpose_type(nn.ConvTranspose1d)
 class QConvTranspose1d(_Transpose):
     __doc__ = f"Over one dimension, for nn.ConvTranspose1d.\n\n{_Transpose.__doc__}"
     dims, real = 1, nn.ConvTranspose1d
 
 
+@_transpose_type(nn.ConvTranspose2d)
 class QConvTranspose2d(_Transpose):
     __doc__ = f"Over two dimensions, for nn.ConvTranspose2d.\n\n{_Transpose.__doc__}"
     dims, real = 2, nn.ConvTranspose2d
 
 
+@_transpose_type(nn.ConvTranspose3d)
 class QConvTranspose3d(_Transpose):
     __doc__ = f"Over three dimensions, for nn.ConvTranspose3d.\n\n{_Transpose.__doc__}"
     dims, real = 3, nn.ConvTranspose3d

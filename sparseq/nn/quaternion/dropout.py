@@ -8,8 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sparseq.errors import require
+from sparseq.nn.layer_types import layer_type
 
 
+@layer_type()
 class QDropout(nn.Module):
     """Drops whole quaternions while training: each is 0 with probability p, else times 1 / (1 - p).
 

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from sparseq.errors import require, unknown_name
+from sparseq.nn.affine import Affine, quaternion_rows
+from sparseq.nn.layer_types import layer_type
 from sparseq.nn.quaternion.init import INITS, quaternion_init_
 from sparseq.nn.twins import linear_of, match_twin
 from sparseq.ops.hamilton import ALGORITHMS, hamilton, real_weight
@@ -20,6 +22,15 @@ def check_quaternion_sizes(layer: str, **sizes: int) -> None:
             require(False, layer, name, "must be divisible by 4 (four reals a quaternion)", size)
 
 
+def fold_quaternion(layer: Any, affine: Affine) -> Tensor | None:
+    """Weight (4, out / 4, ...): A L(w) = L(A w) where A = L(a)."""
+    left = affine.quaternion()
+    return None if left is None else quaternion_rows(left, layer.weight.double())
+
+
+@layer_type(
+    twin=nn.Linear, op="hamilton", fold=fold_quaternion, weights=("weight",), quaternion=True
+)
 class QLinear(nn.Module):
     """Quaternion linear layer, y = W (x) x + b; swaps in for `nn.Linear`.
 
@@ -46,7 +57,6 @@ class QLinear(nn.Module):
     """
 
     __constants__: ClassVar[list[str]] = ["in_features", "out_features", "init", "algorithm"]
-    granularities: ClassVar[tuple[str, ...]] = ("component", "quaternion")
     weight: nn.Parameter
     bias: nn.Parameter | None
 
@@ -74,6 +84,13 @@ class QLinear(nn.Module):
         zeros = torch.empty(out_features, device=device, dtype=dtype) if bias else None
         self.register_parameter("bias", None if zeros is None else nn.Parameter(zeros))
         self.reset_parameters(generator)
+
+    @classmethod
+    def like(cls, module: nn.Linear, generator: torch.Generator | None = None) -> QLinear:
+        """A freshly initialized layer with the sizes, bias, device and dtype of a real one."""
+        weight, bias = module.weight, module.bias is not None
+        sizes = (module.in_features, module.out_features)
+        return cls(*sizes, bias, weight.device, weight.dtype, generator=generator)
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draw the weight anew and zero the bias."""

@@ -8,11 +8,29 @@ import torch
 from torch import Tensor, nn
 
 from sparseq.errors import require, unknown_name
+from sparseq.nn.affine import Affine
+from sparseq.nn.layer_types import layer_type
 from sparseq.nn.quaternion.linear import check_quaternion_sizes
 from sparseq.nn.quaternion.whitening import whiten_batch, whiten_by
+from sparseq.nn.torch_layers import running_affine
 from sparseq.ops.quaternion_norm import sums_dtype
+from sparseq.ops.quaternion_whiten import inverse_cholesky, matmul
 
 NORM_MODES = ["whiten", "split"]
+
+
+def running_affine_of_quaternions(norm: Any) -> Affine:
+    """gamma W (x - mean) + beta, by the running statistics."""
+    if norm.mode == "split":
+        return running_affine(norm)
+    matrix = inverse_cholesky(norm.running_cov.double(), norm.eps)
+    matrix = matrix if norm.weight is None else matmul(norm.weight.double(), matrix)
+    diagonal = matrix.diagonal(dim1=0, dim2=1)
+    plain = torch.equal(torch.diag_embed(diagonal).movedim(0, -1), matrix)
+    mean = norm.running_mean.double()
+    shift = torch.zeros_like(mean) if norm.bias is None else norm.bias.double()
+    affine = Affine(None if plain else matrix, diagonal.t().flatten(), shift)
+    return affine.after(mean)
 
 
 class QBatchNorm(nn.Module):
@@ -150,12 +168,14 @@ class QBatchNorm(nn.Module):
                 running.add_((new - running) * factor)
 
 
+@layer_type(affine=running_affine_of_quaternions)
 class QBatchNorm1d(QBatchNorm):
     """`QBatchNorm2d` for features (N, num_features) or (N, num_features, L)."""
 
     dims = (2, 3)
 
 
+@layer_type(affine=running_affine_of_quaternions)
 class QBatchNorm2d(QBatchNorm):
     """Batch normalization of quaternion features (N, num_features, H, W); for nn.BatchNorm2d.
 
@@ -200,6 +220,7 @@ class QBatchNorm2d(QBatchNorm):
     dims = (4,)
 
 
+@layer_type(affine=running_affine_of_quaternions)
 class QBatchNorm3d(QBatchNorm):
     """`QBatchNorm2d` for features (N, num_features, D, H, W)."""
 

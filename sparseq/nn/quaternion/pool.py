@@ -8,9 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sparseq.errors import require
+from sparseq.nn.layer_types import layer_type
 from sparseq.ops.quaternion_norm import sums_dtype
 
 
+@layer_type()
 class QMaxPool2d(nn.Module):
     """Keeps in each window, of each quaternion channel, the quaternion of the largest norm.
 

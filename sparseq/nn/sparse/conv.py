@@ -2,130 +2,26 @@
 
 from __future__ import annotations
 
-import math
-from itertools import chain
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sparseq.errors import require
 from sparseq.formats import CSRPattern
 from sparseq.nn.inference.eligibility import is_plain, is_recorded, tap_orders
-from sparseq.nn.sparse.patterned import PatternedLayer, checked_mask
+from sparseq.nn.sparse.conv_nd import SETTINGS, SparseConvNd, sparse_conv_type
+from sparseq.nn.sparse.linear import fold_kept_rows
+from sparseq.nn.sparse.patterned import checked_mask
 from sparseq.nn.twins import match_twin
 from sparseq.ops.geometry import Sizes
-from sparseq.ops.sparse_conv import ConvGeometry, conv_weight, sparse_conv
+from sparseq.ops.sparse_conv import conv_weight, sparse_conv
 from sparseq.ops.sparse_conv_chain import chain_checked
 
 # Where the kernel for inference was measured to be quicker for one layer (bench/NOTES.md).
 FEW_IMAGES = 5
 SMALL_MAP = 64  # pixels
 LARGE = 1 << 19  # numbers of one image's map from which on whole maps are too far from the cache
-
-SETTINGS = ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
-
-
-class SparseConvNd(PatternedLayer):
-    """What all sparse convolutions share: the numbers of the dense twin, and its padding."""
-
-    __constants__: ClassVar[list[str]] = ["in_channels", "out_channels", *SETTINGS]
-    dense: ClassVar[Any]  # the layer type it is the twin of
-    in_channels: int
-    out_channels: int
-    kernel_size: tuple[int, ...]
-    stride: tuple[int, ...]
-    padding: Any
-    dilation: tuple[int, ...]
-    groups: int
-    padding_mode: str
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__()
-
-    @classmethod
-    def pattern_shape(
-        cls,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: tuple[int, ...],
-        groups: int = 1,
-        **others: Any,
-    ) -> tuple[int, int]:
-        """Rows and columns of the pattern of a layer with these arguments."""
-        return out_channels, in_channels // groups * math.prod(kernel_size)
-
-    def _take_numbers(self, twin: Any) -> None:
-        """Adopt the checked numbers of a dense twin."""
-        for name in ("in_channels", "out_channels", *SETTINGS):
-            setattr(self, name, getattr(twin, name))
-        dims = len(self.kernel_size)
-        require(
-            self.out_channels > 0 and self.in_channels > 0,
-            type(self).__name__,
-            "channels",
-            "must be positive",
-            (self.in_channels, self.out_channels),
-        )
-        sides = _both_sides(twin)
-        same = self.padding_mode == "zeros" and all(before == after for before, after in sides)
-        self._pads = [] if same else list(chain.from_iterable(reversed(sides)))
-        inner = tuple(before for before, _ in sides) if same else (0,) * dims
-        self._geometry = ConvGeometry(
-            self.kernel_size, self.stride, inner, self.dilation, (0,) * dims, self._real_groups()
-        )
-
-    def _real_groups(self) -> int:
-        """Groups of the real convolution that runs."""
-        return self.groups
-
-    def _outputs(self) -> int:
-        return self.out_channels
-
-    def _convolve(self, x: Tensor, values: Tensor, pattern: list[Tensor]) -> Tensor:
-        """Pad as the padding mode says, then convolve; takes x with and without a batch."""
-        batched = x.dim() == len(self.kernel_size) + 2
-        x = x if batched else x.unsqueeze(0)
-        if self._pads:
-            mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
-            x = F.pad(x, self._pads, mode)
-        y = sparse_conv(x, values, pattern, self.bias, self._geometry)
-        return y if batched else y.squeeze(0)
-
-    def to_dense(self) -> Any:
-        """The dense twin with zeros at the dropped places; parameters are copied."""
-        settings = {name: getattr(self, name) for name in SETTINGS}
-        layer = self.dense(
-            self.in_channels,
-            self.out_channels,
-            **settings,
-            bias=self.bias is not None,
-            device="meta",
-        )
-        layer.weight = nn.Parameter(self.dense_weight().detach())
-        match_twin(layer, self)
-        return layer
-
-    def extra_repr(self) -> str:
-        """The constructor's arguments and the kept fraction."""
-        text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}"
-        ones = (1,) * len(self.kernel_size)
-        plain = {"stride": ones, "padding": (0,) * len(ones), "dilation": ones, "groups": 1}
-        for name, usual in {**plain, "padding_mode": "zeros"}.items():
-            value = getattr(self, name)
-            text += "" if value == usual else f", {name}={value}"
-        return f"{text}, bias={self.bias is not None}, density={self.density:.4g}"
-
-
-def _both_sides(twin: Any) -> list[tuple[int, int]]:
-    """Zeros before and after each spatial dimension."""
-    if twin.padding == "valid":
-        return [(0, 0)] * len(twin.kernel_size)
-    if twin.padding == "same":
-        totals = [d * (k - 1) for d, k in zip(twin.dilation, twin.kernel_size, strict=True)]
-        return [(total // 2, total - total // 2) for total in totals]
-    return [(number, number) for number in twin.padding]
 
 
 class _SparseConv(SparseConvNd):
@@ -201,7 +97,10 @@ class _SparseConv(SparseConvNd):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, *spatial) -> (N, out_channels, *spatial'); N may be missing."""
-        return self._convolve(x, self.values, self._pattern_tensors())
+        return self._convolve(x, self._product)
+
+    def _product(self, x: Tensor) -> Tensor:
+        return self.store.product(self, sparse_conv, x, self._geometry)
 
     @classmethod
     def from_dense(cls, module: Any, mask: Tensor | None = None) -> Any:
@@ -231,7 +130,7 @@ class _SparseConv(SparseConvNd):
 
     def dense_weight(self) -> Tensor:
         """The twin's weight, zero where nothing is kept; differentiable in `values`."""
-        return conv_weight(self.values, self._pattern_tensors(), self.kernel_size)
+        return conv_weight(self.kept_values(), self._pattern_tensors(), self.kernel_size)
 
     def _matrix(self, weight: Tensor) -> Tensor:
         shape = (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
@@ -245,11 +144,16 @@ class _SparseConv(SparseConvNd):
         return weight.flatten(1)
 
 
+_real_type = sparse_conv_type(fold=fold_kept_rows, break_even=("Conv2d {}", "Conv2d {} by slice"))
+
+
+@_real_type
 class SparseConv1d(_SparseConv):
     __doc__ = f"Over one dimension, for nn.Conv1d.\n\n{_SparseConv.__doc__}"
     dense = nn.Conv1d
 
 
+@_real_type
 class SparseConv2d(_SparseConv):
     __doc__ = f"Over two dimensions, for nn.Conv2d.\n\n{_SparseConv.__doc__}"
     dense = nn.Conv2d
@@ -258,10 +162,11 @@ class SparseConv2d(_SparseConv):
         """(N, in_channels, *spatial) -> (N, out_channels, *spatial'); N may be missing."""
         if not is_plain(x) or is_recorded(x, (self,)) or not self._is_quicker_alone(x):
             return super().forward(x)
-        bias = self.values.new_empty(0) if self.bias is None else self.bias
+        values = self.kept_values()
+        bias = values.new_empty(0) if self.bias is None else self.bias
         return chain_checked(
             x,
-            [self.values],
+            [values],
             [bias],
             self._pattern_tensors(),
             tap_orders([self]),
@@ -283,6 +188,7 @@ class SparseConv2d(_SparseConv):
         return 0 < area * max(self.in_channels, self.out_channels) < LARGE and (few or small)
 
 
+@_real_type
 class SparseConv3d(_SparseConv):
     __doc__ = f"Over three dimensions, for nn.Conv3d.\n\n{_SparseConv.__doc__}"
     dense = nn.Conv3d

@@ -9,11 +9,51 @@ from torch import Tensor, nn
 
 from sparseq.errors import require
 from sparseq.formats import CSRPattern
-from sparseq.nn.sparse.patterned import PatternedLayer, checked_mask
+from sparseq.nn.affine import Affine
+from sparseq.nn.layer_types import layer_type
+from sparseq.nn.sparse.patterned import (
+    PatternedLayer,
+    build_with_store,
+    checked_mask,
+    empty_pattern,
+    stored_weights,
+    with_store,
+)
 from sparseq.nn.twins import linear_of, match_twin
 from sparseq.ops.spmm import dense_matrix, spmm
 
 
+def fold_kept_rows(layer: Any, affine: Affine) -> Tensor | None:
+    """Entries (nnz) or blocks (nnz, rows, columns) in the rows of a pattern."""
+    if affine.matrix is not None:
+        return None
+    values, rows = layer.kept_values().double(), layer.pattern.rows()
+    if values.dim() == 1:
+        return values * affine.scale[rows]
+    return values * affine.scale.view(-1, values.shape[1])[rows][:, :, None]
+
+
+def _arguments(layer: SparseLinear) -> dict[str, Any]:
+    """Sizes, and whether there is a bias; the pattern comes with the state."""
+    bias = {} if layer.bias is not None else {"bias": False}
+    sizes = {"in_features": layer.in_features, "out_features": layer.out_features}
+    return with_store({**sizes, **bias}, layer)
+
+
+def _build(in_features: int, out_features: int, bias: bool = True) -> SparseLinear:
+    pattern = empty_pattern(out_features, in_features)
+    return SparseLinear(in_features, out_features, pattern, bias=bias)
+
+
+@layer_type(
+    twin=nn.Linear,
+    op="spmm",
+    fold=fold_kept_rows,
+    weights=stored_weights,
+    break_even=("Linear", "Linear"),
+    arguments=_arguments,
+    build=build_with_store(_build),
+)
 class SparseLinear(PatternedLayer):
     """Sparse linear layer, y = A x + b with A in CSR; the twin of `nn.Linear`.
 
@@ -67,7 +107,7 @@ class SparseLinear(PatternedLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in_features) -> (..., out_features)."""
-        return spmm(x, self.values, self._pattern_tensors(), self.bias)
+        return self.store.product(self, spmm, x)
 
     @classmethod
     def from_dense(cls, module: nn.Linear, mask: Tensor | None = None) -> SparseLinear:
@@ -95,7 +135,7 @@ class SparseLinear(PatternedLayer):
 
     def dense_weight(self) -> Tensor:
         """(out_features, in_features), zero where nothing is kept; differentiable in `values`."""
-        return dense_matrix(self.values, self._pattern_tensors())
+        return dense_matrix(self.kept_values(), self._pattern_tensors())
 
     def _matrix(self, weight: Tensor) -> Tensor:
         shape = (self.out_features, self.in_features)

@@ -1,8 +1,9 @@
-"""What the sparse layers share: a pattern in buffers, the kept values, and their loading."""
+"""What the sparse layers share: a pattern in buffers, a store of kept entries, their loading."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -10,29 +11,52 @@ from torch import Tensor, nn
 
 from sparseq.errors import argument_error, require
 from sparseq.formats import CSRPattern
+from sparseq.nn.layer_types import weight_parameters
+from sparseq.quant import FLOAT, ValueStore, store_from_json
 
 PATTERN = ("row_ptr", "col_idx", "row_ptr_t", "col_idx_t", "perm")
 
 
 class PatternedLayer(nn.Module):
-    """A layer that holds the kept entries of a weight as `values`, at a CSR pattern.
+    """A layer that holds the kept entries of a weight, at a CSR pattern and in a value store.
 
-    The state_dict holds `values`, `row_ptr`, `col_idx` (int32) and `bias`; the transposed pattern
-    is rebuilt on load. A state_dict with another pattern replaces the layer's, after all checks;
-    that of the dense twin (`weight`) loads through the pattern. The parameter `values` stays the
-    same object, but an optimizer's state for it fits only while the number of values stays.
+    The state_dict holds the store's tensors (`values` of the float store), `row_ptr`, `col_idx`
+    (int32) and `bias`; the transposed pattern is rebuilt on load. A state_dict with another pattern
+    replaces the layer's, after all checks; that of the dense twin (`weight`) loads through the
+    pattern. The parameters stay the same objects, but an optimizer's state for them fits only while
+    the number of entries stays.
+
+    Attributes:
+        store: how the kept entries are held, see `sparseq.quant.ValueStore`.
     """
+
+    store: ValueStore = FLOAT
 
     __constants__: ClassVar[list[str]] = ["in_features", "out_features"]
     in_features: int
     out_features: int
-    values: nn.Parameter
     bias: nn.Parameter | None
     row_ptr: Tensor
     col_idx: Tensor
 
+    def kept_values(self) -> Tensor:
+        """(nnz, ...) the kept entries as floats in CSR order, differentiable in what is trained."""
+        return self.store.values(self)
+
+    def use_store(self, store: ValueStore) -> None:
+        """Hold the kept entries in another store; what that one rounds away is lost."""
+        values = self.kept_values().detach()
+        trained = all(parameter.requires_grad for parameter in weight_parameters(self))
+        self.store.leave(self)
+        self.store = store
+        bias = self._parameters.pop("bias")
+        store.enter(self, values)
+        self.register_parameter("bias", bias)  # after the entries, as in every layer
+        for parameter in weight_parameters(self):
+            parameter.requires_grad_(trained)
+
     def dense_weight(self) -> Tensor:
-        """The dense twin's weight, zero where nothing is kept; differentiable in `values`."""
+        """The dense twin's weight, zero where nothing is kept; differentiable in the entries."""
         raise NotImplementedError
 
     def _matrix(self, weight: Tensor) -> Tensor:
@@ -50,12 +74,13 @@ class PatternedLayer(nn.Module):
     @torch.no_grad()
     def _draw_by_inputs(self, generator: torch.Generator | None) -> None:
         """Draw values and bias from U(-b, b), b = 1 / sqrt(kept inputs of the row)."""
-        if self.values.is_meta:
+        values = self.kept_values()
+        if values.is_meta:
             return
-        bound = self.row_ptr.diff().clamp(min=1).to(self.values.dtype).rsqrt()
-        _draw_uniform_(self.values, bound[self.pattern.rows()], generator)
+        bound = self.row_ptr.diff().clamp(min=1).to(values.dtype).rsqrt()
+        self.store.write_(self, _drawn_uniform(values, bound[self.pattern.rows()], generator))
         if self.bias is not None:
-            _draw_uniform_(self.bias, bound, generator)
+            self.bias.copy_(_drawn_uniform(self.bias, bound, generator))
 
     def _pattern_tensors(self) -> list[Any]:
         """The five tensors as the ops take them; straight from the dict, as it runs every call."""
@@ -70,12 +95,12 @@ class PatternedLayer(nn.Module):
     @property
     def nnz(self) -> int:
         """Number of kept real weights."""
-        return self.values.numel()
+        return self.col_idx.numel() * math.prod(self._entry_shape())
 
     @property
     def density(self) -> float:
         """Kept fraction of the dense twin's weights."""
-        return self.nnz / max(math.prod(self.pattern.shape) * math.prod(self._entry_shape()), 1)
+        return self.col_idx.numel() / max(math.prod(self.pattern.shape), 1)
 
     def extra_repr(self) -> str:
         """Sizes and the kept fraction."""
@@ -91,9 +116,9 @@ class PatternedLayer(nn.Module):
             device = pattern.col_idx.device if device is None else device
             values = torch.empty(shape, device=device, dtype=dtype)
         else:
-            self._check_values(values, shape)
+            FLOAT.check(type(self).__name__, {"values": values}, shape)
             values = values.detach().to(device=device, dtype=dtype, copy=True)
-        self.values = nn.Parameter(values)
+        self.store.enter(self, values)
         zeros = values.new_zeros(self._outputs()) if bias else None
         self.register_parameter("bias", None if zeros is None else nn.Parameter(zeros))
         self._register_pattern(pattern.map(lambda tensor: tensor.to(values.device)))
@@ -101,15 +126,6 @@ class PatternedLayer(nn.Module):
     def _register_pattern(self, pattern: CSRPattern) -> None:
         for name, tensor in zip(PATTERN, pattern.tensors, strict=True):
             self.register_buffer(name, tensor, persistent=name in ("row_ptr", "col_idx"))
-
-    def _check_values(self, values: Tensor, shape: tuple[int, ...]) -> None:
-        require(
-            values.shape == shape and values.is_floating_point(),
-            type(self).__name__,
-            "values",
-            f"must be floating point of shape {shape}",
-            f"{values.dtype} {tuple(values.shape)}",
-        )
 
     def _load_from_state_dict(
         self,
@@ -123,11 +139,11 @@ class PatternedLayer(nn.Module):
     ) -> None:
         """Adopt the pattern that comes, or select by ours from a dense twin's weight."""
         assign = local_metadata.get("assign_to_params_buffers", False)
-        names = ("values", "row_ptr", "col_idx", "weight")
-        found = {n: state_dict[prefix + n] for n in names if prefix + n in state_dict}
+        names = (*self.store.tensors, "row_ptr", "col_idx", "weight")
+        stored = {n: state_dict[prefix + n] for n in names if prefix + n in state_dict}
+        dense = set(stored) == {"weight"}
         try:
-            dense = set(found) == {"weight"}
-            new = self._selected(found["weight"]) if dense else self._adopted(found, assign)
+            new = self._selected(stored["weight"]) if dense else self._adopted(stored, assign)
         except ValueError as error:
             error_msgs.append(f"{prefix.rstrip('.') or 'the layer'}: {error}")
             return
@@ -140,67 +156,47 @@ class PatternedLayer(nn.Module):
 
     def _selected(self, weight: Tensor) -> dict[str, Tensor]:
         """State with our pattern and the kept entries of a dense weight."""
-        require(
-            not self.col_idx.is_meta,
-            type(self).__name__,
-            "weight",
-            "loads through the pattern, which must hold data",
-            "a layer on the meta device",
-        )
+        rule = "loads through the pattern, which must hold data"
+        op, held = type(self).__name__, not self.col_idx.is_meta
+        require(held, op, "weight", rule, "a layer on the meta device")
         kept = self.pattern.gather(self._matrix(weight.to(self.col_idx.device)))
-        return {"values": kept, "row_ptr": self.row_ptr, "col_idx": self.col_idx}
+        return {**self.store.encode(kept), "row_ptr": self.row_ptr, "col_idx": self.col_idx}
 
-    def _adopted(self, found: dict[str, Tensor], assign: bool) -> dict[str, Tensor]:
-        """State with the values, pattern and bias found, checked, after making room for them."""
-        own = [found[name] for name in ("values", "row_ptr", "col_idx") if name in found]
-        if not own:
+    def _adopted(self, stored: dict[str, Tensor], assign: bool) -> dict[str, Tensor]:
+        """State with the entries and pattern that come, checked, after making room for them."""
+        names = (*self.store.tensors, "row_ptr", "col_idx")
+        if not stored.keys() & set(names):
             return {}
-        op = type(self).__name__
-        require(
-            len(own) == 3,
-            op,
-            "state_dict",
-            "must hold values, row_ptr and col_idx together",
-            f"only {', '.join(sorted(found))}",
-        )
-        values, row_ptr, col_idx = own
+        op, got = type(self).__name__, f"only {', '.join(sorted(stored))}"
+        rule = f"must hold {', '.join(names[:-1])} and {names[-1]} together"
+        require(stored.keys() >= set(names), op, "state_dict", rule, got)
+        row_ptr, col_idx = stored["row_ptr"], stored["col_idx"]
         rows, columns = self.pattern.shape
-        require(
-            row_ptr.shape == (rows + 1,),
-            op,
-            "row_ptr",
-            f"must have shape {(rows + 1,)}",
-            tuple(row_ptr.shape),
-        )
-        require(
-            not (row_ptr.is_meta or col_idx.is_meta),
-            op,
-            "pattern",
-            "must hold data",
-            "meta tensors",
-        )
-        self._check_values(values, (*col_idx.shape, *self._entry_shape()))
-        self._make_room(CSRPattern.from_csr(row_ptr, col_idx, columns), values, assign)
-        return {"values": values, "row_ptr": self.row_ptr, "col_idx": self.col_idx}
+        rule = f"must have shape {(rows + 1,)}"
+        require(row_ptr.shape == (rows + 1,), op, "row_ptr", rule, tuple(row_ptr.shape))
+        held = not (row_ptr.is_meta or col_idx.is_meta)
+        require(held, op, "pattern", "must hold data", "meta tensors")
+        entries = {name: stored[name] for name in self.store.tensors}
+        self.store.check(op, entries, (*col_idx.shape, *self._entry_shape()))
+        self._make_room(CSRPattern.from_csr(row_ptr, col_idx, columns), entries, assign)
+        return {**entries, "row_ptr": self.row_ptr, "col_idx": self.col_idx}
 
-    def _make_room(self, pattern: CSRPattern, values: Tensor, assign: bool) -> None:
-        """Replace the pattern if it is another one, and the size of `values` with it."""
-        device = values.device if assign else self.values.device
+    def _make_room(self, pattern: CSRPattern, entries: dict[str, Tensor], assign: bool) -> None:
+        """Replace the pattern if it is another, and the sizes of the store's tensors with it."""
+        first = self.store.tensors[0]
+        device = entries[first].device if assign else getattr(self, first).device
         new = pattern.map(lambda tensor: tensor.to(device, copy=True))
         if not _same(new.tensors, self.pattern.tensors):
             self._register_pattern(new)
-        if values.shape != self.values.shape:
-            # the parameter object stays, so that an optimizer that holds it goes on training it
-            self.values.data = self.values.new_empty(values.shape)
-            self.values.grad = None
+        self.store.resize_(self, entries)
 
 
-def _draw_uniform_(parameter: Tensor, bound: Tensor, generator: torch.Generator | None) -> None:
-    """Fill with U(-bound, bound), drawn where the generator lives."""
-    device = parameter.device if generator is None else generator.device
-    draw = torch.empty(parameter.shape, device=device, dtype=parameter.dtype)
+def _drawn_uniform(like: Tensor, bound: Tensor, generator: torch.Generator | None) -> Tensor:
+    """U(-bound, bound) of the shape, dtype and device of a tensor, drawn where the generator is."""
+    device = like.device if generator is None else generator.device
+    draw = torch.empty(like.shape, device=device, dtype=like.dtype)
     draw.uniform_(-1, 1, generator=generator)
-    torch.mul(draw.to(parameter.device), bound, out=parameter)
+    return draw.to(like.device) * bound
 
 
 def _same(a: list[Tensor], b: list[Tensor]) -> bool:
@@ -226,3 +222,31 @@ def checked_mask(op: str, module: Any, kind: type[nn.Module], mask: Tensor | Non
         f"{mask.dtype} {tuple(mask.shape)}",
     )
     return mask if weight.is_meta else mask.to(weight.device)
+
+
+def stored_weights(layer: PatternedLayer) -> tuple[str, ...]:
+    """The trained tensor that holds a layer's kept entries, for the registry."""
+    return layer.store.tensors[:1]
+
+
+def with_store(arguments: dict[str, Any], layer: PatternedLayer) -> dict[str, Any]:
+    """A layer's arguments in a file, with its value store where that is not the usual one."""
+    return arguments if layer.store == FLOAT else {**arguments, "store": layer.store.to_json()}
+
+
+def build_with_store(build: Callable[..., Any]) -> Callable[..., Any]:
+    """A builder that also understands the argument that `with_store` adds."""
+
+    def building(store: Mapping[str, Any] | None = None, **arguments: Any) -> Any:
+        layer = build(**arguments)
+        if store is not None:
+            layer.use_store(store_from_json(store))
+        return layer
+
+    return building
+
+
+def empty_pattern(rows: int, columns: int) -> CSRPattern:
+    """A pattern that keeps nothing: a place holder until the state is loaded."""
+    none = torch.zeros(0, dtype=torch.int32)
+    return CSRPattern.from_csr(torch.zeros(rows + 1, dtype=torch.int32), none, columns)

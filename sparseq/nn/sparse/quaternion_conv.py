@@ -12,15 +12,17 @@ from sparseq.errors import require
 from sparseq.formats import CSRPattern
 from sparseq.nn.quaternion.conv import QConv1d, QConv2d, QConv3d
 from sparseq.nn.quaternion.linear import check_quaternion_sizes
-from sparseq.nn.sparse.conv import SETTINGS, SparseConvNd
+from sparseq.nn.sparse.conv_nd import SETTINGS, SparseConvNd, sparse_conv_type
 from sparseq.nn.sparse.quaternion_linear import (
     check_granularity,
     draw_kept_,
     entries_of,
+    fold_kept_quaternions,
     kept_entries,
 )
 from sparseq.nn.twins import match_twin
 from sparseq.ops.geometry import Sizes
+from sparseq.ops.sparse_conv import sparse_conv
 from sparseq.ops.sparse_hamilton import compact_weight
 
 # sign of the component b xor c in block (b, c) of the real weight, as in `sparseq.ops.hamilton`
@@ -85,14 +87,22 @@ class SparseQConvNd(SparseConvNd):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, *spatial) -> (N, out_channels, *spatial'); N may be missing."""
-        own: Any = self._buffers  # straight from the dict, as it runs every call
-        values = self.values.flatten()
-        real = torch.cat([values, -values]).index_select(0, own["wide_source"])
-        return self._convolve(x, real, [own[name] for name in WIDE[:5]])
+        return self._convolve(x, self._product)
+
+    def _product(self, x: Tensor) -> Tensor:
+        return self.store.product(self, self._convolve_real, x)
+
+    def _convolve_real(
+        self, x: Tensor, values: Tensor, pattern: list[Tensor], bias: Tensor | None
+    ) -> Tensor:
+        """The real convolution of four entries for each kept component."""
+        values, wide = values.flatten(), self._buffers
+        real = torch.cat([values, -values]).index_select(0, wide["wide_source"])
+        return sparse_conv(x, real, [wide[name] for name in WIDE[:5]], bias, self._geometry)
 
     def dense_weight(self) -> Tensor:
         """(4, m, k, *kernel), zero where nothing is kept; differentiable in `values`."""
-        weight = compact_weight(self.values, self._pattern_tensors())
+        weight = compact_weight(self.kept_values(), self._pattern_tensors())
         return weight.unflatten(2, (-1, *self.kernel_size))
 
     def _real_groups(self) -> int:
@@ -102,8 +112,8 @@ class SparseQConvNd(SparseConvNd):
         super()._register_pattern(pattern)
         self._expand()
 
-    def _make_room(self, pattern: CSRPattern, values: Tensor, assign: bool) -> None:
-        super()._make_room(pattern, values, assign)
+    def _make_room(self, pattern: CSRPattern, entries: dict[str, Tensor], assign: bool) -> None:
+        super()._make_room(pattern, entries, assign)
         self._expand()  # `to_empty` leaves anything there
 
     def _expand(self) -> None:
@@ -255,16 +265,25 @@ class _SparseQConv(SparseQConvNd):
         return f"{super().extra_repr()}, granularity={self.granularity}"
 
 
+_quaternion_type = sparse_conv_type(
+    fold=fold_kept_quaternions,
+    break_even=("QConv2d {} by component", "QConv2d {} by quaternion"),
+)
+
+
+@_quaternion_type
 class SparseQConv1d(_SparseQConv):
     __doc__ = f"Over one dimension, for QConv1d.\n\n{_SparseQConv.__doc__}"
     dense = QConv1d
 
 
+@_quaternion_type
 class SparseQConv2d(_SparseQConv):
     __doc__ = f"Over two dimensions, for QConv2d.\n\n{_SparseQConv.__doc__}"
     dense = QConv2d
 
 
+@_quaternion_type
 class SparseQConv3d(_SparseQConv):
     __doc__ = f"Over three dimensions, for QConv3d.\n\n{_SparseQConv.__doc__}"
     dense = QConv3d

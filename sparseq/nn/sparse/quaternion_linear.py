@@ -9,13 +9,61 @@ from torch import Tensor, nn
 
 from sparseq.errors import require, unknown_name
 from sparseq.formats import CSRPattern
+from sparseq.nn.affine import Affine
+from sparseq.nn.layer_types import layer_type
 from sparseq.nn.quaternion.init import draw_quaternions
 from sparseq.nn.quaternion.linear import QLinear, check_quaternion_sizes, quaternion_linear_of
-from sparseq.nn.sparse.patterned import PatternedLayer, checked_mask
+from sparseq.nn.sparse.patterned import (
+    PatternedLayer,
+    build_with_store,
+    checked_mask,
+    empty_pattern,
+    stored_weights,
+    with_store,
+)
 from sparseq.nn.twins import match_twin
 from sparseq.ops.sparse_hamilton import compact_weight, sparse_hamilton
 
+GRANULARITIES = ["component", "quaternion"]
 
+
+def fold_kept_quaternions(layer: Any, affine: Affine) -> Tensor | None:
+    """Entries (nnz, 4), or (nnz) single components in rows component by component."""
+    left = affine.quaternion()
+    values, rows = layer.kept_values().double(), layer.pattern.rows()
+    if left is None:
+        return None
+    if values.dim() == 2:
+        return torch.einsum("abe,eb->ea", left[:, :, rows], values)
+    if left[1:, 0].any():  # another component of a kept one may not be kept
+        return None
+    return values * left[0, 0][rows % left.shape[2]]
+
+
+def _arguments(layer: SparseQLinear) -> dict[str, Any]:
+    """Sizes, granularity, and whether there is a bias; the pattern comes with the state."""
+    sizes = {"in_features": layer.in_features, "out_features": layer.out_features}
+    bias = {} if layer.bias is not None else {"bias": False}
+    return with_store({**sizes, **bias, "granularity": layer.granularity}, layer)
+
+
+def _build(
+    in_features: int, out_features: int, granularity: str, bias: bool = True
+) -> SparseQLinear:
+    rows = out_features if granularity == "component" else out_features // 4
+    pattern = empty_pattern(rows, in_features // 4)
+    return SparseQLinear(in_features, out_features, pattern, bias=bias, granularity=granularity)
+
+
+@layer_type(
+    twin=QLinear,
+    op="sparse_hamilton",
+    fold=fold_kept_quaternions,
+    weights=stored_weights,
+    break_even=("QLinear by component", "QLinear by quaternion"),
+    arguments=_arguments,
+    build=build_with_store(_build),
+)
 class SparseQLinear(PatternedLayer):
     """Sparse quaternion linear layer, y = W (x) x + b; the twin of `QLinear`.
 
@@ -73,7 +121,7 @@ class SparseQLinear(PatternedLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in_features) -> (..., out_features)."""
-        return sparse_hamilton(x, self.values, self._pattern_tensors(), self.bias)
+        return self.store.product(self, sparse_hamilton, x)
 
     @classmethod
     def from_dense(
@@ -104,7 +152,7 @@ class SparseQLinear(PatternedLayer):
 
     def dense_weight(self) -> Tensor:
         """(4, m, k), zero where nothing is kept; differentiable in `values`."""
-        return compact_weight(self.values, self._pattern_tensors())
+        return compact_weight(self.kept_values(), self._pattern_tensors())
 
     def extra_repr(self) -> str:
         """Sizes, the kept fraction and the granularity."""
@@ -126,9 +174,9 @@ class SparseQLinear(PatternedLayer):
 
 
 def check_granularity(granularity: str) -> None:
-    """ValueError unless it is one of QLinear's."""
-    if granularity not in QLinear.granularities:
-        raise unknown_name("granularity", granularity, list(QLinear.granularities))
+    """ValueError unless it is one of GRANULARITIES."""
+    if granularity not in GRANULARITIES:
+        raise unknown_name("granularity", granularity, GRANULARITIES)
 
 
 def granularity_of(op: str, keep: Tensor, wanted: str | None) -> str:
@@ -169,16 +217,18 @@ def draw_kept_(layer: Any, outputs: int, generator: torch.Generator | None) -> N
     """Draw values by the true number of inputs of each of the output quaternions; zero the bias."""
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
-    if layer.values.is_meta:
+    values = layer.kept_values()
+    if values.is_meta:
         return
     rows, least = layer.pattern.rows(), max(outputs, 1)
-    drawn = draw_quaternions((len(rows),), layer.values, generator)
+    drawn = draw_quaternions((len(rows),), values, generator)
     counts = torch.bincount(rows % least, minlength=outputs)
     if layer.granularity == "quaternion":
-        layer.values.copy_(drawn.t() * (counts[rows] * 2).rsqrt()[:, None])
+        drawn = drawn.t() * (counts[rows] * 2).rsqrt()[:, None]
     else:
-        own = drawn.gather(0, (rows // least)[None])[0]
-        layer.values.copy_(own * (counts[rows % least] / 2).rsqrt())
+        component = drawn.gather(0, (rows // least)[None])[0]
+        drawn = component * (counts[rows % least] / 2).rsqrt()
+    layer.store.write_(layer, drawn)
 
 
 def entries_of(weight: Tensor, granularity: str) -> Tensor:

@@ -24,7 +24,7 @@ from sparseq.nn import (
     SparseQLinear,
     fold_batchnorm,
 )
-from sparseq.nn.inference.fold import NORMS
+from sparseq.nn.inference.fold import is_normalization
 from tests.nn.inference.fold_models import Residual, Untraceable
 from tests.ops.cases import normal
 
@@ -43,7 +43,7 @@ def randomized(model: nn.Module) -> nn.Module:
 
 
 def norms_of(model: nn.Module) -> list[str]:
-    return [name for name, module in model.named_modules() if type(module) in NORMS]
+    return [name for name, module in model.named_modules() if is_normalization(module)]
 
 
 def assert_folds(model: nn.Module, x: torch.Tensor, left: int = 0) -> nn.Module:

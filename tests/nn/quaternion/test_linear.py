@@ -175,7 +175,3 @@ def test_repr_shows_what_is_not_default():
     assert repr(QLinear(8, 4)) == "QLinear(in_features=8, out_features=4, bias=True)"
     text = repr(QLinear(8, 4, False, init="glorot", algorithm="8"))
     assert text == ("QLinear(in_features=8, out_features=4, bias=False, init=glorot, algorithm=8)")
-
-
-def test_it_says_which_masks_it_can_have():
-    assert QLinear.granularities == ("component", "quaternion")

@@ -1,0 +1,39 @@
+"""Kept entries as they are: one floating point parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from sparseq.errors import require
+from sparseq.quant.store import STORES, ValueStore
+
+
+@STORES.register("float")
+@dataclass(frozen=True)
+class FloatStore(ValueStore):
+    """The entries are the parameter `values`, of any floating point dtype."""
+
+    name = "float"
+    tensors = ("values",)
+
+    def encode(self, values: Tensor) -> dict[str, Tensor]:
+        """A parameter that holds them."""
+        return {"values": nn.Parameter(values)}
+
+    def values(self, layer: Any) -> Tensor:
+        """The parameter itself."""
+        return layer.values
+
+    def check(self, op: str, stored: Mapping[str, Tensor], shape: tuple[int, ...]) -> None:
+        """See `ValueStore`."""
+        values = stored["values"]
+        fits = values.shape == shape and values.is_floating_point()
+        rule = f"must be floating point of shape {shape}"
+        require(fits, op, "values", rule, f"{values.dtype} {tuple(values.shape)}")
+
+
+FLOAT = FloatStore()
