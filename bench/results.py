@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from sparseq.files.container import write_atomically
-from sparseq.ops import toolchain
+from sparseq.ops.build import toolchain
 
 Row = dict[str, Any]
 ROOT = Path(__file__).resolve().parents[1]

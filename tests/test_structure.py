@@ -57,7 +57,7 @@ MANY_ARGUMENTS = {
 }
 LONG_CPP_FUNCTIONS: dict[str, str] = {}
 # what lies among the operators and serves all of them
-SHARED = {"backend", "build", "toolchain", "host", "geometry", "dtypes"}
+SHARED = {"backend", "host", "geometry", "dtypes"}
 # operators that plain torch serves so far
 WITHOUT_KERNEL: set[str] = set()
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "misc", "common", "base"}

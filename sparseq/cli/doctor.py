@@ -13,7 +13,8 @@ from rich.table import Table
 
 from sparseq._version import __version__
 from sparseq.formats import CSRPattern
-from sparseq.ops import _backend, build, toolchain
+from sparseq.ops import _backend, build
+from sparseq.ops.build import toolchain
 from sparseq.ops.hamilton import hamilton, hamilton_reference
 from sparseq.ops.spmm import spmm, spmm_reference
 from sparseq.timing import median_ms

@@ -16,7 +16,7 @@ from torch import nn
 
 from sparseq._version import __version__
 from sparseq.data import Split
-from sparseq.ops.toolchain import cpu_model
+from sparseq.ops.build.toolchain import cpu_model
 from sparseq.recipes.folder import RunFolder
 from sparseq.recipes.results import FIGURE, Level, Results
 from sparseq.recipes.rounds.trial import Row, Trial

@@ -26,8 +26,8 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 
-from sparseq.ops import toolchain
-from sparseq.ops.toolchain import BuildError
+from sparseq.ops.build import toolchain
+from sparseq.ops.build.toolchain import BuildError
 
 __all__ = ["LIBRARIES", "BuildError", "library", "main"]
 
@@ -44,7 +44,7 @@ FLAGS = [
     "-DTORCH_TARGET_VERSION=0x020b000000000000",
 ]
 SOURCES = ["*.h", "*.cpp", "*.cu", "*.cuh"]
-PACKAGE = Path(__file__).resolve().parents[1]
+PACKAGE = Path(__file__).resolve().parents[2]
 AHEAD = PACKAGE / "_lib"
 SIZES = "sizes.json"
 
@@ -322,7 +322,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.verbose and there:
             _say("compiled before; `sparseq build` compiles again once this folder is removed")
         print(folder)
-
-
-if __name__ == "__main__":
-    main()

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from sparseq.ops import build, toolchain
+from sparseq.ops import build
+from sparseq.ops.build import toolchain
 
 CALL = (
     "import torch; from sparseq.ops.hamilton import hamilton; from sparseq.ops import _backend;"
