@@ -33,7 +33,7 @@ setup(
         "sparseq.csrc": "csrc",
     },
     package_data={
-        "sparseq": ["py.typed", "compression/thresholds.json", "_lib/*.so", "_lib/*.json"],
+        "sparseq": ["py.typed", "ops/thresholds/*.json", "_lib/*.so", "_lib/*.json"],
         **{name: ["*.h", "*.cpp", "*.cu", "*.cuh"] for name in CSRC},
     },
     cmdclass={"build_py": BuildPy},

@@ -3,7 +3,7 @@
     python -m bench.sweep                           measure; rows go to bench/results/<machine>/
     python -m bench.sweep --kinds conv              the convolutions alone
     python -m bench.sweep --kinds conv --disturbed  go on where a sweep was stopped
-    python -m bench.sweep --table                   write sparseq/thresholds.json from the rows
+    python -m bench.sweep --table                   write the table into sparseq/ops/thresholds/
 
 A row holds one kind of layer at one size, map and batch: the times over the densities, ascending,
 until the dense layer wins clearly. Each sparse layer takes turns with the dense one alone.
@@ -29,7 +29,6 @@ from bench.cases import name_of, normal, random_mask
 from bench.layers import call_of
 from bench.results import ROOT, Row, machine, save_rows
 from bench.timing import QUIET, Others, Race, threads, wait_for_quiet
-from sparseq.compression.thresholds import FILE
 from sparseq.files.container import write_atomically
 from sparseq.nn import (
     QConv2d,
@@ -40,6 +39,8 @@ from sparseq.nn import (
     SparseQLinear,
 )
 from sparseq.ops._backend import activate
+from sparseq.ops.build.cpu import cpu_class
+from sparseq.ops.choice import table_file
 
 Shape = tuple[int, ...]  # inputs and outputs, and of a convolution kernel and map
 # in a bucket of equally many weights, on equal maps, the worst shape counts
@@ -305,12 +306,13 @@ def tables(rows: Iterable[Row]) -> dict[str, Any]:
     return found
 
 
-def table_text(rows: list[Row], source: Path) -> str:
-    """The JSON of thresholds.json: where it comes from, and the tables, a line per size."""
-    about = {name: rows[0][name] for name in ("cpu", "cores", "isa", "torch")}
-    content = {"source": source.relative_to(ROOT).as_posix(), **about, "tables": tables(rows)}
-    text = json.dumps(content, indent=1)
-    return re.sub(r"\[[^\[\]{}]*\]", lambda found: " ".join(found[0].split()), text) + "\n"
+def table_text(rows: list[Row], source: Path, table: Path) -> str:
+    """The JSON of a class of CPUs (`sparseq.ops.choice`) with the break-even densities of rows."""
+    about = {name: rows[0][name] for name in ("cpu", "cores", "torch")}
+    kept = {name: json.loads(table.read_text())[name] for name in ("class", "kernels")}
+    where = {"source": source.relative_to(ROOT).as_posix()}
+    text = json.dumps({**where, **about, **kept, "break_even": tables(rows)}, indent=1)
+    return re.sub(r"\[[^\[\]{}]*\]", lambda match: " ".join(match[0].split()), text) + "\n"
 
 
 def rows_file(folder: Path) -> Path:
@@ -322,6 +324,9 @@ def main(arguments: list[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m bench.sweep", description=__doc__)
     parser.add_argument("--table", action="store_true", help="write the table, measure nothing")
+    parser.add_argument(
+        "--cpu-class", default=cpu_class().name, help="that the rows were measured on"
+    )
     parser.add_argument("--threads", type=int, nargs="+", default=THREADS)
     parser.add_argument("--kinds", nargs="+", choices=[*GROUPS, *KINDS], default=KINDS)
     parser.add_argument("--steps", nargs="+", choices=list(BATCHES), default=list(BATCHES))
@@ -332,9 +337,10 @@ def main(arguments: list[str] | None = None) -> None:
     chosen = parser.parse_args(arguments)
     source = rows_file(chosen.results / chosen.machine)
     if chosen.table:
-        text = table_text(json.loads(source.read_text()), source)
-        write_atomically(FILE, text.encode(), overwrite=True)
-        print(f"{FILE} from {source}")
+        table = table_file(chosen.cpu_class)
+        text = table_text(json.loads(source.read_text()), source, table)
+        write_atomically(table, text.encode(), overwrite=True)
+        print(f"{table} from {source}")
         return
     if activate("cpu")["spmm"] != "compiled":
         raise SystemExit("the sweep is about the compiled kernels, which cannot be had here")

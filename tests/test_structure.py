@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from statistics import median
 
@@ -57,11 +58,13 @@ MANY_ARGUMENTS = {
 }
 LONG_CPP_FUNCTIONS: dict[str, str] = {}
 # what lies among the operators and serves all of them
-SHARED = {"backend", "host", "geometry", "dtypes"}
+SHARED = {"choice", "backend", "host", "geometry", "dtypes"}
 # operators that plain torch serves so far
 WITHOUT_KERNEL: set[str] = set()
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "misc", "common", "base"}
 PRODUCT = ["sparseq", "triton_kernels"]
+# folders with a file for each op, graph, model or data set
+ONE_FILE_EACH = {"csrc/cpu", "sparseq/ops", "sparseq/graphs", "sparseq/models", "sparseq/data"}
 
 
 def functions(*folders: str) -> list[Function]:
@@ -93,6 +96,49 @@ def test_imports_point_down():
             if here != there and RANK[there] >= RANK.get(here, -1):
                 wrong.append(f"{name_of(path)} ({here}) imports {dotted} ({there})")
     assert not wrong, "\n".join(wrong)
+
+
+def module_graph() -> dict[str, set[str]]:
+    """Module -> the modules that it imports, under TYPE_CHECKING and inside functions too."""
+    files = {dotted_name(path): path for path in python_files(*PRODUCT)}
+    graph: dict[str, set[str]] = {}
+    for name, path in files.items():
+        imported = (module_of(dotted, files) for dotted in imported_modules(path))
+        graph[name] = {other for other in imported if other and other != name}
+    return graph
+
+
+def dotted_name(path: Path) -> str:
+    """The name under which a file of the product is imported."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    whole = parts if parts[0] == "sparseq" else ("sparseq", *parts)
+    return ".".join(whole).removesuffix(".__init__")
+
+
+def module_of(dotted: str, files: dict[str, Path]) -> str | None:
+    """The longest beginning of a dotted name that is a module of the product."""
+    while dotted and dotted not in files:
+        dotted = dotted.rpartition(".")[0]
+    return dotted or None
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    # the package's own front door names what lies behind it, and nothing behind it uses the door
+    graph = {name: others - {"sparseq"} for name, others in module_graph().items()}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(reversed(error.args[1])))
+
+
+def test_folders_read_like_a_table_of_contents():
+    """No folder holds more files side by side than a reader takes in at a glance."""
+    crowded = {}
+    for folder in {path.parent for path in (*python_files("sparseq", "bench"), *cpp_files())}:
+        files = [path for path in folder.iterdir() if path.is_file() and path.stem != "__init__"]
+        if len(files) > 15 and name_of(folder) not in ONE_FILE_EACH:
+            crowded[name_of(folder)] = len(files)
+    assert not crowded
 
 
 def test_the_package_imports_neither_tests_nor_benchmarks():

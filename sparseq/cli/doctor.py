@@ -15,6 +15,8 @@ from sparseq._version import __version__
 from sparseq.formats import CSRPattern
 from sparseq.ops import _backend, build
 from sparseq.ops.build import toolchain
+from sparseq.ops.build.cpu import cpu_class
+from sparseq.ops.choice import measured
 from sparseq.ops.hamilton import hamilton, hamilton_reference
 from sparseq.ops.spmm import spmm, spmm_reference
 from sparseq.timing import median_ms
@@ -55,6 +57,7 @@ def machine() -> Iterator[tuple[str, str]]:
     yield "CPU", toolchain.cpu_model()
     isas = ", ".join(toolchain.supported_isas())
     yield "instruction sets", f"{isas}; used: {toolchain.cpu_isa()}"
+    yield "kernel choice", _kernel_choice()
     yield "threads", str(torch.get_num_threads())
     has_gpu = torch.cuda.is_available()
     yield "GPU", torch.cuda.get_device_name() if has_gpu else "none visible"
@@ -94,6 +97,14 @@ def self_test() -> Iterator[tuple[str, bool, str]]:
         dense_ms, ours_ms = median_ms([dense_product, run], repeats=REPEATS)
         speed = f"{dense_ms / ours_ms:.1f}x the dense product's speed"
         yield name, error < TOLERANCE, f"error {error:.0e}, {speed}"
+
+
+def _kernel_choice() -> str:
+    """The class of this CPU, and the one whose measured thresholds serve."""
+    here, served_by = cpu_class().name, measured().cpu.name
+    if here == served_by:
+        return f"by thresholds measured on this class of CPU, {here}"
+    return f"{here} was not measured; by the thresholds of {served_by}"
 
 
 def _or_reason(read: Callable[[], str]) -> str:

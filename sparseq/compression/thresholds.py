@@ -1,19 +1,18 @@
 """Break-even densities: the kept fraction up to which a sparse layer is the faster one.
 
-They stand in thresholds.json, which `python -m bench.sweep --table` writes from the recorded sweep
-in bench/results/; break_even.py reads them for a layer.
+They stand in the tables of `sparseq.ops.choice`, one for each class of CPUs, where `python -m
+bench.sweep --table` enters what the recorded sweep found; break_even.py reads them for a layer.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
-FILE = Path(__file__).with_name("thresholds.json")
+from sparseq.ops.choice import measured
+
 STEPS = ["forward", "training"]
 
 
@@ -100,6 +99,6 @@ def thresholds(kind: str, step: str, threads: int) -> tuple[MapThresholds, ...]:
     Returns:
         The tables, one entry per number of threads; none for a kind that was not measured.
     """
-    found = json.loads(FILE.read_text())["tables"].get(kind, {}).get(step, {})
-    measured = [found[str(threads)]] if str(threads) in found else found.values()
-    return tuple(MapThresholds.from_json(tables) for tables in measured)
+    by_threads = measured().break_even.get(kind, {}).get(step, {})
+    known = [by_threads[str(threads)]] if str(threads) in by_threads else by_threads.values()
+    return tuple(MapThresholds.from_json(tables) for tables in known)

@@ -14,6 +14,7 @@ from sparseq.ops import (
     spmm,
     spmm_chain,
 )
+from sparseq.ops._backend import KERNEL_LOADERS, Kernels
 
 __all__ = [
     "block_mm",
@@ -29,3 +30,12 @@ __all__ = [
     "spmm",
     "spmm_chain",
 ]
+
+
+def _triton_kernels() -> Kernels:
+    from sparseq.triton_kernels import KERNELS
+
+    return KERNELS
+
+
+KERNEL_LOADERS["triton"] = _triton_kernels

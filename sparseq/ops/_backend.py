@@ -41,6 +41,9 @@ class Operator:
 
 
 OPERATORS: dict[str, Operator] = {}
+# how kernels written in Python are loaded, by their backend; `sparseq.ops` enters them, as they
+# stand on the operators
+KERNEL_LOADERS: dict[str, Callable[[], Kernels]] = {}
 _serving: dict[str, dict[str, str]] = {}
 _lock = threading.RLock()
 
@@ -224,7 +227,6 @@ def _triton(device: str, choices: set[str]) -> Kernels:
     if not choices & {"auto", "triton"} or not (device == "cuda" or interpreted):
         return {}
     try:
-        from sparseq import triton_kernels
+        return KERNEL_LOADERS["triton"]()
     except ImportError:
         return {}
-    return triton_kernels.KERNELS

@@ -17,9 +17,10 @@ from sparseq.compression.map_sizes import map_sizes
 from sparseq.nn.layer_types import LAYER_TYPES
 from sparseq.nn.quaternion.conv import QConv1d, QConv2d, QConv3d
 from sparseq.nn.quaternion.linear import QLinear
+from sparseq.ops.choice import measured, table_file
 from tests.source_tree import ROOT
 
-TABLES = json.loads(thresholds.FILE.read_text())["tables"]
+TABLES = measured().break_even
 # shapes of a weight whose layer is too small to gain, and of one that gains
 SHAPES = {
     nn.Linear: [((8, 4), (1024, 1024))],
@@ -182,9 +183,10 @@ def test_the_maps_of_a_network_are_found_without_disturbing_it():
 
 
 def test_the_table_is_that_of_the_recorded_sweep():
-    source = ROOT / json.loads(thresholds.FILE.read_text())["source"]
+    table = table_file(measured().cpu.name)
+    source = ROOT / json.loads(table.read_text())["source"]
     rows = json.loads(source.read_text())
-    assert thresholds.FILE.read_text() == sweep.table_text(rows, source)
+    assert json.loads(table.read_text()) == json.loads(sweep.table_text(rows, source, table))
     assert {row["subject"] for row in rows} == READERS.keys() <= set(sweep.KINDS)
     assert {row["threads"] for row in rows} == {1, 2}
     for row in rows:

@@ -11,15 +11,12 @@ from torch import Tensor, nn
 
 from sparseq.nn.expander.conv import ExpanderConv2d
 from sparseq.nn.inference.eligibility import tap_orders
-from sparseq.nn.sparse.conv import LARGE, SparseConv2d
+from sparseq.nn.sparse.conv import SparseConv2d
 from sparseq.nn.sparse.linear import SparseLinear
 from sparseq.nn.vector_pool import VectorMaxPool2d, is_both
+from sparseq.ops.choice import measured
 from sparseq.ops.sparse_conv_chain import chain_checked
 from sparseq.ops.spmm_chain import spmm_chain
-
-FEW = 60_000  # kept weights of a run up to which the calls cost more than the products
-MANY = 500_000  # from here on the weights of a run crowd its activations out of the cache
-ROWS = 32  # examples for each thread from which on whole tiles keep it busy
 
 POOLS = (nn.MaxPool2d, VectorMaxPool2d)
 PASSED = (nn.Identity, nn.Dropout, nn.Dropout2d)  # do nothing in evaluation mode
@@ -84,12 +81,10 @@ class LinearRun(Run):
     kinds = (SparseLinear,)
 
     def pays(self, x: Tensor) -> bool:
-        """Few weights, or not too many and enough examples for both threads."""
+        """Few weights, or not too many and enough examples for every thread."""
         weights = sum(layer._buffers["perm"].shape[0] for layer in self.layers)
-        if weights <= FEW:
-            return True
         rows = x.numel() // max(x.shape[-1], 1) if x.dim() else 0
-        return weights <= MANY and rows >= ROWS * torch.get_num_threads()
+        return measured().linear_chain.pays(weights, rows, torch.get_num_threads())
 
     def __call__(self, x: Tensor) -> Tensor:
         """Through `spmm_chain`."""
@@ -142,7 +137,7 @@ class ConvRun(Run):
             size = layer._geometry.output_size(size)
             most = max(most, layer.out_channels * size[0] * size[1])
             size = [n // side for n in size]
-            if min(size) < 1 or most >= LARGE:
+            if min(size) < 1 or not measured().conv_chain.fits(most):
                 return False
         return True
 

@@ -14,14 +14,10 @@ from sparseq.nn.sparse.conv_nd import SETTINGS, SparseConvNd, sparse_conv_type
 from sparseq.nn.sparse.linear import fold_kept_rows
 from sparseq.nn.sparse.patterned import checked_mask
 from sparseq.nn.twins import match_twin
+from sparseq.ops.choice import measured
 from sparseq.ops.geometry import Sizes
 from sparseq.ops.sparse_conv import conv_weight, sparse_conv
 from sparseq.ops.sparse_conv_chain import chain_checked
-
-# Where the kernel for inference was measured to be quicker for one layer (bench/NOTES.md).
-FEW_IMAGES = 5
-SMALL_MAP = 64  # pixels
-LARGE = 1 << 19  # numbers of one image's map from which on whole maps are too far from the cache
 
 
 class _SparseConv(SparseConvNd):
@@ -184,8 +180,9 @@ class SparseConv2d(_SparseConv):
         if not same or self._pads or x.dim() != 4 or x.shape[1] != self.in_channels:
             return False
         area = x.shape[2] * x.shape[3]
-        few, small = x.shape[0] <= FEW_IMAGES, area <= SMALL_MAP and kernel == (3, 3)
-        return 0 < area * max(self.in_channels, self.out_channels) < LARGE and (few or small)
+        chain, numbers = measured().conv_chain, area * max(self.in_channels, self.out_channels)
+        pays = chain.pays_alone(x.shape[0], area, kernel == (3, 3))
+        return numbers > 0 and pays and chain.fits(numbers)
 
 
 @_real_type

@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,18 +19,16 @@ from sparseq.data import Split
 from sparseq.ops.build.toolchain import cpu_model
 from sparseq.recipes.folder import RunFolder
 from sparseq.recipes.results import FIGURE, Level, Results
+from sparseq.recipes.rounds.plan import RoundsPlan
 from sparseq.recipes.rounds.trial import Row, Trial
 from sparseq.reports.figures import accuracy_figure, save_figure
 from sparseq.timing import median_ms
 from sparseq.train import evaluate
 
-if TYPE_CHECKING:
-    from sparseq.recipes.rounds.run import PruningRounds
-
 REPEATS = 31
 
 
-def finish(config: PruningRounds, folder: RunFolder, trials: Sequence[Trial]) -> Results:
+def finish(config: RoundsPlan, folder: RunFolder, trials: Sequence[Trial]) -> Results:
     """Test, time and write up trials that are finished."""
     levels = []
     for algebra in config.algebras:
@@ -43,7 +41,7 @@ def finish(config: PruningRounds, folder: RunFolder, trials: Sequence[Trial]) ->
     return results
 
 
-def _levels(config: PruningRounds, trials: Sequence[Trial]) -> list[Level]:
+def _levels(config: RoundsPlan, trials: Sequence[Trial]) -> list[Level]:
     """The levels of one network; times and sizes are of the (first) trial that went furthest."""
     furthest = max(trials, key=lambda trial: len(trial.rows))
     models = {trial.number: [trial.network(row["round"]) for row in trial.rows] for trial in trials}
@@ -113,7 +111,7 @@ def _spread(values: Sequence[float]) -> tuple[float, float]:
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
 
 
-def _timing(config: PruningRounds) -> dict[str, Any]:
+def _timing(config: RoundsPlan) -> dict[str, Any]:
     return {
         "processor": processor_name(config.device),
         "threads": config.threads,

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -25,6 +25,7 @@ from sparseq.files.model_file import load, save
 from sparseq.pruning import Mask, prune
 from sparseq.recipes.folder import RunFolder, damage_named
 from sparseq.recipes.progress import Reporter
+from sparseq.recipes.rounds.plan import RoundsPlan
 from sparseq.seeds import derive_seed
 from sparseq.train import (
     Callback,
@@ -36,9 +37,6 @@ from sparseq.train import (
     load_checkpoint,
     save_checkpoint,
 )
-
-if TYPE_CHECKING:
-    from sparseq.recipes.rounds.run import PruningRounds
 
 Row = dict[str, Any]
 Tensors = dict[str, Tensor]
@@ -81,7 +79,7 @@ class Trial:
 
     def __init__(
         self,
-        config: PruningRounds,
+        config: RoundsPlan,
         data: DataBundle,
         folder: RunFolder,
         log: RowLog,

@@ -1,5 +1,6 @@
 import copy
 import pickle
+from dataclasses import replace
 
 import pytest
 import torch
@@ -7,8 +8,9 @@ from torch import nn
 
 import sparseq
 from sparseq.nn import SparseSequential
-from sparseq.nn.inference.runs import ROWS, find_runs
+from sparseq.nn.inference.runs import find_runs
 from sparseq.ops import sparse_conv_chain, spmm_chain
+from sparseq.ops.choice import ConvChain, LinearChain, measured
 
 
 def compressed(seed=0):
@@ -47,13 +49,14 @@ def test_runs_of_sparse_layers_are_one_call_at_inference(batch, calls):
 def test_only_what_pays_goes_through_one_kernel(calls, monkeypatch):
     model = compressed()
     with torch.no_grad():
-        monkeypatch.setattr("sparseq.nn.inference.runs.FEW", 0)
+        table = replace(measured(), linear_chain=LinearChain(0, 10_000, 6))
+        monkeypatch.setattr("sparseq.nn.inference.runs.measured", lambda: table)
         model(torch.randn(5, 20))
         assert calls == []
-        model(torch.randn(ROWS * torch.get_num_threads(), 20))
+        model(torch.randn(6 * torch.get_num_threads(), 20))
         assert calls == [3]
-        monkeypatch.setattr("sparseq.nn.inference.runs.MANY", 0)
-        model(torch.randn(ROWS * torch.get_num_threads(), 20))
+        table = replace(measured(), linear_chain=LinearChain(0, 0, 6))
+        model(torch.randn(6 * torch.get_num_threads(), 20))
         assert calls == [3]
 
 
@@ -187,7 +190,8 @@ def test_what_does_not_fit_gets_the_message_of_its_layer(convolved):
 
 
 def test_large_maps_go_layer_by_layer(convolved, monkeypatch):
-    monkeypatch.setattr("sparseq.nn.inference.runs.LARGE", 8 * 18 * 18)
+    table = replace(measured(), conv_chain=ConvChain(5, 64, 8 * 18 * 18))
+    monkeypatch.setattr("sparseq.nn.inference.runs.measured", lambda: table)
     model, x = convolutional(), torch.randn(2, 3, 18, 18)
     with torch.no_grad():
         torch.testing.assert_close(model(x), nn.Sequential(*model)(x))
