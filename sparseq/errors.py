@@ -14,6 +14,11 @@ def require(condition: bool, op: str, argument: str, rule: str, got: object) -> 
         raise argument_error(op, argument, rule, got)
 
 
+def check_fraction(op: str, argument: str, value: float) -> None:
+    """ValueError unless a fraction, such as a density, lies in (0, 1]."""
+    require(0 < value <= 1, op, argument, "must lie in (0, 1]", value)
+
+
 def unknown_name(kind: str, name: object, known: list[str]) -> ValueError:
     """A ValueError for a name that is in no registry; lists the ones that are."""
     return ValueError(f"unknown {kind} {name!r}; choose one of: {', '.join(known)}")

@@ -1,18 +1,21 @@
-"""L1: sparse patterns. A pattern says where the kept entries are; the values live elsewhere."""
+"""L1: sparse patterns and masks: where the kept entries are; the values live elsewhere."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from sparseq.errors import require
+from sparseq.errors import require, unknown_name
 from sparseq.ops.host import transpose_csr
 from sparseq.ops.spmm import row_indices
 
 INT32_MAX = 2**31 - 1
+# integers of an element's size: its bits
+BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 @dataclass(frozen=True)
@@ -47,13 +50,9 @@ class CSRPattern:
     @classmethod
     def from_mask(cls, mask: Tensor) -> CSRPattern:
         """From an (m, k) bool tensor, True = kept."""
-        require(
-            mask.dim() == 2 and mask.dtype == torch.bool,
-            "CSRPattern.from_mask",
-            "mask",
-            "must be a bool matrix",
-            f"{mask.dtype} {tuple(mask.shape)}",
-        )
+        got = f"{mask.dtype} {tuple(mask.shape)}"
+        fits = mask.dim() == 2 and mask.dtype == torch.bool
+        require(fits, "CSRPattern.from_mask", "mask", "must be a bool matrix", got)
         return cls.from_csr(_pointers(mask.sum(1)), mask.nonzero()[:, 1], mask.shape[1])
 
     @property
@@ -88,6 +87,25 @@ class CSRPattern:
     def map(self, convert: Callable[[Tensor], Tensor]) -> CSRPattern:
         """The pattern with `convert` applied to each of its tensors (a move to a device)."""
         return CSRPattern(*(convert(tensor) for tensor in self.tensors))
+
+
+def check_mask(op: str, argument: str, mask: Any, shape: tuple[int, ...] | None = None) -> None:
+    """ValueError, naming both, unless it is a bool tensor (of that shape, where one is given)."""
+    is_bool = isinstance(mask, Tensor) and mask.dtype == torch.bool
+    fits = is_bool and shape in (None, tuple(mask.shape))
+    rule = "must be a bool tensor" + ("" if shape is None else f" of shape {shape}")
+    got = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
+    require(fits, op, argument, rule, got)
+
+
+def check_masks(
+    op: str, argument: str, masks: Mapping[str, Any], parameters: Mapping[str, Tensor]
+) -> None:
+    """`check_mask` of masks by the names of the parameters that they must fit."""
+    for name, mask in masks.items():
+        if name not in parameters:
+            raise unknown_name(f"parameter in the {argument} of {op}", name, list(parameters))
+        check_mask(op, f"{argument}[{name!r}]", mask, tuple(parameters[name].shape))
 
 
 def _pointers(counts: Tensor) -> Tensor:

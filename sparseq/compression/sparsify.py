@@ -27,6 +27,7 @@ from sparseq.compression.break_even import (
 )
 from sparseq.compression.map_sizes import map_sizes
 from sparseq.errors import require, unknown_name
+from sparseq.formats import check_masks
 from sparseq.nn.convert import replace_modules
 from sparseq.nn.inference.chain import chain_sequentials
 from sparseq.nn.layer_types import sparse_type
@@ -75,7 +76,7 @@ def compress(
     if policy not in POLICIES:
         raise unknown_name("compress policy", policy, POLICIES)
     if mask is not None:
-        _check_mask(model, mask)
+        check_masks("compress", "mask", mask, dict(model.named_parameters()))
     keeps = _kept_by_layer(model, mask)
     rule = Auto(_maps_of(model, keeps, in_shape), batch, training) if policy == "auto" else None
 
@@ -167,28 +168,6 @@ def _kept_by_layer(model: nn.Module, mask: Mapping[str, Tensor] | None) -> dict[
         for path, layer in layers.items()
         if id(layer.weight) in by_weight
     }
-
-
-def _check_mask(model: nn.Module, mask: Mapping[str, Tensor]) -> None:
-    parameters = dict(model.named_parameters())
-    for name, keep in mask.items():
-        if name not in parameters:
-            raise unknown_name("parameter in the mask", name, list(parameters))
-        require(
-            isinstance(keep, Tensor) and keep.dtype == torch.bool,
-            "compress",
-            f"mask[{name!r}]",
-            "must be a bool tensor",
-            getattr(keep, "dtype", type(keep)),
-        )
-        shape = tuple(parameters[name].shape)
-        require(
-            tuple(keep.shape) == shape,
-            "compress",
-            f"mask[{name!r}]",
-            f"must have the parameter's shape {shape}",
-            tuple(keep.shape),
-        )
 
 
 @torch.no_grad()

@@ -46,7 +46,7 @@ from sparseq.files.tensors import (
     encode_zeros,
     pattern_names,
 )
-from sparseq.nn.convert import replace_modules
+from sparseq.nn.convert import device_of, replace_modules
 from sparseq.registry import Registry
 
 __all__ = ["MODEL_BUILDERS", "load", "recorded_builder", "save", "write_atomically"]
@@ -189,18 +189,13 @@ def _with_layers_of(nodes: Mapping[str, Node], skeleton: nn.Module) -> nn.Module
         node = {key: value for key, value in nodes[path].items() if key != "training"}
         if not is_layer(node) or tuples(describe_module(module)) == tuples(node):
             return None
-        return build_module(path, node).to(_device(module))
+        return build_module(path, node).to(device_of(module))
 
     return replace_modules(skeleton, of_file)
 
 
 def _sharing(nodes: Mapping[str, Node]) -> dict[str, str]:
     return {path: node.get("same_as", path) for path, node in nodes.items()}
-
-
-def _device(module: nn.Module) -> torch.device:
-    tensors = [*module.parameters(), *module.buffers()]
-    return tensors[0].device if tensors else torch.device("cpu")
 
 
 def _share(model: nn.Module, aliases: Mapping[str, str]) -> None:

@@ -20,10 +20,9 @@ from torch import Tensor, nn
 
 from sparseq.errors import require
 from sparseq.files.gap_coding import INT32_MAX, decode_gaps, decode_rows, encode_gaps, encode_rows
-from sparseq.formats import CSRPattern
+from sparseq.formats import BITS, CSRPattern
 
 PLACES, NEGATIVE = ".nonzero", ".negative"  # a state_dict has no names below a tensor's
-BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 ENTRY_BYTES = 100  # of the header for a tensor, names aside
 
 

@@ -40,6 +40,13 @@ def replace_modules(model: nn.Module, rule: Rule) -> nn.Module:
     return copy.deepcopy(model, replaced)
 
 
+def device_of(model: nn.Module) -> torch.device:
+    """Where the model's first parameter or buffer lies; the CPU if it has none."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        return tensor.device
+    return torch.device("cpu")
+
+
 def to_dense(model: nn.Module) -> nn.Module:
     """A deep copy of a model, every layer one step back to its dense twin: the same function.
 

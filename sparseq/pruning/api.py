@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sparseq.errors import require, unknown_name
+from sparseq.formats import check_masks
 from sparseq.pruning.criteria import CRITERIA, Batches, Loss, ScoreContext, Scores
 from sparseq.pruning.mask import Mask
 from sparseq.pruning.prunable import prunable_parameters, quaternion_names
@@ -60,7 +61,7 @@ def prune(
         raise unknown_name("granularity", granularity, GRANULARITIES)
     parameters = _parameters(model, exclude)
     if within is not None:
-        Mask(within).check(model)
+        check_masks("prune", "within", within, dict(model.named_parameters(remove_duplicate=False)))
     whole = quaternion_names(model) & parameters.keys() if granularity == "quaternion" else set()
     context = ScoreContext(
         model,

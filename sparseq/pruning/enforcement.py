@@ -16,8 +16,7 @@ from torch.optim.optimizer import (
 )
 
 from sparseq.errors import require
-
-_BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+from sparseq.formats import BITS
 
 
 def _nothing(*_args: object) -> None:
@@ -99,7 +98,7 @@ class MaskedParameter:
 
     def _zero(self, tensor: Tensor) -> None:
         # .data: the weight may be saved for a backward, whose version check must not trip
-        word = _BITS.get(tensor.element_size())
+        word = BITS.get(tensor.element_size())
         if word is None:
             tensor.data.masked_fill_(~self.keep.to(tensor.device), 0)
         else:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sparseq.errors import argument_error, require, unknown_name
+from sparseq.errors import require
 from sparseq.files.mask_file import read_mask, write_mask
+from sparseq.formats import check_mask, check_masks
 from sparseq.graphs import Graph
 from sparseq.pruning.enforcement import MaskHandle
 from sparseq.pruning.graph_mask import graph_masks
@@ -33,8 +34,7 @@ class Mask(Mapping[str, Tensor]):
     def __init__(self, keep: Mapping[str, Tensor]) -> None:
         self._keep: dict[str, Tensor] = {}
         for name, tensor in keep.items():
-            got = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
-            require(got == torch.bool, "Mask", f"{name!r}", "must be a bool tensor", got)
+            check_mask("Mask", f"keep[{name!r}]", tensor)
             self._keep[name] = tensor.detach().clone(memory_format=torch.contiguous_format)
 
     @classmethod
@@ -153,23 +153,15 @@ class Mask(Mapping[str, Tensor]):
         """The same mask on another device."""
         return Mask({name: keep.to(device) for name, keep in self._keep.items()})
 
-    def check(self, model: nn.Module) -> None:
-        """ValueError, naming the parameter, unless every name and shape is one of the model's."""
+    def check(self, model: nn.Module, op: str = "Mask.check") -> None:
+        """ValueError, naming `op`, unless names and shapes are those of the model's parameters."""
         parameters = dict(model.named_parameters(remove_duplicate=False))
-        for name, keep in self._keep.items():
-            if name not in parameters:
-                raise unknown_name("parameter in mask", name, list(parameters))
-            shape = tuple(parameters[name].shape)
-            if tuple(keep.shape) != shape:
-                got = tuple(keep.shape)
-                raise argument_error(
-                    "Mask", f"{name!r}", f"must have the weight's shape {shape}", got
-                )
+        check_masks(op, "mask", self._keep, parameters)
 
     @torch.no_grad()
     def apply_(self, model: nn.Module) -> nn.Module:
         """Set the dropped weights to zero once, in place (NaN too); returns the model."""
-        self.check(model)
+        self.check(model, "Mask.apply_")
         parameters = dict(model.named_parameters(remove_duplicate=False))
         for name, keep in self._keep.items():
             parameters[name].masked_fill_(~keep.to(parameters[name].device), 0)
@@ -190,5 +182,5 @@ class Mask(Mapping[str, Tensor]):
             ValueError: a name or shape that is not the model's, or an optimizer that holds none
                 of the masked parameters.
         """
-        self.check(model)
+        self.check(model, "Mask.enforce")
         return MaskHandle(self._keep, model, optimizer)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sparseq.errors import require
+from sparseq.errors import check_fraction, require
 from sparseq.registry import Registry
 
 SCHEDULES: Registry[Callable[..., list[float]]] = Registry("schedule")
@@ -29,12 +29,12 @@ def geometric(rounds: int, rate: float = 0.2, start: float = 1.0) -> list[float]
     """
     require(rounds >= 1, "geometric", "rounds", "must be at least 1", rounds)
     require(0 <= rate < 1, "geometric", "rate", "must lie in [0, 1)", rate)
-    require(0 < start <= 1, "geometric", "start", "must lie in (0, 1]", start)
+    check_fraction("geometric", "start", start)
     return [start * (1 - rate) ** i for i in range(1, rounds + 1)]
 
 
 @SCHEDULES.register("one_shot")
 def one_shot(density: float) -> list[float]:
     """A single pruning to `density`, in (0, 1]; ValueError otherwise."""
-    require(0 < density <= 1, "one_shot", "density", "must lie in (0, 1]", density)
+    check_fraction("one_shot", "density", density)
     return [float(density)]

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sparseq.errors import argument_error, require, unknown_name
+from sparseq.errors import argument_error, check_fraction, require, unknown_name
+from sparseq.formats import check_mask
 from sparseq.pruning.mask import Mask
 
 SCOPES = ["global", "layerwise"]
@@ -68,7 +69,7 @@ def select(
 
 def check_density(density: float, scope: str | Mapping[str, float] = "global") -> None:
     """ValueError unless the density, and each of a map, is in range."""
-    require(0 < density <= 1, "prune", "density", "must lie in (0, 1]", density)
+    check_fraction("prune", "density", density)
     for name, value in scope.items() if isinstance(scope, Mapping) else ():
         require(0 <= value <= 1, "prune", f"density of {name!r}", "must lie in [0, 1]", value)
 
@@ -90,10 +91,8 @@ def _groups(
 def _allowed(name: str, score: Tensor, within: Mapping[str, Tensor] | None) -> Tensor:
     if within is None or name not in within:
         return torch.ones_like(score, dtype=torch.bool)
-    keep, shape = within[name], tuple(score.shape)
-    got = tuple(keep.shape)
-    require(got == shape, "prune", f"within[{name!r}]", f"must have shape {shape}", got)
-    return keep.to(score.device)
+    check_mask("select", f"within[{name!r}]", within[name], tuple(score.shape))
+    return within[name].to(score.device)
 
 
 class _Units:

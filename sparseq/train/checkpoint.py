@@ -88,11 +88,11 @@ def unpack_training(
     for name, wanted in (("optimizer", optimizer), ("best", best)):
         known = wanted is None or name in meta
         require(known, "unpack_training", "packed", f"must hold the {name}", sorted(meta))
-    model.load_state_dict(_part("model", tensors))
+    model.load_state_dict(part(tensors, "model."))
     if optimizer is not None:
-        unpack_optimizer(optimizer, _part("optimizer", tensors), meta["optimizer"])
+        unpack_optimizer(optimizer, part(tensors, "optimizer."), meta["optimizer"])
     if best is not None:
-        best.resume(_part("best", tensors), meta["best"])
+        best.resume(part(tensors, "best."), meta["best"])
 
 
 def pack_optimizer(optimizer: Optimizer) -> Packed:
@@ -180,11 +180,12 @@ def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
 
 
-def _part(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin with a prefix, without it."""
     return {
-        name.removeprefix(f"{prefix}."): tensor
+        name.removeprefix(prefix): tensor
         for name, tensor in tensors.items()
-        if name.startswith(f"{prefix}.")
+        if name.startswith(prefix)
     }
 
 

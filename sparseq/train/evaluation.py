@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from sparseq.data import Split
 from sparseq.errors import require
+from sparseq.nn.convert import device_of
 
 LossFn = Callable[[Tensor, Tensor], Tensor]
 
@@ -65,10 +66,3 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """Where the model's first parameter or buffer lies; the CPU if it has none."""
-    for tensor in (*model.parameters(), *model.buffers()):
-        return tensor.device
-    return torch.device("cpu")

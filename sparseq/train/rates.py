@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sparseq.errors import require
+from sparseq.errors import check_fraction, require
 from sparseq.registry import Registry
 from sparseq.train.callbacks import Callback, TrainState
 
@@ -73,7 +73,7 @@ class ChangeRate(Callback):
     ) -> None:
         self.rate, self.first_epoch = RATES.get(rate), first_epoch
         require(every >= 1, "ChangeRate", "every", "must be at least 1", every)
-        require(0 < factor <= 1, "ChangeRate", "factor", "must lie in (0, 1]", factor)
+        check_fraction("ChangeRate", "factor", factor)
         self.every, self.factor = every, factor
 
     def on_train_start(self, state: TrainState) -> None:

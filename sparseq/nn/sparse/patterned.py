@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sparseq.errors import argument_error, require
-from sparseq.formats import CSRPattern
+from sparseq.formats import CSRPattern, check_mask
 from sparseq.nn.layer_types import weight_parameters
 from sparseq.quant import FLOAT, ValueStore, store_from_json
 
@@ -214,13 +214,7 @@ def checked_mask(op: str, module: Any, kind: type[nn.Module], mask: Tensor | Non
     if mask is None:
         require(not weight.is_meta, op, "mask", "must be given on the meta device", None)
         return weight.detach() != 0
-    require(
-        mask.shape == weight.shape and mask.dtype == torch.bool,
-        op,
-        "mask",
-        f"must be bool of shape {tuple(weight.shape)}",
-        f"{mask.dtype} {tuple(mask.shape)}",
-    )
+    check_mask(op, "mask", mask, tuple(weight.shape))
     return mask if weight.is_meta else mask.to(weight.device)
 
 

@@ -22,11 +22,12 @@ from sparseq.nn.sparse.quaternion_linear import (
 )
 from sparseq.nn.twins import match_twin
 from sparseq.ops.geometry import Sizes
+from sparseq.ops.hamilton import PRODUCT
 from sparseq.ops.sparse_conv import sparse_conv
 from sparseq.ops.sparse_hamilton import compact_weight
 
-# sign of the component b xor c in block (b, c) of the real weight, as in `sparseq.ops.hamilton`
-SIGNS = ((1, -1, -1, -1), (1, 1, -1, 1), (1, 1, 1, -1), (1, -1, 1, 1))
+# sign of the component b xor c in block (b, c) of the real weight
+SIGNS = [[sign for _, sign in row] for row in PRODUCT]
 WIDE = (
     "wide_row_ptr",
     "wide_col_idx",

@@ -37,6 +37,7 @@ from sparseq.train import (
     load_checkpoint,
     save_checkpoint,
 )
+from sparseq.train.checkpoint import part
 
 Row = dict[str, Any]
 Tensors = dict[str, Tensor]
@@ -248,8 +249,8 @@ class Trial:
             with self._remedy():
                 tensors, meta = load_checkpoint(self._checkpoint())
                 self.rows = meta["rows"]
-                self.rewound, self.final = part(tensors, "rewound"), part(tensors, "final")
-                self.mask = Mask(part(tensors, "mask")).to(self.config.device)
+                self.rewound, self.final = part(tensors, "rewound/"), part(tensors, "final/")
+                self.mask = Mask(part(tensors, "mask/")).to(self.config.device)
                 for row in self.rows:
                     self.file(row["round"]).stat()
         self._reconcile()
@@ -276,12 +277,3 @@ class Trial:
 def copy_state(model: nn.Module) -> Tensors:
     """A copy of all parameters and buffers."""
     return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-
-
-def part(tensors: Mapping[str, Tensor], group: str) -> Tensors:
-    """The tensors named `group/...`, without that prefix."""
-    return {
-        name.removeprefix(f"{group}/"): tensor
-        for name, tensor in tensors.items()
-        if name.startswith(f"{group}/")
-    }
