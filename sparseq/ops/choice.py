@@ -65,12 +65,24 @@ class ConvChain:
 
 
 @dataclass(frozen=True)
+class Whitening:
+    """When `quaternion_whiten` reads channels-last features without a copy.
+
+    Attributes:
+        channels_last: quaternion channels from which on that is quicker.
+    """
+
+    channels_last: int
+
+
+@dataclass(frozen=True)
 class Measured:
     """What was measured on a class of CPUs.
 
     Attributes:
         cpu: the class.
         linear_chain, conv_chain: where chains of layers pay.
+        whitening: how quaternion features are read.
         break_even: kind of layer -> step -> threads -> positions -> densities, see
             `sparseq.compression.thresholds`.
     """
@@ -78,6 +90,7 @@ class Measured:
     cpu: CpuClass
     linear_chain: LinearChain
     conv_chain: ConvChain
+    whitening: Whitening
     break_even: Mapping[str, Any]
 
     @classmethod
@@ -89,6 +102,7 @@ class Measured:
             CpuClass(**entry["class"]),
             LinearChain(**kernels["spmm_chain"]),
             ConvChain(**kernels["sparse_conv_chain"]),
+            Whitening(**kernels["quaternion_whiten"]),
             entry["break_even"],
         )
 
