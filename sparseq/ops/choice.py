@@ -16,6 +16,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from sparseq.ops.build.cpu import CpuClass, cpu_class
 
 FOLDER = Path(__file__).with_name("thresholds")
@@ -118,9 +120,14 @@ def tables() -> tuple[Measured, ...]:
     return tuple(Measured.from_file(path) for path in sorted(FOLDER.glob("*.json")))
 
 
-@cache
+@torch.compiler.assume_constant_result
 def measured() -> Measured:
-    """What this machine's choices go by; its `cpu` says whether its own class was measured."""
+    """The measurements used here; their `cpu` is the nearest class where ours was not measured."""
+    return _measured()
+
+
+@cache
+def _measured() -> Measured:
     return nearest(cpu_class())
 
 
