@@ -92,6 +92,9 @@ def compile_libraries(libraries: Mapping[Variant, Path], verbose: bool = False) 
         text = "\n".join(line for item in libraries.items() for line in _statements(*item))
         (Path(work) / "build.ninja").write_text(f"{text}\n")
         _run_ninja(work, verbose)
+    for path in libraries.values():
+        if not path.exists():
+            raise BuildError(f"{toolchain.compiler()} made no library and named no error: set CXX")
     say(f"compiled in {time.monotonic() - started:.0f} s")
 
 

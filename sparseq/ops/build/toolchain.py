@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -154,14 +155,20 @@ def cuda_compiler() -> str | None:
 
 
 def required_cuda_compiler() -> str:
-    """Path of nvcc.
+    """Path of an nvcc for the CUDA that torch was built with: the runtime is torch's own.
 
     Raises:
-        BuildError: there is none.
+        BuildError: there is none, or only one of another major version.
     """
     found = cuda_compiler()
     if found is None:
         raise BuildError("no nvcc found: set CUDA_HOME or install nvidia-cuda-nvcc")
+    release, wanted = re.search(r"release (\d+)", version_text(found)), torch.version.cuda
+    if release and wanted and release[1] != wanted.partition(".")[0]:
+        raise BuildError(
+            f"nvcc must be of CUDA {wanted.partition('.')[0]} as this torch is, got {release[1]} "
+            f"({found}): set CUDA_HOME or install nvidia-cuda-nvcc=={wanted}.*"
+        )
     return found
 
 
