@@ -171,6 +171,7 @@ def replacing(folder: Path, variant: Variant) -> Iterator[Path]:
     try:
         yield temporary
         write_manifest(temporary, {f"{variant.library.name}.so": variant.fingerprint()})
+        temporary.chmod(0o755)  # who else may read it is the root's matter, as in an image
         shutil.rmtree(folder, ignore_errors=True)
         temporary.rename(folder)
     finally:

@@ -107,11 +107,14 @@ def _run_ninja(folder: str, verbose: bool) -> None:
         text=True,
         check=False,
     )
-    if run.returncode:
-        lines = f"{run.stderr or ''}{run.stdout or ''}".splitlines()
-        errors = [line for line in lines if "error:" in line] or lines[-5:]
-        shown = ["the kernels do not compile:", *(f"  {line}" for line in errors[:5])]
-        raise BuildError("\n".join([*shown, "`sparseq build --verbose` shows everything"]))
+    if not run.returncode:
+        return
+    if verbose:
+        raise BuildError("the kernels do not compile; what the compiler said is above")
+    lines = f"{run.stderr}{run.stdout}".splitlines()
+    errors = [line for line in lines if "error:" in line] or lines[-5:]
+    shown = ["the kernels do not compile:", *(f"  {line}" for line in errors[:5])]
+    raise BuildError("\n".join([*shown, "`sparseq build --verbose` shows everything"]))
 
 
 def _statements(variant: Variant, library: Path) -> list[str]:

@@ -143,7 +143,7 @@ def compiler_version(path: str) -> str:
 
 
 def cuda_compiler() -> str | None:
-    """Path of nvcc: `CUDA_HOME`, pip's nvidia-cuda-nvcc, the system's; None where there is none."""
+    """Path of nvcc: `CUDA_HOME`, pip's cuda-toolkit, the system's; None where there is none."""
     home = os.environ.get("CUDA_HOME")
     pip_roots = sorted(Path(sysconfig.get_path("purelib")).glob("nvidia/*/bin"))
     places = [str(Path(home) / "bin")] if home else []
@@ -160,14 +160,16 @@ def required_cuda_compiler() -> str:
     Raises:
         BuildError: there is none, or only one of another major version.
     """
-    found = cuda_compiler()
+    found, wanted = cuda_compiler(), torch.version.cuda
+    version = f"=={wanted}.*" if wanted else ""
+    remedy = f"set CUDA_HOME, or pip install 'cuda-toolkit[nvcc,cccl,cudart]{version}'"
     if found is None:
-        raise BuildError("no nvcc found: set CUDA_HOME or install nvidia-cuda-nvcc")
-    release, wanted = re.search(r"release (\d+)", version_text(found)), torch.version.cuda
+        raise BuildError(f"no nvcc found: {remedy}")
+    release = re.search(r"release (\d+)", version_text(found))
     if release and wanted and release[1] != wanted.partition(".")[0]:
         raise BuildError(
-            f"nvcc must be of CUDA {wanted.partition('.')[0]} as this torch is, got {release[1]} "
-            f"({found}): set CUDA_HOME or install nvidia-cuda-nvcc=={wanted}.*"
+            f"nvcc must be of CUDA {wanted.partition('.')[0]} as this torch is, but {found} is of "
+            f"CUDA {release[1]}: {remedy}"
         )
     return found
 

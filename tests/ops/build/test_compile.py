@@ -91,6 +91,8 @@ def test_sources_that_do_not_compile_are_shown_and_change_nothing(cpu, host, csr
     with pytest.raises(BuildError, match=r"do not compile:\n  .*wrong.cpp:1:.*error.*nothing") as e:
         compile.build([cpu, host])
     assert str(e.value).endswith("`sparseq build --verbose` shows everything")
+    with pytest.raises(BuildError, match="what the compiler said is above"):
+        compile.build([cpu], verbose=True)
     assert cache.find(cpu) is None
     assert not [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
 

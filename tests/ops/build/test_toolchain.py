@@ -70,7 +70,7 @@ def test_a_compiler_that_fails_or_says_nothing_is_named(program, tmp_path):
 def test_nvcc_is_of_torchs_cuda(program, monkeypatch):
     monkeypatch.setattr(toolchain.torch.version, "cuda", "13.0")
     monkeypatch.setattr(toolchain, "cuda_compiler", lambda: None)
-    with pytest.raises(BuildError, match=r"no nvcc found: set CUDA_HOME or install nvidia-cuda-n"):
+    with pytest.raises(BuildError, match=r"no nvcc found: set CUDA_HOME, or pip install 'cuda"):
         toolchain.required_cuda_compiler()
     for release, fits in ((13, True), (12, False)):
         nvcc = program(f"nvcc{release}", f"nvcc: NVIDIA (R)\nrelease {release}.1, V{release}.1.8")
@@ -78,7 +78,7 @@ def test_nvcc_is_of_torchs_cuda(program, monkeypatch):
         if fits:
             assert toolchain.required_cuda_compiler() == nvcc
             continue
-        with pytest.raises(BuildError, match=r"must be of CUDA 13 as this torch is, got 12"):
+        with pytest.raises(BuildError, match=r"must be of CUDA 13 as this torch is, .* CUDA 12: "):
             toolchain.required_cuda_compiler()
 
 
