@@ -6,6 +6,7 @@ The public names are loaded when they are first used, so that `import sparseq` c
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 from sparseq._version import __version__
@@ -50,6 +51,10 @@ if TYPE_CHECKING:
     )
     from sparseq.pruning import Mask, prune
     from sparseq.reports.profiling import profile
+
+# triton_kernels/ is in this folder where sparseq is installed, and beside it in a checkout
+if not os.path.isdir(os.path.join(__path__[0], "triton_kernels")):
+    __path__.append(os.path.dirname(__path__[0]))
 
 __all__ = [
     "QConv1d",

@@ -14,7 +14,7 @@ from rich.table import Table
 from sparseq._version import __version__
 from sparseq.formats import CSRPattern
 from sparseq.ops import _backend, build
-from sparseq.ops.build import toolchain
+from sparseq.ops.build import cache, toolchain
 from sparseq.ops.build.cpu import cpu_class
 from sparseq.ops.choice import measured
 from sparseq.ops.hamilton import hamilton, hamilton_reference
@@ -63,7 +63,7 @@ def machine() -> Iterator[tuple[str, str]]:
     yield "GPU", torch.cuda.get_device_name() if has_gpu else "none visible"
     yield "C++ compiler", _or_reason(lambda: toolchain.compiler_version(toolchain.compiler()))
     yield "CUDA compiler", toolchain.cuda_compiler() or "none found"
-    yield "kernel cache", _or_reason(lambda: str(build.cache_root()))
+    yield "kernel cache", _or_reason(lambda: str(cache.cache_root()))
 
 
 def kernels() -> list[tuple[str, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import warnings
 from pathlib import Path
 from types import ModuleType
 
@@ -15,7 +16,7 @@ from sparseq.ops import build
 Ids = NDArray[np.int32]
 
 
-_modules: list[ModuleType] = []  # the compiled helpers, once they are loaded
+_modules: list[ModuleType | None] = []  # the compiled helpers, once it is known that they load
 
 
 def compiled() -> ModuleType | None:
@@ -32,12 +33,18 @@ def compiled() -> ModuleType | None:
     return _modules[0] if _modules else None
 
 
-def _load(path: Path) -> ModuleType:
+def _load(path: Path) -> ModuleType | None:
+    """The module in a file; None, with a warning, where it is none that this Python loads."""
     spec = importlib.util.spec_from_file_location("sparseq_host", path)
     assert spec is not None
     assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    except (ImportError, OSError) as error:
+        text = f"sparseq runs its helpers in NumPy: {error}; remove {path.parent}"
+        warnings.warn(text, stacklevel=2)
+        return None
     return module
 
 

@@ -45,6 +45,20 @@ def test_a_helper_waits_for_no_build(monkeypatch):
     assert host.compiled() is None
 
 
+@pytest.mark.parametrize("content", [b"", b"no library", b"\x7fELF and then nothing"])
+def test_a_file_that_cannot_be_loaded_leaves_the_work_to_numpy(tmp_path, monkeypatch, content):
+    path = tmp_path / "host.so"
+    path.write_bytes(content)
+    monkeypatch.setattr(host, "_modules", [])
+    monkeypatch.setattr(build, "existing", lambda name: path)
+    monkeypatch.delenv("SPARSEQ_BACKEND", raising=False)
+    with pytest.warns(UserWarning, match=f"helpers in NumPy: .*remove {tmp_path}"):
+        assert host.compiled() is None
+    assert host.compiled() is None
+    row_ptr, col_idx = np.array([0, 1], np.int32), np.array([2], np.int32)
+    assert host.transpose_csr(row_ptr, col_idx, 3)[0].tolist() == [0, 0, 0, 1]
+
+
 def test_compiled_helper_checks_its_indices(built):
     module = host.compiled()
     if module is None:
