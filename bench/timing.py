@@ -20,6 +20,7 @@ from sparseq.timing import seconds_per_call
 
 TURN_SECONDS = 1e-3
 MOST_ROUNDS = 400
+CLEARLY_SLOWER = 2.0  # times the quickest form
 QUIET = 0.1  # cores that others may use before a measurement counts as disturbed
 GLANCE = 0.3  # seconds over which to see whether others are at work
 CLOCK = Path("/proc/stat")  # of Linux; without it every machine counts as quiet
@@ -67,11 +68,19 @@ def wait_for_quiet(patience: float) -> None:
 
 
 class Race:
-    """Calls that compute the same thing and take turns; the first named is ours."""
+    """Calls that compute the same thing and take turns; the first named is ours.
+
+    A call that stands under several names runs once a round and counts for all of them.
+    """
 
     def __init__(self, sides: Mapping[str, Callable[[], object]]) -> None:
-        self.sides = dict(sides)
-        self.ours = next(iter(self.sides))
+        self.ours = next(iter(sides))
+        self._runs_as = {
+            name: next(first for first, other in sides.items() if other is call)
+            for name, call in sides.items()
+        }
+        self.names = list(sides)
+        self.sides = {name: sides[name] for name in dict.fromkeys(self._runs_as.values())}
         self.samples: dict[str, list[float]] = {name: [] for name in self.sides}
         self._calls = {name: self._calibrate(call) for name, call in self.sides.items()}
 
@@ -112,20 +121,24 @@ class Race:
 
     def median(self, name: str) -> float:
         """Median seconds per call of one side."""
-        return median(self.samples[name])
+        return median(self.samples[self._runs_as[name]])
 
     def ratios(self) -> dict[str, float]:
         """Baseline -> its median time / ours."""
         ours = self.median(self.ours)
-        return {name: self.median(name) / ours for name in self.sides if name != self.ours}
+        return {name: self.median(name) / ours for name in self.names if name != self.ours}
 
 
 def fastest(variants: Mapping[str, Callable[[], object]], trials: int = 3) -> str:
-    """Name of the quickest of several forms of one baseline; the race then runs it alone."""
+    """Name of the quickest of several forms of one baseline; the race then runs it alone.
+
+    Forms that are clearly slower after the first trial get no other.
+    """
     for call in variants.values():
         call()
-    best = dict.fromkeys(variants, math.inf)
-    for _ in range(trials):
-        for name, call in variants.items():
-            best[name] = min(best[name], seconds_per_call(call, 1))
+    best = {name: seconds_per_call(call, 1) for name, call in variants.items()}
+    for _ in range(trials - 1):
+        limit = CLEARLY_SLOWER * min(best.values())
+        for name in [name for name, seconds in best.items() if seconds <= limit]:
+            best[name] = min(best[name], seconds_per_call(variants[name], 1))
     return min(best, key=best.__getitem__)
