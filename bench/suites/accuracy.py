@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from bench.cases import headline
 from sparseq.recipes.lottery import Lottery
 from sparseq.recipes.results import Level
 
@@ -54,12 +55,14 @@ def check(
         assert level.test_accuracy >= floors[level.round]
 
 
+@headline()
 @over_algebras
 def test_digits(record, tmp_path, algebra):
     levels = tickets(algebra, tmp_path, data="digits", epochs=30, rounds=7, rate=0.3)
     check(record, "digits", levels, DIGITS_DENSE, DIGITS_LOSS)
 
 
+# no headline case: six epochs of MNIST for each of eight levels take minutes
 @pytest.mark.skipif("SPARSEQ_DATA" not in os.environ, reason="SPARSEQ_DATA names no data folder")
 @over_algebras
 def test_mnist(record, tmp_path, algebra):

@@ -1,7 +1,8 @@
 """Whole convolutional networks: sparse, on graphs and quaternion, against dense torch.
 
-Inference runs in evaluation mode with batch normalization folded, on both sides. The dense side is
-the quicker of torch's two memory layouts, and ONNX Runtime where it is installed.
+Inference runs in evaluation mode with batch normalization folded, on both sides. The dense sides
+are the quicker of torch's two memory layouts, as users run it; the best form, oneDNN with prepared
+weights among them; and ONNX Runtime where it is installed. Convolutions train in oneDNN already.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import copy
 import io
 import warnings
 from collections.abc import Callable
+from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -19,9 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.baselines import agrees
-from bench.cases import normal
-from bench.timing import fastest
+from bench.baselines import agrees, in_layouts, inference, network_sides, with_best
+from bench.cases import headline, normal, useful_flop_of
 from sparseq.compression.sparsify import compress
 from sparseq.models import build
 from sparseq.nn import fold_batchnorm
@@ -49,65 +50,68 @@ def network(name: str, **options: Any) -> nn.Module:
     return model
 
 
-def inference(model: nn.Module, x: Tensor) -> Callable[[], Tensor]:
-    """A call without gradients."""
-
-    def call() -> Tensor:
-        with torch.no_grad():
-            return model(x)
-
-    return call
+@lru_cache(4)
+def dense_network(name: str) -> nn.Module:
+    """The folded dense network for inference."""
+    return fold_batchnorm(network(name).eval())
 
 
-def dense_inference(model: nn.Module, x: Tensor) -> Callable[[], Tensor]:
-    """The quicker of torch's memory layouts."""
-    last = copy.deepcopy(model).to(memory_format=torch.channels_last)
-    forms = {
-        "contiguous": inference(model, x),
-        "channels_last": inference(last, x.to(memory_format=torch.channels_last)),
-    }
-    return forms[fastest(forms)]
+@lru_cache(2)
+def pruned_networks(name: str, density: float) -> tuple[nn.Module, nn.Module]:
+    """A folded sparse network for inference, and the dense one with its weights."""
+    model = network(name)
+    mask = prune(model, density=density, scope="layerwise", exclude=["out"])
+    mask.apply_(model)
+    model.eval()
+    return fold_batchnorm(compress(model, mask, "sparse")), fold_batchnorm(model)
 
 
-def onnx_runtime(model: nn.Module, x: Tensor) -> Callable[[], Any] | None:
-    """ONNX Runtime on torch's threads, where it is installed."""
-    try:
-        import onnxruntime
-    except ImportError:
-        return None
+@lru_cache(2)
+def onnx_file(name: str, batch: int) -> bytes:
+    """The dense network as ONNX Runtime reads it; its time is the same whatever the weights are."""
     stream = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own, about what it is built on
-        torch.onnx.export(model, (x,), dynamo=True, verbose=False).save(stream)
+        images = (normal(batch, *IMAGE),)
+        torch.onnx.export(dense_network(name), images, dynamo=True, verbose=False).save(stream)
+    return stream.getvalue()
+
+
+def onnx_runtime(name: str, x: Tensor, remark: Callable[[str], None]) -> dict[str, Any]:
+    """ONNX Runtime on torch's threads, where it is installed."""
+    try:
+        import onnx  # noqa: F401  (the exporter's)
+        import onnxruntime
+    except ImportError:
+        remark("ONNX Runtime or onnx is not installed: no column of networks compares with it")
+        return {}
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     # its idle threads would spin through the turns of the others
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(
-        stream.getvalue(), options, providers=["CPUExecutionProvider"]
+        onnx_file(name, len(x)), options, providers=["CPUExecutionProvider"]
     )
     feed = {session.get_inputs()[0].name: x.numpy()}
-    return lambda: session.run(None, feed)
+    return {"ONNX Runtime": lambda: session.run(None, feed)}
 
 
+@headline(name="vgg16bn", batch=32, density=[0.1, 0.01])
+@headline(name=["vgg16bn", "resnet18"], batch=1, density=0.05)
+@headline(name=["conv_4", "resnet18", "resnet50"], batch=32, density=0.1)
 @over_names
 @over_batches
 @over_densities
-def test_sparse_inference(race, name, batch, density):
-    model = network(name)
-    mask = prune(model, density=density, scope="layerwise", exclude=["out"])
-    mask.apply_(model)
-    dense = fold_batchnorm(model.eval())
-    small = fold_batchnorm(compress(model.eval(), mask, "sparse"))
+def test_sparse_inference(race, remark, name, batch, density):
+    small, dense = pruned_networks(name, density)
     x = normal(batch, *IMAGE)
     gate(small, dense, x)
-    sides = {"sparseq": inference(small, x), "dense fp32": dense_inference(dense, x)}
-    served = onnx_runtime(dense, x)
-    if served is not None:
-        sides["ONNX Runtime"] = served
+    sides = {"sparseq": inference(small, x), **network_sides(dense, x)}
+    sides.update(onnx_runtime(name, x, remark))
     race(
         sides,
         "sparse_conv",
+        useful_flop_of(dense, x),
         suite="networks",
         subject=f"{name}, pruned",
         step="forward",
@@ -116,21 +120,21 @@ def test_sparse_inference(race, name, batch, density):
     )
 
 
+@headline(name="vgg16bn")
+@headline(name=["conv_4", "resnet18", "resnet50"], batch=1, thread_count=1)
 @over_names
 @over_batches
-def test_quaternion_inference(race, name, batch):
+def test_quaternion_inference(race, extras, name, batch):
     ours = network(name, algebra="quaternion").eval()
-    dense = fold_batchnorm(network(name).eval())
-    x = normal(batch, *IMAGE)
-    gate(ours, to_dense(ours), x)
-    sides = {
-        "sparseq": inference(ours, x),
-        "dense fp32": dense_inference(dense, x),
-        "its real form": dense_inference(to_dense(ours), x),
-    }
+    x, real = normal(batch, *IMAGE), to_dense(ours)
+    gate(ours, real, x)
+    sides = {"sparseq": inference(ours, x), **network_sides(dense_network(name), x)}
+    if extras:
+        sides["its real form"] = network_sides(real, x)["dense fp32"]
     race(
         sides,
         "hamilton_conv",
+        useful_flop_of(real, x),
         suite="networks",
         subject=f"{name}, quaternion",
         step="forward",
@@ -148,10 +152,17 @@ def gate(ours: nn.Module, dense: nn.Module, x: Tensor) -> None:
 class Training:
     """Steps of SGD with momentum on one batch; a mask, where there is one, is enforced."""
 
-    def __init__(self, model: nn.Module, batch: int, mask: Mask | None = None) -> None:
-        self.model = model.train()
+    def __init__(
+        self,
+        model: nn.Module,
+        batch: int,
+        mask: Mask | None = None,
+        layout: torch.memory_format = torch.contiguous_format,
+    ) -> None:
+        self.model = model.train().to(memory_format=layout)
         self.optimizer = torch.optim.SGD(model.parameters(), 1e-3, 0.9, nesterov=True)
-        self.x, self.y = normal(batch, *IMAGE), torch.arange(batch) % 10
+        self.x = normal(batch, *IMAGE).to(memory_format=layout)
+        self.y = torch.arange(batch) % 10
         if mask is not None:
             mask.enforce(model, self.optimizer)
 
@@ -162,6 +173,16 @@ class Training:
         loss.backward()
         self.optimizer.step()
         return loss
+
+
+def training_sides(dense: nn.Module, batch: int, mask: Mask | None) -> dict[str, Callable]:
+    """Steps of the dense network in the quicker layout, and under a mask."""
+
+    def in_layout(layout: torch.memory_format) -> Training:
+        return Training(copy.deepcopy(dense), batch, None, layout)
+
+    masked = {} if mask is None else {"dense with a mask": Training(dense, batch, mask)}
+    return {**with_best("dense fp32", in_layouts(in_layout), {}), **masked}
 
 
 def masked_twin(model: nn.Module) -> tuple[nn.Module, Mask]:
@@ -175,6 +196,8 @@ def masked_twin(model: nn.Module) -> tuple[nn.Module, Mask]:
     return dense, Mask(kept)
 
 
+@headline(graph="regular", name="vgg16bn")
+@headline(graph="regular", name="resnet18", thread_count=1)
 @pytest.mark.parametrize("name", ["vgg16bn", "resnet18"])
 @pytest.mark.parametrize("graph", GRAPHS)
 def test_expander_training(race, name, graph):
@@ -182,14 +205,12 @@ def test_expander_training(race, name, graph):
     dense, mask = masked_twin(model)
     first, second = Training(model, 32)(), Training(copy.deepcopy(dense), 32)()
     torch.testing.assert_close(first, second, rtol=1e-3, atol=1e-3)
-    sides = {
-        "sparseq": Training(model, 32),
-        "dense with a mask": Training(dense, 32, mask),
-        "dense": Training(copy.deepcopy(dense), 32),
-    }
+    useful = useful_flop_of(dense, normal(32, *IMAGE), "training")
+    sides = {"sparseq": Training(model, 32), **training_sides(dense, 32, mask)}
     race(
         sides,
         "sparse_conv",
+        useful,
         suite="networks",
         subject=f"{name} on {graph}, degree {DEGREE}",
         step="training",
@@ -216,6 +237,7 @@ def peak_bytes(name: str, graph: str, masked: bool) -> int:
     return resident("VmHWM") - before
 
 
+@headline(name="vgg16bn")
 @pytest.mark.parametrize("name", ["vgg16bn", "resnet18"])
 def test_expander_memory(record, name):
     found = []
@@ -233,6 +255,7 @@ def test_expander_memory(record, name):
     )
 
 
+@headline(name="vgg16bn", density=0.1)
 @over_names
 @pytest.mark.parametrize("density", [0.1, 0.05], ids="density-{}".format)
 def test_sparse_training(race, name, density):
@@ -240,14 +263,12 @@ def test_sparse_training(race, name, density):
     mask = prune(model, density=density, scope="layerwise", exclude=["out"])
     mask.apply_(model)
     small = compress(model, mask, "sparse")
-    sides = {
-        "sparseq": Training(small, 32),
-        "dense with a mask": Training(model, 32, mask),
-        "dense": Training(copy.deepcopy(model), 32),
-    }
+    useful = useful_flop_of(model, normal(32, *IMAGE), "training")
+    sides = {"sparseq": Training(small, 32), **training_sides(model, 32, mask)}
     race(
         sides,
         "sparse_conv",
+        useful,
         suite="networks",
         subject=f"{name}, pruned",
         step="training",
@@ -256,15 +277,16 @@ def test_sparse_training(race, name, density):
     )
 
 
+@headline(name="vgg16bn", thread_count=1)
 @over_names
 def test_quaternion_training(race, name):
-    sides = {
-        "sparseq": Training(network(name, algebra="quaternion"), 32),
-        "dense": Training(network(name), 32),
-    }
+    ours = network(name, algebra="quaternion")
+    useful = useful_flop_of(to_dense(ours), normal(32, *IMAGE), "training")
+    sides = {"sparseq": Training(ours, 32), **training_sides(network(name), 32, None)}
     race(
         sides,
         "hamilton_conv",
+        useful,
         suite="networks",
         subject=f"{name}, quaternion",
         step="training",

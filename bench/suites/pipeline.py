@@ -8,17 +8,15 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from statistics import median
 from time import perf_counter
-from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.baselines import agrees, csr_matrix
-from bench.cases import normal, over_densities, over_steps, random_mask
-from bench.layers import call_of
-from bench.timing import fastest
+from bench.baselines import Form, agrees, csr_matrix, quickest
+from bench.cases import headline, normal, over_densities, over_steps, random_mask, useful_flop_of
+from bench.suites.layers import call_of, dense_sides
 from sparseq.compression.sparsify import compress
 from sparseq.data.catalog import Request
 from sparseq.data.fake import read_fake
@@ -73,14 +71,14 @@ class CSRLinear(nn.Module):
         return (self.weight @ columns + self.bias[:, None]).t().contiguous()
 
 
-def csr_call(dense: nn.Module, x: Tensor, dy: Tensor, step: str) -> Callable[[], Any]:
+def csr_call(dense: nn.Module, x: Tensor, dy: Tensor, step: str) -> Form:
     """The network with torch's CSR product in every layer: the quickest of its four forms."""
     forms = {}
     for ids in (torch.int32, torch.int64):
         for feature_major in (False, True):
             network = replace_modules(dense, _csr_rule(ids, feature_major))
             forms[f"{ids} {feature_major}"] = call_of(network, x, dy, step)
-    return forms[fastest(forms)]
+    return quickest(forms)
 
 
 def _csr_rule(
@@ -98,11 +96,15 @@ def gate(small: nn.Module, dense: nn.Module, x: Tensor) -> None:
         agrees(small(x), copy.deepcopy(dense).double()(x.double()), "network")
 
 
+@headline(name="mlp 4x2048", batch=[64, 512], density=[0.1, 0.02], step="forward")
+@headline(name="mlp 4x2048", batch=64, density=0.1, step="training")
+@headline(name=LENET, batch=64, density=0.05, thread_count=1)
+@headline(name=f"{LENET} quaternion", batch=64, density=0.05, thread_count=1)
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("batch", BATCHES, ids="batch-{}".format)
 @over_densities
 @over_steps
-def test_compressed(race, name, batch, density, step):
+def test_compressed(race, extras, name, batch, density, step):
     make, shape = NETWORKS[name]
     model = make()
     mask = prune(model, density=density)
@@ -112,16 +114,14 @@ def test_compressed(race, name, batch, density, step):
     x = normal(batch, *shape)
     gate(small, dense, x)
     dy = torch.ones_like(dense(x)).detach()
-    low = copy.deepcopy(dense).bfloat16()
-    sides = {
-        "sparseq": call_of(small, x, dy, step),
-        "dense fp32": call_of(dense, x, dy, step),
-        "dense bf16": call_of(low, x.bfloat16(), dy.bfloat16(), step),
-    }
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # torch calls its CSR support a beta
-        sides["torch CSR"] = csr_call(dense, x, dy, step)
-    race(sides, "spmm", suite="pipeline", subject=name, step=step, batch=batch, density=density)
+    useful = useful_flop_of(dense, x, step)
+    sides = {"sparseq": call_of(small, x, dy, step), **dense_sides(dense, x, dy, step, "dense")}
+    if extras:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # torch calls its CSR support a beta
+            sides["torch CSR"] = csr_call(dense, x, dy, step)
+    case = {"subject": name, "step": step, "batch": batch, "density": density}
+    race(sides, "spmm", useful, suite="pipeline", **case)
 
 
 class TimedStep:
@@ -191,6 +191,7 @@ def lenets() -> Mapping[str, nn.Module]:
     }
 
 
+@headline(batch=64, thread_count=1)
 @pytest.mark.parametrize("batch", [64, 512], ids="batch-{}".format)
 def test_training_step(record, thread_count, batch):
     steps = {name: TimedStep(model, batch) for name, model in lenets().items()}
@@ -234,6 +235,7 @@ def memory_share(width: int, density: float) -> float:
     return training_bytes(sparse, x) / training_bytes(dense, x)
 
 
+@headline()
 @pytest.mark.parametrize("density", [0.2, 0.1, 0.05, 0.02], ids="density-{}".format)
 def test_training_memory(record, density):
     record(

@@ -18,10 +18,15 @@ HIDDEN = {
     *("suite", "headline", "rounds", "others", "form", "peak_gflops", "seed"),
 }
 PER_BASELINE = ("baseline", "baseline_us", "ratio", "form")
-HEADINGS = {"gflops": "GFLOP/s", "percent_of_peak": "% of peak", "ours_us": "ours (us)"}
-COLUMNS = {**dict.fromkeys(CALLED, "x as called"), BEST: "x best dense"}
+HEADINGS = {
+    "gflops": "GFLOP/s",
+    "percent_of_peak": "% of peak",
+    "ours_us": "ours (us)",
+    "threads": "thr.",
+}
+COLUMNS = {**dict.fromkeys(CALLED, "x called"), BEST: "x best dense"}
 USUAL = "compiled"  # the kernel that goes without saying
-LEAST_WIDTH = 120
+LEAST_WIDTH = 150
 
 
 def print_tables(rows: Sequence[Row], file: TextIO, width: int) -> None:
@@ -45,8 +50,13 @@ def results_table(title: str, rows: Sequence[Row]) -> Table:
         heading = HEADINGS.get(name, name.replace("_", " "))
         table.add_column(heading, justify="left" if name == "subject" else "right", no_wrap=True)
     for line in lines:
-        table.add_row(*(str(line.get(name, "")) for name in columns))
+        table.add_row(*(text(line.get(name, "")) for name in columns))
     return table
+
+
+def text(value: object) -> str:
+    """A cell; numbers with four digits."""
+    return f"{value:.4g}" if isinstance(value, float) and value < 1e4 else f"{value}"
 
 
 def side_by_side(rows: Sequence[Row]) -> list[Row]:
