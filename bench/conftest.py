@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 
+from bench.baselines import BEST, CALLED
 from bench.cases import fits
 from bench.machine import machine
 from bench.peak import peak_gflops
 from bench.results import Row, save_rows
 from bench.tables.console import print_tables
-from bench.tables.markdown import BEST, CALLED
 from bench.timing import Others, Race, threads, wait_for_quiet
 from sparseq.ops._backend import activate
 

@@ -8,8 +8,6 @@ weights among them; and ONNX Runtime where it is installed. Convolutions train i
 from __future__ import annotations
 
 import copy
-import io
-import warnings
 from collections.abc import Callable
 from functools import lru_cache
 from multiprocessing import get_context
@@ -21,7 +19,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.baselines import agrees, in_layouts, inference, network_sides, with_best
+from bench.baselines import (
+    agrees,
+    in_layouts,
+    inference,
+    network_sides,
+    onnx_runtime,
+    with_best,
+)
 from bench.cases import headline, normal, useful_flop_of
 from sparseq.compression.sparsify import compress
 from sparseq.models import build
@@ -66,36 +71,6 @@ def pruned_networks(name: str, density: float) -> tuple[nn.Module, nn.Module]:
     return fold_batchnorm(compress(model, mask, "sparse")), fold_batchnorm(model)
 
 
-@lru_cache(2)
-def onnx_file(name: str, batch: int) -> bytes:
-    """The dense network as ONNX Runtime reads it; its time is the same whatever the weights are."""
-    stream = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's own, about what it is built on
-        images = (normal(batch, *IMAGE),)
-        torch.onnx.export(dense_network(name), images, dynamo=True, verbose=False).save(stream)
-    return stream.getvalue()
-
-
-def onnx_runtime(name: str, x: Tensor, remark: Callable[[str], None]) -> dict[str, Any]:
-    """ONNX Runtime on torch's threads, where it is installed."""
-    try:
-        import onnx  # noqa: F401  (the exporter's)
-        import onnxruntime
-    except ImportError:
-        remark("ONNX Runtime or onnx is not installed: no column of networks compares with it")
-        return {}
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    # its idle threads would spin through the turns of the others
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = onnxruntime.InferenceSession(
-        onnx_file(name, len(x)), options, providers=["CPUExecutionProvider"]
-    )
-    feed = {session.get_inputs()[0].name: x.numpy()}
-    return {"ONNX Runtime": lambda: session.run(None, feed)}
-
-
 @headline(name="vgg16bn", batch=32, density=[0.1, 0.01])
 @headline(name=["vgg16bn", "resnet18"], batch=1, density=0.05)
 @headline(name=["conv_4", "resnet18", "resnet50"], batch=32, density=0.1)
@@ -107,7 +82,7 @@ def test_sparse_inference(race, remark, name, batch, density):
     x = normal(batch, *IMAGE)
     gate(small, dense, x)
     sides = {"sparseq": inference(small, x), **network_sides(dense, x)}
-    sides.update(onnx_runtime(name, x, remark))
+    sides.update(onnx_runtime(dense_network(name), x, remark))
     race(
         sides,
         "sparse_conv",

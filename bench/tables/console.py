@@ -9,8 +9,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from bench.baselines import BEST, CALLED
 from bench.results import Row, case_of
-from bench.tables.markdown import BEST, CALLED
 
 # what a row says beside its case, its times and its ratios
 HIDDEN = {

@@ -6,16 +6,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.baselines import BEST
 from bench.results import Row
 from bench.timing import QUIET
 
 THREADS = (1, 2)
 NONE = "-"
-# dense fp32 as users call it, whatever the row is of; a row set has one of them
-CALLED = ("nn.Linear fp32", "nn.Conv2d fp32", "F.linear fp32", "F.conv2d fp32", "dense fp32")
-
-__all__ = ["BEST", "CALLED", "NONE", "THREADS", "Lookup", "credible", "markdown", "number"]
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from bench.pipeline import TimedStep, csr_call, lenets
+from bench.sweep import DENSITIES
 from torch import nn
 
 from bench import tables
 from bench.figure import roofline, useful
-from bench.pipeline import TimedStep, csr_call, lenets
 from bench.report import fill
-from bench.sweep import DENSITIES
 
 ABOUT = {"cpu": "a CPU", "cores": 2, "isa": "avx512", "torch": "2"}
 
