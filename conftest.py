@@ -27,6 +27,7 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "headline: parameters of cases that --benchmark runs")
     if config.getoption("benchmark_full"):
         config.option.benchmark = True
     if config.getoption("benchmark"):

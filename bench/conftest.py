@@ -28,7 +28,6 @@ BUDGET = {"benchmark_max_time": 0.3, "benchmark_min_rounds": 3}
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "headline: parameters of cases that --benchmark runs")
     config.stash[ROWS], config.stash[REMARKS] = [], {}
     if config.getoption("benchmark"):
         config.pluginmanager.register(Suites(config))

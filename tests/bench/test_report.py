@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import pytest
 import torch
-from bench.pipeline import TimedStep, csr_call, lenets
-from bench.sweep import DENSITIES
 from torch import nn
 
-from bench import tables
-from bench.figure import roofline, useful
-from bench.report import fill
+from bench.baselines import BEST
+from bench.break_even_cases import DENSITIES
+from bench.figure import can_be_drawn, roofline, useful
+from bench.report import fill, machines_of, report
+from bench.results import save_rows
+from bench.suites.pipeline import TimedStep, csr_call, lenets
+from bench.tables import notes, speed
+from bench.tables.console import side_by_side
+from bench.tables.markdown import Lookup
+from tests.source_tree import ROOT
 
-ABOUT = {"cpu": "a CPU", "cores": 2, "isa": "avx512", "torch": "2"}
+ABOUT = {"cpu": "a CPU", "cores": 2, "isa": "avx512", "torch": "2", "commit": "abc", "date": "now"}
 
 
 def layer_row(threads, ratio, **case):
@@ -32,6 +37,14 @@ def layer_row(threads, ratio, **case):
         **ABOUT,
         **case,
     }
+
+
+def headline_pair(threads, called, best, **case):
+    """The two rows of a headline case, against the call users make and the best form."""
+    rate = {"gflops": 30.0, "peak_gflops": 120.0, "percent_of_peak": 25.0}
+    both = {**rate, "headline": True, **case}
+    rows = [layer_row(threads, called, **both), layer_row(threads, best, baseline=BEST, **both)]
+    return [{"machine": "cpu-120gflops", **row} for row in rows]
 
 
 def sweep_row(threads, subject="Linear", batch=512):
@@ -67,21 +80,79 @@ def test_a_table_goes_between_its_markers_again_and_again():
 
 def test_a_cell_holds_one_and_two_threads():
     rows = [layer_row(1, 7.123), layer_row(2, 12.34), layer_row(1, 3.0, batch=512)]
-    found = tables.Lookup(rows)
+    found = Lookup(rows)
     case = {"subject": "SparseLinear", "batch": 64}
     assert found.cell(case) == "7.12 / 12.3"
     assert found.cell({"batch": 512}) == "3.00 / -"
     assert found.cell({"batch": 1}) == "-"
 
 
-def test_the_speed_section_names_machine_threads_and_baselines(tmp_path):
-    text = tables.speed_section([layer_row(1, 7.1), layer_row(2, 6.9)], tmp_path / "a.png")
-    for words in ("one thread / two\nthreads", "a CPU (2 cores, avx512", "torch's CSR"):
+def test_a_line_has_both_ratios_and_the_share_of_the_peak():
+    rows = [*headline_pair(1, 7.1, 3.05), *headline_pair(2, 6.9, 3.0, percent_of_peak=20.0)]
+    text = speed.machine_section("cpu-120gflops", rows)
+    for words in ("**cpu-120gflops** (a CPU, 2 cores, avx512)", "torch 2, commit abc", "120 on 1"):
         assert words in text
-    assert "| `SparseLinear` 2048x2048 | forward | 64 | - | - | 7.10 / 6.90 | - |" in text
+    line = "| 64 | 5 % | 7.10 / 6.90 | 3.05 / 3.00 | 25.0 / 20.0 |"
+    assert f"| SparseLinear | 2048x2048 | forward {line}" in text
 
 
-@pytest.mark.parametrize("name", tables.NOTES)
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [layer_row(1, 7.1)],  # of before the best dense form was a baseline
+        headline_pair(1, 7.1, 3.0)[:1],
+        [{**row, "others": 0.5} for row in headline_pair(1, 7.1, 3.0)],
+        [{**row, "headline": False} for row in headline_pair(1, 7.1, 3.0)],
+        [peak_row(1)],
+    ],
+)
+def test_no_ratio_stands_without_the_other(rows):
+    text = speed.machine_section("a-machine", rows)
+    assert "bench/results/a-machine/" in text
+    assert "7.1" not in text
+
+
+def test_a_thread_without_both_baselines_is_left_out():
+    rows = [*headline_pair(1, 7.1, 3.0), *headline_pair(2, 6.9, 2.9)[:1]]
+    assert "| 7.10 / - | 3.00 / - | 25.0 / - |" in speed.machine_section("a-machine", rows)
+
+
+def test_every_machine_has_its_part_of_the_section():
+    machines = {"first": headline_pair(1, 2.0, 1.5), "second": [layer_row(1, 9.9)]}
+    text = speed.speed_section(machines, {})
+    assert (
+        text.index("**first**") < text.index("| 2.00 / - | 1.50 / - |") < text.index("**second**")
+    )
+    assert "9.9" not in text
+    assert "16 real products" in text
+
+
+@pytest.mark.parametrize("drawn", [False, True])
+def test_a_report_of_one_machine(tmp_path, drawn):
+    large = {"batch": 512, "ours_us": 1e4, "baseline_us": 4e4} if drawn else {}
+    rows = headline_pair(1, 4.0, 2.0, **large)
+    save_rows(rows, tmp_path / "results")
+    assert list(machines_of(tmp_path / "results")) == ["cpu-120gflops"]
+    for name in ("README.md", "NOTES.md"):
+        text = (ROOT / ("bench" if name == "NOTES.md" else "") / name).read_text()
+        (tmp_path / name).write_text(text)
+    paths = (tmp_path / "README.md", tmp_path / "NOTES.md")
+    report(tmp_path / "results", "another", *paths)
+    assert paths[1].read_text() == (ROOT / "bench" / "NOTES.md").read_text()
+    text = paths[0].read_text()
+    assert "| 4.00 / - | 2.00 / - | 25.0 / - |" in text
+    assert ("](results/cpu-120gflops/roofline.png)" in text) is drawn
+    report(tmp_path / "results", "cpu-120gflops", *paths)
+    assert paths[1].read_text() != (ROOT / "bench" / "NOTES.md").read_text()
+
+
+def test_a_suite_has_a_line_per_case_in_the_terminal():
+    (line,) = side_by_side(headline_pair(1, 7.1, 3.05))
+    assert (line["x called"], line["x best dense"]) == ("7.10", "3.05")
+    assert line["percent_of_peak"] == 25.0
+
+
+@pytest.mark.parametrize("name", notes.NOTES)
 def test_every_table_of_the_notes_can_be_made(name):
     rows = [layer_row(1, 2.0), layer_row(1, 2.0, suite=name), sweep_row(1), peak_row(1)]
     rows += [{**sweep_row(threads, "Conv2d 3x3", 8), "positions": 64} for threads in (1, 2)]
@@ -91,7 +162,7 @@ def test_every_table_of_the_notes_can_be_made(name):
     rows.append({**training, **{f"{part}_us": 1.0 for part in parts}, **ABOUT})
     if name in ("training", "memory"):
         del rows[1]
-    lines = tables.NOTES[name](rows).splitlines()
+    lines = notes.NOTES[name](rows).splitlines()
     assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
     assert len(lines) > 2
 
@@ -99,16 +170,18 @@ def test_every_table_of_the_notes_can_be_made(name):
 def test_break_even_densities_stand_by_size_and_map():
     rows = [sweep_row(1), sweep_row(2)]
     rows += [{**row, "subject": "Conv2d 3x3", "positions": 64} for row in rows]
-    assert tables.thresholds_table(rows).splitlines()[2:] == [
+    assert notes.thresholds_table(rows).splitlines()[2:] == [
         "| Linear | forward | 4,194,304 | 40% / 40% |"
     ]
-    assert tables.thresholds_of_convolutions(rows).splitlines()[2:] == [
+    assert notes.thresholds_of_convolutions(rows).splitlines()[2:] == [
         "| Conv2d 3x3 | forward | 8x8 | 4,194,304 | 40% / 40% |"
     ]
 
 
 def test_the_figure_has_a_panel_per_number_of_threads():
     rows = [row for threads in (1, 2) for row in (sweep_row(threads), peak_row(threads))]
+    assert can_be_drawn(rows)
+    assert not can_be_drawn([peak_row(1), peak_row(2)])
     figure = roofline(rows)
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["1 thread", "2 threads"]
     assert useful(0.5, 512, 1e3) == pytest.approx(2 * 0.5 * 2048**2 * 512 / 1e-3 / 1e9)
