@@ -16,7 +16,7 @@ from bench.baselines.forms import Call
 NEEDED = ("onnxruntime", "onnx", "onnxscript")  # the latter two are the exporter's
 
 
-@lru_cache(2)
+@lru_cache(8)
 def onnx_file(model: nn.Module, shape: tuple[int, ...]) -> bytes:
     """The network for inputs of that shape, as ONNX Runtime reads it."""
     stream = io.BytesIO()

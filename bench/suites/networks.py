@@ -61,7 +61,7 @@ def dense_network(name: str) -> nn.Module:
     return fold_batchnorm(network(name).eval())
 
 
-@lru_cache(2)
+@lru_cache(8)
 def pruned_networks(name: str, density: float) -> tuple[nn.Module, nn.Module]:
     """A folded sparse network for inference, and the dense one with its weights."""
     model = network(name)
