@@ -27,7 +27,7 @@ def break_even(
 ) -> float:
     """Density up to which a layer is no slower sparse; 0 if it always is.
 
-    Measured on a CPU, for the threads that torch has now (bench/sweep.py); what lies between the
+    Measured on a CPU, for the threads that torch has now (bench/break_even_sweep.py); what lies between the
     measured sizes, batches and maps takes the lower one of its neighbors, and threads that were
     not measured the lowest of those that were. Stride and groups are not looked at.
 

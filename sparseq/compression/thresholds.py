@@ -1,7 +1,7 @@
 """Break-even densities: the kept fraction up to which a sparse layer is the faster one.
 
 They stand in the tables of `sparseq.ops.choice`, one for each class of CPUs, where `python -m
-bench.sweep --table` enters what the recorded sweep found; break_even.py reads them for a layer.
+bench.break_even_sweep --table` enters what the recorded sweep found; break_even.py reads them for a layer.
 """
 
 from __future__ import annotations
