@@ -199,8 +199,8 @@ class TestFiles:
             store_from_json({"name": "steps", "smallest": 1})
 
     def test_the_usual_store_takes_no_room(self):
-        from sparseq.files.modules import describe_module
+        from sparseq.files.modules import module_spec
 
         layer = SparseLinear.from_dense(nn.Linear(12, 8), keep(8, 12))
-        assert "store" not in describe_module(layer)["args"]
+        assert "store" not in module_spec(layer)["args"]
         assert set(layer.state_dict()) == {"values", "row_ptr", "col_idx", "bias"}
