@@ -270,10 +270,7 @@ def test_a_half_precision_model_keeps_its_dtype():
 @pytest.mark.parametrize(
     ("mask", "message"),
     [
-        (
-            {"nope": torch.ones(1).bool()},
-            "unknown parameter in the mask.* 'nope'; choose one of: 1",
-        ),
+        ({"nope": torch.ones(1).bool()}, "unknown parameter in the mask 'nope'; choose one of: 1"),
         ({"1.weight": torch.ones(24, 16)}, "must be a bool tensor, got torch.float32"),
         ({"1.weight": [True]}, "must be a bool tensor"),
         ({"1.weight": torch.ones(16, 24).bool()}, r"parameter's shape \(24, 16\), got \(16, 24\)"),
