@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparseq.errors import require, unknown_name
+from sparseq.errors import require
 from sparseq.ops.host import transpose_csr
 from sparseq.ops.spmm import row_indices
 
@@ -103,8 +103,8 @@ def check_masks(
 ) -> None:
     """`check_mask` of masks by the names of the parameters that they must fit."""
     for name, mask in masks.items():
-        if name not in parameters:
-            raise unknown_name(f"parameter in the {argument} of {op}", name, list(parameters))
+        rule = f"must name parameters of the model: {', '.join(parameters)}"
+        require(name in parameters, op, argument, rule, repr(name))
         check_mask(op, f"{argument}[{name!r}]", mask, tuple(parameters[name].shape))
 
 

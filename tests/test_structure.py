@@ -141,6 +141,43 @@ def test_folders_read_like_a_table_of_contents():
     assert not crowded
 
 
+def test_what_works_on_layers_knows_none_by_name():
+    """Rule 1: conversions, files, pruning and reports read the registry of layers."""
+    allowed = {"sparseq.nn.sparse.patterned.PatternedLayer"}
+    wrong = [
+        f"{name_of(path)}: {dotted}"
+        for folder in ("files", "pruning", "compression", "reports")
+        for path in python_files(f"sparseq/{folder}")
+        for dotted in imported_modules(path)
+        if re.match(r"sparseq\.nn\.(quaternion|sparse|expander)\.", dotted)
+        and dotted not in allowed
+    ]
+    assert not wrong
+
+
+def test_whoever_needs_floats_asks_the_store():
+    """Rule 2: that kept entries are a float parameter is known to the float store alone."""
+    wrong = [
+        f"{name_of(path)}:{number}"
+        for folder in ("nn", "files", "compression", "reports", "pruning")
+        for path in python_files(f"sparseq/{folder}")
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if re.search(r"\b(self|layer|module)\.values\b(?!\()", line)
+    ]
+    assert not wrong
+
+
+def test_no_layer_decides_by_numbers_of_its_own():
+    """Rule 6: which kernel serves at which size is read from `sparseq.ops.choice`."""
+    wrong = [
+        f"{name_of(path)}: {line}"
+        for path in python_files("sparseq/nn")
+        for line in path.read_text().splitlines()
+        if re.match(r"[A-Z_]+ = \d", line)
+    ]
+    assert not wrong
+
+
 def test_the_package_imports_neither_tests_nor_benchmarks():
     outside = ("tests", "bench")
     wrong = [

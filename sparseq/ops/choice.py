@@ -16,6 +16,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from sparseq.ops.build.cpu import CpuClass, cpu_class
 
 FOLDER = Path(__file__).with_name("thresholds")
@@ -65,12 +67,24 @@ class ConvChain:
 
 
 @dataclass(frozen=True)
+class Whitening:
+    """When `quaternion_whiten` reads channels-last features without a copy.
+
+    Attributes:
+        channels_last: quaternion channels from which on that is quicker.
+    """
+
+    channels_last: int
+
+
+@dataclass(frozen=True)
 class Measured:
     """What was measured on a class of CPUs.
 
     Attributes:
         cpu: the class.
         linear_chain, conv_chain: where chains of layers pay.
+        whitening: how quaternion features are read.
         break_even: kind of layer -> step -> threads -> positions -> densities, see
             `sparseq.compression.thresholds`.
     """
@@ -78,6 +92,7 @@ class Measured:
     cpu: CpuClass
     linear_chain: LinearChain
     conv_chain: ConvChain
+    whitening: Whitening
     break_even: Mapping[str, Any]
 
     @classmethod
@@ -89,6 +104,7 @@ class Measured:
             CpuClass(**entry["class"]),
             LinearChain(**kernels["spmm_chain"]),
             ConvChain(**kernels["sparse_conv_chain"]),
+            Whitening(**kernels["quaternion_whiten"]),
             entry["break_even"],
         )
 
@@ -104,9 +120,14 @@ def tables() -> tuple[Measured, ...]:
     return tuple(Measured.from_file(path) for path in sorted(FOLDER.glob("*.json")))
 
 
-@cache
+@torch.compiler.assume_constant_result
 def measured() -> Measured:
-    """What this machine's choices go by; its `cpu` says whether its own class was measured."""
+    """The measurements used here; their `cpu` is the nearest class where ours was not measured."""
+    return _measured()
+
+
+@cache
+def _measured() -> Measured:
     return nearest(cpu_class())
 
 

@@ -270,11 +270,14 @@ def test_a_half_precision_model_keeps_its_dtype():
 @pytest.mark.parametrize(
     ("mask", "message"),
     [
-        ({"nope": torch.ones(1).bool()}, "unknown parameter in the mask 'nope'; choose one of: 1"),
-        ({"1.weight": torch.ones(24, 16)}, "must be a bool tensor, got torch.float32"),
+        (
+            {"nope": torch.ones(1).bool()},
+            r"compress: mask must name parameters .* got 'nope'",
+        ),
+        ({"1.weight": torch.ones(24, 16)}, r"must be a bool tensor of shape .* got torch.float32"),
         ({"1.weight": [True]}, "must be a bool tensor"),
-        ({"1.weight": torch.ones(16, 24).bool()}, r"parameter's shape \(24, 16\), got \(16, 24\)"),
-        ({"1.weight": torch.ones(1, 16).bool()}, "parameter's shape"),
+        ({"1.weight": torch.ones(16, 24).bool()}, r"of shape \(24, 16\), got .*\(16, 24\)"),
+        ({"1.weight": torch.ones(1, 16).bool()}, "must be a bool tensor of shape"),
     ],
 )
 def test_masks_that_do_not_fit_are_refused(mask, message):

@@ -117,12 +117,18 @@ def test_nan_weights_are_named():
         ({"granularity": "octonion"}, r"unknown granularity 'octonion'; .*component, quaternion"),
         ({"exclude": "fc"}, r"exclude must match one of: 0.weight.*got 'fc'"),
         ({"exclude": "*"}, r"must be a module with weights.*without prunable weights"),
-        ({"within": {"fc.weight": torch.ones(2).bool()}}, r"unknown parameter in mask 'fc.weight'"),
+        (
+            {"within": {"fc.weight": torch.ones(2).bool()}},
+            r"prune: within must name parameters .* got 'fc.weight'",
+        ),
         (
             {"within": {"2.weight": torch.ones(2).bool()}},
-            r"'2.weight' must have the weight's shape",
+            r"within\['2.weight'\] must be a bool tensor of shape",
         ),
-        ({"within": {"2.weight": torch.ones(30, 20)}}, r"'2.weight' must be a bool tensor"),
+        (
+            {"within": {"2.weight": torch.ones(30, 20)}},
+            r"within\['2.weight'\] must be a bool tensor",
+        ),
     ],
 )
 def test_bad_arguments_are_refused_with_what_is_valid(options, message):

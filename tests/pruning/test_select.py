@@ -223,7 +223,7 @@ def test_other_bad_input_is_refused():
         select(scores, 0.5, scope="local")
     with pytest.raises(ValueError, match=r"'c'; choose one of: a, b"):
         select(scores, 0.5, scope={"c": 0.5})
-    with pytest.raises(ValueError, match=r"within\['a'\] must have shape \(3,\)"):
+    with pytest.raises(ValueError, match=r"within\['a'\] must be a bool tensor of shape \(3,\)"):
         select(scores, 0.5, within={"a": torch.ones(4, dtype=torch.bool)})
     with pytest.raises(ValueError, match=r"'a' must have shape \(4, ...\)"):
         select(scores, 0.5, quaternions={"a"})

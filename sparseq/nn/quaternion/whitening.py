@@ -12,15 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparseq.ops.choice import measured
 from sparseq.ops.quaternion_norm import quaternion_moments
 from sparseq.ops.quaternion_whiten import (
     quaternion_whiten,
     quaternion_whiten_dx,
     quaternion_whiten_sums,
 )
-
-# channels from which features with their channels last are taken as they lie
-LAST_CHANNELS = 16
 
 
 def whiten_batch(
@@ -55,7 +53,8 @@ def whiten_by(
 
 def _channels_last_rows(x: Tensor) -> Tensor | None:
     """(N * positions, 4 C), a view, if x has its channels last and enough of them."""
-    if x.dim() == 2 or x.is_contiguous() or x.shape[1] < 4 * LAST_CHANNELS:
+    enough = x.shape[1] >= 4 * measured().whitening.channels_last
+    if x.dim() == 2 or x.is_contiguous() or not enough:
         return None
     last = x.movedim(1, -1)
     return last.reshape(-1, x.shape[1]) if last.is_contiguous() else None

@@ -181,7 +181,7 @@ def test_refuses_what_does_not_fit():
         SparseConv2d.from_dense(nn.Conv1d(2, 4, 3))
     with pytest.raises(ValueError, match=r"sparse_conv: x must be \(N, 2\) with 2 spatial"):
         SparseConv2d(2, 4, 3, pattern)(torch.zeros(1, 3, 5, 5))
-    with pytest.raises(ValueError, match=r"mask must be bool of shape \(4, 2, 3, 3\)"):
+    with pytest.raises(ValueError, match=r"mask must be a bool tensor of shape \(4, 2, 3, 3\)"):
         SparseConv2d.from_dense(nn.Conv2d(2, 4, 3), torch.ones(4, 2, 3, 3))
 
 

@@ -143,7 +143,7 @@ def test_density_counts_the_weights_of_the_twin(case):
 def test_misfit_masks_are_refused(case, kind):
     mask = case.mask()
     wrong = {"shape": mask[:, 1:], "dtype": mask.float(), "rank": mask.flatten()}[kind]
-    with pytest.raises(ValueError, match=r"from_dense: mask must be bool of shape"):
+    with pytest.raises(ValueError, match=r"from_dense: mask must be a bool tensor of shape"):
         case.from_dense(case.twin(), wrong)
 
 
