@@ -1,4 +1,4 @@
-"""L4: a pruned model as one that holds and computes only the kept weights."""
+"""L4: conversion of a pruned model to sparse layers, which store and compute only kept weights."""
 
 from sparseq.compression.sparsify import compress
 

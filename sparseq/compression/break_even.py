@@ -1,8 +1,8 @@
-"""Which layers run faster sparse: the measured break-even densities, read for a layer.
+"""Which layers run faster sparse: lookup of the measured break-even densities of a layer.
 
-A layer names its rows of the table beside its class (`LayerType.break_even`): one for weights kept
-one by one, and one for weights kept whole, the components of a quaternion or the kernel between two
-channels. Braces in them stand for 1x1 or, where a kernel has several places, 3x3.
+A sparse layer class declares its rows of the table (`LayerType.break_even`): one for unstructured
+masks, and one for masks that keep or drop whole quaternions or whole kernels between two channels.
+Braces in a row's name stand for 1x1 or, if the kernel has several taps, 3x3.
 """
 
 from __future__ import annotations
@@ -25,20 +25,21 @@ def break_even(
     training: bool = False,
     positions: int | None = None,
 ) -> float:
-    """Density up to which a layer is no slower sparse; 0 if it always is.
+    """Density, 0..1, up to which a layer is no slower sparse than dense; 0 if it is always slower.
 
-    Measured on a CPU, for the threads that torch has now (bench/break_even_sweep.py); what lies between the
-    measured sizes, batches and maps takes the lower one of its neighbors, and threads that were
-    not measured the lowest of those that were. Stride and groups are not looked at.
+    Measured on a CPU, for torch's current number of threads (bench/break_even_sweep.py). Between
+    measured sizes, batches and maps the lower neighbor counts, for a number of threads that was not measured
+    the lowest of those that were. Stride and groups are ignored.
 
     Args:
         kind: the dense layer's type.
         shape: of its weight.
-        batch: rows of x at a call, images for a convolution.
-        whole: quaternions, or kernels between two channels, are kept or dropped whole.
-        training: count forward and backward, not the forward pass alone.
-        positions: a convolution's output positions for one image, height times width; where they
-            are not given, the worst of the measured ones count (`MapThresholds.limit`).
+        batch: rows of x per call, images for a convolution.
+        whole: whether whole quaternions, or whole kernels between two channels, are kept or
+            dropped.
+        training: time forward and backward passes instead of forward passes only.
+        positions: output positions of a convolution for one image, height times width; if None,
+            the worst case of the measured ones (`MapThresholds.limit`).
     """
     tables = _tables(kind, shape, whole, training)
     return min((table.limit(math.prod(shape), batch, positions) for table in tables), default=0.0)
@@ -47,7 +48,7 @@ def break_even(
 def is_measured(
     kind: type[nn.Module], shape: tuple[int, ...], whole: bool = False, training: bool = False
 ) -> bool:
-    """Whether `break_even` goes by measurements; it is 0 for a kind of layer without any."""
+    """Whether `break_even` is based on measurements; without any it is 0."""
     return bool(_tables(kind, shape, whole, training))
 
 
@@ -59,24 +60,25 @@ def _tables(
 
 
 def row_of(kind: type[nn.Module], shape: tuple[int, ...], whole: bool) -> str:
-    """Name of the measurements that stand for a layer; "" where there are none."""
-    known = sparse_type(kind)
-    if known is None or known.break_even is None:
+    """Name of a layer's row in the table; "" if it has none."""
+    entry = sparse_type(kind)
+    if entry is None or entry.break_even is None:
         return ""
-    return known.break_even[whole].format("1x1" if taps_of(kind, shape) == 1 else "3x3")
+    return entry.break_even[whole].format("1x1" if taps_of(kind, shape) == 1 else "3x3")
 
 
 def taps_of(kind: type[nn.Module], shape: tuple[int, ...]) -> int:
-    """Places of the kernel of a weight of that shape; 1 for a linear layer."""
+    """Number of kernel taps of a weight of that shape; 1 for a linear layer."""
     return math.prod(shape[3 if _is_quaternion(kind) else 2 :])
 
 
 def keeps_whole(kind: type[nn.Module], keep: Tensor) -> bool:
-    """Whether a mask keeps or drops quaternions, (4, m, k, ...), or kernels, (m, k, ...), whole."""
+    """Whether a mask keeps or drops whole quaternions, (4, m, k, ...), or kernels, (m, k, ...)."""
     if _is_quaternion(kind):
         return bool((keep == keep[:1]).all())
-    several = taps_of(kind, tuple(keep.shape)) > 1
-    return several and bool((keep.flatten(2) == keep.flatten(2)[..., :1]).all())
+    if taps_of(kind, tuple(keep.shape)) == 1:
+        return False
+    return bool((keep.flatten(2) == keep.flatten(2)[..., :1]).all())
 
 
 def is_convolution(module: nn.Module) -> bool:
@@ -85,8 +87,8 @@ def is_convolution(module: nn.Module) -> bool:
 
 
 def _is_quaternion(kind: type[nn.Module]) -> bool:
-    known = type_of(kind)
-    return known is not None and known.quaternion
+    entry = type_of(kind)
+    return entry is not None and entry.quaternion
 
 
 def density_of(keep: Tensor) -> float:

@@ -1,9 +1,9 @@
-"""`compress`: a pruned dense model as one that holds and computes only the kept weights.
+"""`compress`: conversion of a pruned dense model to sparse layers.
 
     Module + Mask -> Module with SparseLinear for nn.Linear, SparseQLinear for QLinear, and
                      sparse convolutions for dense ones
 
-Which layers have a sparse twin, and how it is made, stands beside their classes
+Sparse twins and their construction are declared next to the layer classes
 (`sparseq.nn.layer_types`).
 """
 
@@ -45,32 +45,33 @@ def compress(
     training: bool = False,
     in_shape: tuple[int, ...] | None = None,
 ) -> nn.Module:
-    """A deep copy in which layers hold only their kept weights.
+    """A deep copy whose sparse layers store only the kept weights.
 
     Args:
-        model: any module; it stays as it is. Its linear and convolution layers are candidates,
-            subclasses are not: their own code may read `weight`.
-        mask: parameter name -> bool tensor of the parameter's shape, True = keep (a `Mask`). What
-            it drops is 0 in the copy, in layers that stay dense and other parameters too,
-            whatever was there (NaN included). Layers it does not name stay dense. By default
-            the mask of each candidate is what is not exactly 0.
-        policy: "sparse" makes every candidate sparse; "auto" leaves dense those that would be
-            slower sparse on torch's current threads (see `sparseq.compression.break_even`), and
-            reports them to the logger "sparseq" (INFO).
-        batch: the number of examples the network will mostly run at; policy "auto" goes by it.
-        training: whether it will mostly be trained (forward and backward) or only run.
-        in_shape: shape of one example, such as (3, 32, 32). What a sparse convolution costs depends
-            on the size of its map, which policy "auto" then finds by running a copy of the model on
-            one example of zeros. By default that of a model of `sparseq.models`; where it is not
-            known, each convolution is judged by the worst of the measured maps.
+        model: any module; it is not modified. Its linear and convolution layers are candidates;
+            their subclasses are not, since their own code may read `weight`.
+        mask: parameter name -> bool tensor of the parameter's shape, True = keep (a `Mask`).
+            Dropped entries are 0 in the copy, whatever their value was (NaN included), also in
+            layers that stay dense and in other parameters. Layers without a mask stay dense. By
+            default the mask of each candidate keeps its weights other than 0.
+        policy: "sparse" converts every candidate; "auto" keeps those dense that would be slower
+            sparse with torch's current number of threads (see `sparseq.compression.break_even`),
+            and reports them to the logger "sparseq" (INFO).
+        batch: typical number of examples per call, for policy "auto".
+        training: whether to compare forward and backward passes, or forward passes only, for
+            policy "auto".
+        in_shape: shape of one example, such as (3, 32, 32). The cost of a sparse convolution
+            depends on the size of its map, which policy "auto" finds by running a copy of the model
+            on one example of zeros. By default the shape recorded by `sparseq.models`; without one,
+            the worst of the measured maps counts for each convolution.
 
     Returns:
-        The copy; sparse layers in a row of an nn.Sequential run as one kernel at inference (see
+        The copy. Consecutive sparse layers of an nn.Sequential run as one kernel at inference (see
         `sparseq.nn.SparseSequential`). `sparseq.to_dense` undoes it, `sparseq.profile` measures it.
 
     Raises:
         ValueError: an unknown policy, a batch below 1, a mask that does not fit the model's
-            parameters, or an in_shape that the model does not take.
+            parameters, or an in_shape that the model does not accept.
     """
     require(batch >= 1, "compress", "batch", "must be at least 1", batch)
     if policy not in POLICIES:
@@ -94,20 +95,23 @@ def compress(
 
 def convert(module: nn.Module, keep: Tensor) -> nn.Module:
     """The sparse twin of a layer that has one (`sparse_type`); `keep` as in `compress`."""
-    known: Any = sparse_type(type(module))
-    return known.layer.from_dense(module, keep)
+    entry = sparse_type(type(module))
+    assert entry is not None
+    layer: Any = entry.layer
+    twin: nn.Module = layer.from_dense(module, keep)
+    return twin
 
 
 @dataclass(frozen=True)
 class Auto:
-    """Policy "auto": what a network will be used for, and the maps its convolutions work on."""
+    """Policy "auto": how a network will be used, and the sizes of its convolutions' maps."""
 
     maps: Mapping[str, Sequence[int]]
     batch: int
     training: bool
 
     def stays_dense(self, path: str, module: nn.Module, keep: Tensor) -> bool:
-        """Whether the layer is faster dense; if so, it is logged."""
+        """Whether the layer is faster dense; if so, this is logged."""
         kind, density = type(module), density_of(keep)
         limit, positions = self.limit(path, kind, keep)
         if 0 < limit >= density:
@@ -122,7 +126,7 @@ class Auto:
 
     def limit(self, path: str, kind: type[nn.Module], keep: Tensor) -> tuple[float, int | None]:
         """The lowest break-even density of a layer's calls, and the positions of that call."""
-        look_up = partial(
+        limit_at = partial(
             break_even,
             kind,
             tuple(keep.shape),
@@ -131,14 +135,14 @@ class Auto:
             training=self.training,
         )
         calls: Sequence[int | None] = self.maps.get(path) or [None]
-        return min((look_up(positions=positions), positions) for positions in calls)
+        return min((limit_at(positions=positions), positions) for positions in calls)
 
 
 def recorded_shape(model: nn.Module) -> tuple[int, ...] | None:
-    """Shape of one example for which a model says it was built, as those of sparseq.models do."""
-    recipe = getattr(model, "recipe", None)
-    kwargs = recipe.get("kwargs", {}) if isinstance(recipe, dict) else {}
-    shape = kwargs.get("in_shape")
+    """Shape of one example as recorded by the model's builder (those of sparseq.models do)."""
+    builder = getattr(model, "recipe", None)
+    kwargs = builder.get("kwargs") if isinstance(builder, dict) else None
+    shape = kwargs.get("in_shape") if isinstance(kwargs, dict) else None
     if not isinstance(shape, list | tuple) or not all(isinstance(size, int) for size in shape):
         return None
     return tuple(shape)
@@ -147,10 +151,10 @@ def recorded_shape(model: nn.Module) -> tuple[int, ...] | None:
 def _maps_of(
     model: nn.Module, keeps: Mapping[str, Tensor], in_shape: tuple[int, ...] | None
 ) -> dict[str, list[int]]:
-    """`map_sizes` where there is a convolution to judge and a shape to go by."""
+    """`map_sizes` if the model has a candidate convolution and the shape is available, else {}."""
     shape = recorded_shape(model) if in_shape is None else in_shape
-    judged = any(is_convolution(model.get_submodule(path)) for path in keeps)
-    return {} if shape is None or not judged else map_sizes(model, shape)
+    has_convolution = any(is_convolution(model.get_submodule(path)) for path in keeps)
+    return map_sizes(model, shape) if shape is not None and has_convolution else {}
 
 
 def _kept_by_layer(model: nn.Module, mask: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
@@ -159,7 +163,7 @@ def _kept_by_layer(model: nn.Module, mask: Mapping[str, Tensor] | None) -> dict[
     layers = {path: module for path, module in modules if sparse_type(type(module)) is not None}
     if mask is None:
         return {path: layer.weight.detach() != 0 for path, layer in layers.items()}
-    # by identity: a weight that two layers share has one name
+    # by identity, since a weight shared by two layers has only one name
     by_weight = {
         id(weight): mask[name] for name, weight in model.named_parameters() if name in mask
     }
@@ -172,7 +176,7 @@ def _kept_by_layer(model: nn.Module, mask: Mapping[str, Tensor] | None) -> dict[
 
 @torch.no_grad()
 def _zero_dropped(model: nn.Module, mask: Mapping[str, Tensor]) -> None:
-    """Zero what the mask drops in the parameters that are still there."""
+    """Zero the dropped entries of the parameters that were not converted."""
     for name, parameter in model.named_parameters():
         if name in mask:
             parameter.masked_fill_(~mask[name].to(parameter.device), 0)

@@ -1,7 +1,7 @@
 """Break-even densities: the kept fraction up to which a sparse layer is the faster one.
 
-They stand in the tables of `sparseq.ops.choice`, one for each class of CPUs, where `python -m
-bench.break_even_sweep --table` enters what the recorded sweep found; break_even.py reads them for a layer.
+They are stored in the tables of `sparseq.ops.choice`, one for each class of CPUs, which
+bench/break_even_sweep.py fills from a recorded sweep; `sparseq.compression.break_even` reads them.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ STEPS = ["forward", "training"]
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Break-even densities of one kind of layer and of step, on maps of one size.
+    """Break-even densities of one kind of layer and step, for maps of one size.
 
     Attributes:
-        weights: (W) measured numbers of weights of the dense layer's parameter, ascending.
-        batches: (B) measured numbers of rows of x, or of images, ascending.
-        limits: (W, B) largest density, 0..1, at which no measured density up to it made the
-            sparse layer the slower one; 0 where it never was the faster one.
+        weights: (W) numbers of weights of the dense layer, as measured, ascending.
+        batches: (B) numbers of rows of x, or of images, as measured, ascending.
+        limits: (W, B) largest density, 0..1, such that the sparse layer was no slower at any
+            measured density up to it; 0 where it was never faster.
     """
 
     weights: tuple[int, ...]
@@ -32,16 +32,16 @@ class Thresholds:
     limits: tuple[tuple[float, ...], ...]
 
     @classmethod
-    def from_json(cls, found: Mapping[str, Any]) -> Thresholds:
+    def from_json(cls, table: Mapping[str, Any]) -> Thresholds:
         """From {"batches": [...], "limits": {weights: [...]}}."""
-        limits = {int(weights): tuple(row) for weights, row in found["limits"].items()}
-        return cls(tuple(limits), tuple(found["batches"]), tuple(limits.values()))
+        limits = {int(weights): tuple(row) for weights, row in table["limits"].items()}
+        return cls(tuple(limits), tuple(table["batches"]), tuple(limits.values()))
 
     def limit(self, weights: int, batch: int) -> float:
-        """The break-even density at a size and a batch, on the safe side.
+        """A conservative break-even density for a size and a batch.
 
-        Between two measured points it is the lower of both; beyond the largest it is that of the
-        largest; below the smallest, where the fixed cost of a call decides, it is 0.
+        Between two measured points it is the lower of the two; beyond the largest it is that of the
+        largest; below the smallest, where the fixed cost of a call dominates, it is 0.
         """
         rows, columns = around(self.weights, weights), around(self.batches, batch)
         return min((self.limits[row][column] for row in rows for column in columns), default=0.0)
@@ -49,38 +49,38 @@ class Thresholds:
 
 @dataclass(frozen=True)
 class MapThresholds:
-    """Break-even densities of one kind of layer, of step and of threads: a table per size of map.
+    """Break-even densities of one kind of layer, step and number of threads, by map size.
 
     Attributes:
-        positions: (P) output positions of one example that were measured, ascending: height times
-            width of a convolution's map, 1 for a linear layer.
-        tables: (P) the densities at each of them.
+        positions: (P) output positions of one example, as measured, ascending: height times width
+            of a convolution's map, 1 for a linear layer.
+        tables: (P) the densities for each of them.
     """
 
     positions: tuple[int, ...]
     tables: tuple[Thresholds, ...]
 
     @classmethod
-    def from_json(cls, found: Mapping[str, Any]) -> MapThresholds:
-        """From {positions: a table as `Thresholds.from_json` takes it}."""
-        tables = tuple(Thresholds.from_json(table) for table in found.values())
-        return cls(tuple(map(int, found)), tables)
+    def from_json(cls, by_positions: Mapping[str, Any]) -> MapThresholds:
+        """From {positions: a table for `Thresholds.from_json`}."""
+        tables = tuple(Thresholds.from_json(table) for table in by_positions.values())
+        return cls(tuple(map(int, by_positions)), tables)
 
     def limit(self, weights: int, batch: int, positions: int | None = None) -> float:
-        """The break-even density, on the safe side of maps as of sizes (see `Thresholds.limit`).
+        """A conservative break-even density, for map sizes as for sizes (see `Thresholds.limit`).
 
-        Where the map is not known it is the lowest of the maps on which layers so small were
+        Without `positions` it is the lowest of all maps on which layers as small as this one were
         measured: networks have few weights where their maps are large.
         """
         if positions is None:
-            places = [at for at, table in enumerate(self.tables) if around(table.weights, weights)]
+            tables = [table for table in self.tables if around(table.weights, weights)]
         else:
-            places = around(self.positions, positions)
-        return min((self.tables[place].limit(weights, batch) for place in places), default=0.0)
+            tables = [self.tables[index] for index in around(self.positions, positions)]
+        return min((table.limit(weights, batch) for table in tables), default=0.0)
 
 
 def around(measured: Sequence[int], value: int) -> list[int]:
-    """Indices of the measured points next to a value: one, two between points, none below."""
+    """Indices of the measured points next to a value: two between points, none below the first."""
     if value in measured:
         return [measured.index(value)]
     above = sum(point < value for point in measured)
@@ -89,16 +89,19 @@ def around(measured: Sequence[int], value: int) -> list[int]:
 
 @cache
 def thresholds(kind: str, step: str, threads: int) -> tuple[MapThresholds, ...]:
-    """Of a kind of layer ("Linear", "Conv2d 3x3", "QLinear by component" ...) and a step.
+    """The measured break-even densities of a kind of layer and a step.
 
     Args:
-        kind: the dense layer, and how its weight is pruned.
+        kind: row of the table: the dense layer and how its weight is pruned ("Linear",
+            "Conv2d 3x3", "QLinear by component", ...).
         step: "forward", or "training" for forward and backward.
-        threads: CPU threads; the tables of all measured numbers for one that was not measured.
+        threads: number of CPU threads.
 
     Returns:
-        The tables, one entry per number of threads; none for a kind that was not measured.
+        The entry for that number of threads, or if it was not measured, those for all measured
+        numbers; empty for a kind that was not measured.
     """
     by_threads = measured().break_even.get(kind, {}).get(step, {})
-    known = [by_threads[str(threads)]] if str(threads) in by_threads else by_threads.values()
-    return tuple(MapThresholds.from_json(tables) for tables in known)
+    exact = by_threads.get(str(threads))
+    entries = by_threads.values() if exact is None else [exact]
+    return tuple(MapThresholds.from_json(entry) for entry in entries)

@@ -1,10 +1,10 @@
-"""The one file container: tensors and a JSON description, checksummed, written atomically.
+"""The one file container: tensors and a JSON manifest, checksummed, written atomically.
 
 A container is a safetensors file whose metadata has the single entry "sparseq": a JSON object with
-`kind` (what the file holds), `version` (the oldest format that has all it uses), `sha256` and the
-description. The checksum is that of the whole file with its own 64 digits replaced by zeros, so no
-byte goes unchecked.
-Nothing is pickled: reading a file runs no code that comes from it.
+`kind` (such as "model"), `version` (the oldest format that supports everything the file uses),
+`sha256` and `description` (the manifest). The checksum covers the complete file with its own 64
+digits replaced by zeros, so that every byte is checked. Nothing is pickled: reading a file never
+runs code from it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from sparseq.errors import argument_error, require
 
-FORMAT_VERSION = 2  # the newest that is read
+FORMAT_VERSION = 2  # the newest that can be read
 NO_DIGEST = "0" * 64
 NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EXDEV, errno.EMLINK)
 
@@ -32,35 +32,35 @@ NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EXDEV, errno.EM
 def write_container(
     path: str | os.PathLike[str],
     tensors: Mapping[str, Tensor],
-    description: Mapping[str, Any],
+    manifest: Mapping[str, Any],
     kind: str,
     overwrite: bool = False,
     version: int = 1,
 ) -> None:
-    """Write tensors and a JSON description as one file.
+    """Write tensors and a JSON manifest as one file.
 
     Args:
         path: the file; see `write_atomically`.
         tensors: name -> tensor of any device, dtype and strides; each is stored in full.
-        description: JSON values, returned unchanged by `read_container`.
-        kind: what the file holds ("model", "mask", ...); readers ask for it.
+        manifest: JSON values, returned unchanged by `read_container`.
+        kind: type of the content ("model", "mask", ...), checked by `read_container`.
         overwrite: replace an existing file.
-        version: of the format; the oldest that has all that is used, so that older releases read
-            what they can.
+        version: the oldest version of the format that supports everything used, so that older
+            releases can read as many files as possible.
 
     Raises:
         FileExistsError: the file exists and `overwrite` is False.
     """
     _refuse_existing(Path(path), overwrite)
-    write_atomically(path, pack_container(tensors, description, kind, version), overwrite)
+    write_atomically(path, pack_container(tensors, manifest, kind, version), overwrite)
 
 
 def pack_container(
-    tensors: Mapping[str, Tensor], description: Mapping[str, Any], kind: str, version: int = 1
+    tensors: Mapping[str, Tensor], manifest: Mapping[str, Any], kind: str, version: int = 1
 ) -> bytes:
     """The bytes of a container; the same content gives the same bytes."""
-    head = {"kind": kind, "version": version, "sha256": NO_DIGEST}
-    text = json.dumps({**head, "description": description}, separators=(",", ":"))
+    metadata = {"kind": kind, "version": version, "sha256": NO_DIGEST, "description": manifest}
+    text = json.dumps(metadata, separators=(",", ":"))
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     data = safetensors.torch.save(stored, {"sparseq": text})
     digest = hashlib.sha256(data).hexdigest()
@@ -70,16 +70,16 @@ def pack_container(
 def read_container(
     path: str | os.PathLike[str], kind: str
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors (on the CPU) and the description of a container.
+    """The tensors (on the CPU) and the manifest of a container.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is foreign, cut short, changed, of another kind or a newer format.
+        FileNotFoundError: the file does not exist.
+        ValueError: not a sparseq file, truncated, modified, of another kind or of a newer format.
     """
     data = Path(path).read_bytes()
-    head = check_container(data, path, kind)
+    metadata = check_container(data, path, kind)
     try:
-        return safetensors.torch.load(data), head["description"]
+        return safetensors.torch.load(data), metadata["description"]
     except SafetensorError as error:
         raise argument_error(
             f"read {kind}", f"file {str(path)!r}", "must be valid", error
@@ -87,19 +87,19 @@ def read_container(
 
 
 def check_container(data: bytes, path: object, kind: str) -> dict[str, Any]:
-    """The sparseq metadata of a container's bytes, once all of it has been checked."""
+    """The sparseq metadata of a container's bytes, after checking every byte."""
     op, argument = f"read {kind}", f"file {str(path)!r}"
     index, start = read_index(data, path, op)
-    head = _metadata(index, argument, op)
-    known = head["version"] <= FORMAT_VERSION
+    metadata = _pop_metadata(index, argument, op)
+    version, actual_kind = metadata["version"], metadata["kind"]
     rule = f"must be of format version {FORMAT_VERSION} or older (upgrade sparseq)"
-    require(known, op, argument, rule, f"version {head['version']}")
+    require(version <= FORMAT_VERSION, op, argument, rule, f"version {version}")
     size = start + _data_size(index, argument, op)
-    doubt = "is it cut short?" if len(data) < size else "was something appended?"
-    require(size == len(data), op, argument, f"must have {size} bytes ({doubt})", len(data))
-    _check_digest(data, head["sha256"], argument, op)
-    require(head["kind"] == kind, op, argument, f"must hold a {kind}", f"a {head['kind']}")
-    return head
+    hint = "is it truncated?" if len(data) < size else "was something appended?"
+    require(size == len(data), op, argument, f"must have {size} bytes ({hint})", len(data))
+    _check_digest(data, metadata["sha256"], argument, op)
+    require(actual_kind == kind, op, argument, f"must contain a {kind}", f"a {actual_kind}")
+    return metadata
 
 
 def read_index(data: bytes, path: object, op: str) -> tuple[dict[str, Any], int]:
@@ -107,8 +107,8 @@ def read_index(data: bytes, path: object, op: str) -> tuple[dict[str, Any], int]
     argument = f"file {str(path)!r}"
     start = 8 + int.from_bytes(data[:8], "little")
     require(data[8:9] == b"{", op, argument, "must be a sparseq file", "another format")
-    rule = f"must have a header of {start} bytes (is it cut short?)"
-    require(start <= len(data), op, argument, rule, f"{len(data)} bytes in all")
+    rule = f"must have a header of {start} bytes (is it truncated?)"
+    require(start <= len(data), op, argument, rule, f"{len(data)} bytes in total")
     try:
         index = json.loads(data[8:start])
     except (ValueError, RecursionError) as error:
@@ -116,22 +116,22 @@ def read_index(data: bytes, path: object, op: str) -> tuple[dict[str, Any], int]
     return index, start
 
 
-def _metadata(index: dict[str, Any], argument: str, op: str) -> dict[str, Any]:
-    """Take the sparseq metadata out of an index."""
+def _pop_metadata(index: dict[str, Any], argument: str, op: str) -> dict[str, Any]:
+    """Remove the sparseq metadata from an index and return it."""
     metadata = index.pop("__metadata__", None)
-    ours = isinstance(metadata, dict) and "sparseq" in metadata
-    other = "the safetensors file of another program"
-    require(ours, op, argument, "must be a sparseq file", other)
+    if not isinstance(metadata, dict) or "sparseq" not in metadata:
+        got = "the safetensors file of another program"
+        raise argument_error(op, argument, "must be a sparseq file", got)
     try:
-        head = json.loads(metadata["sparseq"])
-        kinds = {"version": int, "sha256": str, "kind": str, "description": dict}
-        return {name: kind(head[name]) for name, kind in kinds.items()}
+        entries = json.loads(metadata["sparseq"])
+        types = {"version": int, "sha256": str, "kind": str, "description": dict}
+        return {name: entry_type(entries[name]) for name, entry_type in types.items()}
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise argument_error(op, argument, "must have readable metadata", repr(error)) from None
 
 
 def _data_size(index: dict[str, Any], argument: str, op: str) -> int:
-    """Bytes of all tensors, by the index."""
+    """Bytes of all tensors, according to the index."""
     try:
         return max([0, *(int(entry["data_offsets"][1]) for entry in index.values())])
     except (KeyError, TypeError, ValueError, IndexError) as error:
@@ -139,28 +139,27 @@ def _data_size(index: dict[str, Any], argument: str, op: str) -> int:
 
 
 def _digest_field(digest: str) -> bytes:
-    """The checksum as it stands in the header: JSON within a JSON string."""
+    """The checksum as written in the header: JSON inside a JSON string."""
     return f'\\"sha256\\":\\"{digest}\\"'.encode()
 
 
 def _check_digest(data: bytes, digest: str, argument: str, op: str) -> None:
     sealed = data.replace(_digest_field(digest), _digest_field(NO_DIGEST), 1)
-    found = hashlib.sha256(sealed).hexdigest()
-    require(
-        found == digest, op, argument, f"must have the checksum {digest} (it was changed)", found
-    )
+    computed = hashlib.sha256(sealed).hexdigest()
+    rule = f"must have the checksum {digest} (it was modified)"
+    require(computed == digest, op, argument, rule, computed)
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes, overwrite: bool = False) -> None:
-    """Write a file whole or not at all, and durably.
+    """Write a file completely or not at all, and durably.
 
-    The bytes go to a temporary name in the same folder, are flushed to the disk, and take the
-    final name in one step; the folder is flushed too.
+    The bytes are written to a temporary file in the same folder and flushed to disk; the file then
+    gets its final name in one step, and the folder is flushed too.
 
     Args:
         path: the file; its folder must exist.
-        data: the whole content.
-        overwrite: replace an existing file; otherwise even one that appears meanwhile stays.
+        data: the complete content.
+        overwrite: replace an existing file; otherwise even a file created in the meantime is kept.
 
     Raises:
         FileExistsError: the file exists and `overwrite` is False.

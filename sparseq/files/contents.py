@@ -1,4 +1,4 @@
-"""Where every byte of a model file goes."""
+"""What every byte of a model file is used for."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from sparseq.files.container import read_container, read_index
-from sparseq.files.schema import checked_description
-from sparseq.files.tensors import NEGATIVE, PLACES, pattern_names
+from sparseq.files.schema import checked_manifest
+from sparseq.files.tensors import NEGATIVE, POSITIONS, pattern_names
 
 STREAMS = ("row lengths", "gaps")
 
@@ -21,11 +21,11 @@ class FileRow:
     """One part of a file.
 
     Attributes:
-        name: of the tensor in the state_dict, or "(header)" or "(recipe)".
-        bytes: its share of the file.
+        name: of the tensor in the state_dict, or "(header)" or "(manifest)".
+        bytes: size in the file.
         encoding: how it is stored.
-        dtype: safetensors' name of the stored type, "" outside the tensors.
-        shape: as stored.
+        dtype: safetensors' name of the stored dtype; "" for the header and the manifest.
+        shape: of the stored tensor; () for the header and the manifest.
     """
 
     name: str
@@ -36,34 +36,34 @@ class FileRow:
 
 
 def describe_file(path: str | os.PathLike[str]) -> list[FileRow]:
-    """The parts of a model file in the order of the file; their bytes add up to its size.
+    """The parts of a model file in file order; their bytes add up to its size.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: a foreign, cut or changed file, or one of a newer format.
+        FileNotFoundError: the file does not exist.
+        ValueError: not a sparseq model file, truncated, modified, or of a newer format.
     """
-    stored, description = read_container(path, "model")
-    recipe = checked_description(description, stored, path)
+    stored, manifest = read_container(path, "model")
+    manifest = checked_manifest(manifest, stored, path)
     data = Path(path).read_bytes()
     index, start = read_index(data, path, "describe_file")
     text = len(json.dumps(index.pop("__metadata__"), separators=(",", ":")))
     rows = [
         FileRow("(header)", start - text, "safetensors index, JSON", "", ()),
-        FileRow("(recipe)", text, "JSON with checksum", "", ()),
+        FileRow("(manifest)", text, "JSON with checksum", "", ()),
     ]
-    return rows + list(_tensor_rows(data[start:], index, _encodings(recipe)))
+    return rows + list(_tensor_rows(data[start:], index, _encodings(manifest)))
 
 
-def _encodings(recipe: Mapping[str, Any]) -> dict[str, str]:
-    """How tensors that are not stored as they are lie in the file; streams without their width."""
-    found: dict[str, str] = {}
-    for path in recipe["patterns"]:
-        found.update(zip(pattern_names(path), STREAMS, strict=True))
-    for name, entry in recipe["zeros"].items():
-        found[name] = f"without the zeros of {' x '.join(map(str, entry['shape']))}"
-        found[name + PLACES] = "gaps"
-        found[name + NEGATIVE] = "gaps of -0.0"
-    return found
+def _encodings(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """Encoding of every tensor that is not stored as is; streams without their digit width."""
+    encodings: dict[str, str] = {}
+    for path in manifest["patterns"]:
+        encodings.update(zip(pattern_names(path), STREAMS, strict=True))
+    for name, entry in manifest["zeros"].items():
+        encodings[name] = f"without the zeros of {' x '.join(map(str, entry['shape']))}"
+        encodings[name + POSITIONS] = "gaps"
+        encodings[name + NEGATIVE] = "gaps of -0.0"
+    return encodings
 
 
 def _tensor_rows(

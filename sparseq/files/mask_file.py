@@ -1,7 +1,7 @@
 """Masks on disk: a container of kind "mask" with one bit per weight.
 
 Each parameter is one uint8 tensor of ceil(n / 8) bytes: its entries in row-major order, the first
-in the highest bit (numpy.packbits). The description is {"shapes": {name: [...]}}.
+in the highest bit (numpy.packbits). The manifest is {"shapes": {name: [...]}}.
 """
 
 from __future__ import annotations
@@ -15,37 +15,36 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sparseq.errors import require
+from sparseq.errors import argument_error, require
 from sparseq.files.container import read_container, write_container
 
 
 def write_mask(keep: Mapping[str, Tensor], path: str | PathLike[str], overwrite: bool) -> None:
-    """Write bool tensors by name; FileExistsError when the file is there and not `overwrite`."""
+    """Write bool tensors by name; FileExistsError if the file exists and not `overwrite`."""
     bits = {name: _pack(value) for name, value in keep.items()}
     shapes = {name: list(value.shape) for name, value in keep.items()}
     write_container(path, bits, {"shapes": shapes}, "mask", overwrite)
 
 
 def read_mask(path: str | PathLike[str]) -> dict[str, Tensor]:
-    """Bool tensors by name; ValueError when the file is corrupt, foreign or of a newer format."""
-    bits, description = read_container(path, "mask")
-    return unpack_mask(bits, description, path)
+    """Bool tensors by name; ValueError if the file is corrupt, no mask or of a newer format."""
+    bits, manifest = read_container(path, "mask")
+    return unpack_mask(bits, manifest, path)
 
 
 def unpack_mask(
-    bits: Mapping[str, Tensor], description: Mapping[str, Any], path: object
+    bits: Mapping[str, Tensor], manifest: Mapping[str, Any], path: object
 ) -> dict[str, Tensor]:
-    """Unfold packed bits, checked against the shapes."""
+    """Unpack the bits, checked against the shapes in the manifest."""
     op, argument = "Mask.load", f"file {str(path)!r}"
-    shapes = description.get("shapes")
-    known = isinstance(shapes, dict) and shapes.keys() == bits.keys()
-    require(known, op, argument, "must give the shape of every parameter", shapes)
-    assert isinstance(shapes, dict)
+    shapes = manifest.get("shapes")
+    if not isinstance(shapes, dict) or shapes.keys() != bits.keys():
+        raise argument_error(op, argument, "must give the shape of every parameter", shapes)
     for name, shape in shapes.items():
         fits = _is_shape(shape) and bits[name].shape == (-(-prod(shape) // 8),)
         fits = fits and bits[name].dtype == torch.uint8
         got = f"{bits[name].dtype} {tuple(bits[name].shape)}"
-        require(fits, op, argument, f"must hold one bit per entry of {name!r} {shape}", got)
+        require(fits, op, argument, f"must have one bit per entry of {name!r} {shape}", got)
     return {name: _unpack(bits[name], shape) for name, shape in shapes.items()}
 
 

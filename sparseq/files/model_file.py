@@ -1,19 +1,19 @@
 """Compressed model files: `save` and `load`.
 
 A model file is a container (`sparseq.files.container`) of kind "model". Its tensors are those of
-the state_dict, each stored once, patterns as gaps and tensors with many zeros without these
-(`sparseq.files.tensors`). Its description is the recipe:
+the state_dict, each stored once, patterns as gaps and tensors with many zeros without the zeros
+(`sparseq.files.tensors`). The entries of its manifest:
 
-    modules   path -> node, see `sparseq.files.modules`
+    modules   path -> spec, see `sparseq.files.modules`
     patterns  path of a sparse layer -> its number of rows
     zeros     name of a tensor stored without its zeros -> {"shape": ..., "negative": number of -0.0
               stored by position, if any} (format version 2)
-    aliases   name of a tensor -> name of the same tensor, stored under that name
-    frozen    parameters that take no gradient
+    aliases   name of a tensor -> name under which the same tensor is stored
+    frozen    names of the parameters that do not require gradients
     training  mode of the root module
-    builder   the model's own `recipe`, {"name": ..., "kwargs": {...}}, if it has one
+    builder   the attribute `recipe` of the model, {"name": ..., "kwargs": {...}}, if it has one
 
-Nothing is pickled, and a file can only name what is registered: `LAYER_TYPES`, `STORES` and
+Nothing is pickled, and a file can only name registered classes: `LAYER_TYPES`, `STORES` and
 `MODEL_BUILDERS`.
 """
 
@@ -29,16 +29,16 @@ from torch import Tensor, nn
 from sparseq.errors import argument_error, require
 from sparseq.files.container import read_container, write_atomically, write_container
 from sparseq.files.modules import (
-    Node,
+    Spec,
     build_module,
     build_tree,
     custom_modules,
-    describe_module,
-    describe_modules,
     is_layer,
+    module_spec,
+    module_specs,
     tuples,
 )
-from sparseq.files.schema import checked_description
+from sparseq.files.schema import checked_manifest
 from sparseq.files.tensors import (
     decode_patterns,
     decode_zeros,
@@ -55,16 +55,17 @@ MODEL_BUILDERS: Registry[Callable[..., nn.Module]] = Registry("model")
 
 
 def save(model: nn.Module, path: str | os.PathLike[str], overwrite: bool = False) -> None:
-    """Write a model as one small file that `load` turns into the same model.
+    """Write a model as one small file from which `load` restores the same model.
 
     Args:
-        model: any module; its state_dict must consist of tensors that hold data. It is not changed.
-        path: the file to write; written whole or not at all.
+        model: any module; its state_dict must consist of dense tensors, none on the meta device.
+            It is not modified.
+        path: the file to write; it is written completely or not at all.
         overwrite: replace an existing file.
 
     Raises:
         FileExistsError: the file exists and `overwrite` is False.
-        ValueError: a state that is no tensor or holds no data.
+        ValueError: an entry of the state_dict that is not a dense tensor, or is a meta tensor.
     """
     state = model.state_dict(keep_vars=True)
     _check_state(state)
@@ -72,8 +73,8 @@ def save(model: nn.Module, path: str | os.PathLike[str], overwrite: bool = False
     stored = {name: tensor.detach() for name, tensor in state.items() if name not in aliases}
     patterns = encode_patterns(model, stored)
     streams = {name for path in patterns for name in pattern_names(path)}
-    recipe = {
-        "modules": describe_modules(model),
+    manifest = {
+        "modules": module_specs(model),
         "patterns": patterns,
         "zeros": encode_zeros(stored, sorted(stored.keys() - streams)),
         "aliases": aliases,
@@ -81,66 +82,68 @@ def save(model: nn.Module, path: str | os.PathLike[str], overwrite: bool = False
         "training": model.training,
         "builder": _builder(model),
     }
-    recipe = {key: value for key, value in recipe.items() if value != {}}
-    version = 2 if "zeros" in recipe else 1
-    write_container(path, stored, recipe, "model", overwrite, version)
+    manifest = {name: entry for name, entry in manifest.items() if entry != {}}
+    version = 2 if "zeros" in manifest else 1
+    write_container(path, stored, manifest, "model", overwrite, version)
 
 
 def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Module:
-    """The model of a file: same tensors, dtypes and mode, so the same outputs bit for bit.
+    """The model of a file: same tensors, dtypes and mode, so bit-identical outputs.
 
     Args:
-        path: a file that `save` wrote.
-        model: needed only where the file holds modules of classes that are not registered: the
-            model as its own code builds it. It is copied, not changed; its layers become those of
-            the file (sparse where the file's are) on its device, and must have the same names.
+        path: a file written by `save`.
+        model: needed only if the file contains modules of unregistered classes: the model as built
+            by its own code. It is copied, not modified; in the copy its layers are replaced by
+            those of the file (sparse ones where the file's are sparse), on its device. The names of
+            its modules must be those of the file.
 
     Returns:
-        The model, on the CPU or on the device of `model`. No global random state is touched.
+        The model, on the CPU or on the device of `model`. The global random state is unchanged.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: a foreign, cut or changed file, one of a newer format, a model that only its
-            own code can build, or one that does not fit the file.
+        FileNotFoundError: the file does not exist.
+        ValueError: not a sparseq model file, truncated, modified or of a newer format; a model that
+            only its own code can build; a `model` that does not fit the file.
     """
-    stored, recipe = _read(path)
+    stored, manifest = _read(path)
     try:
-        decode_patterns(recipe["patterns"], stored)
-        decode_zeros(recipe["zeros"], stored)
-    except (ValueError, RuntimeError) as error:
-        rule = "must hold patterns and zeros that can be decoded"
+        decode_patterns(manifest["patterns"], stored)
+        decode_zeros(manifest["zeros"], stored)
+    except (ValueError, RuntimeError, TypeError) as error:
+        rule = "must contain patterns and zeros that can be decoded"
         raise argument_error("load", f"file {str(path)!r}", rule, error) from None
-    state = {**stored, **{name: stored[source] for name, source in recipe["aliases"].items()}}
+    state = {**stored, **{name: stored[source] for name, source in manifest["aliases"].items()}}
     with torch.random.fork_rng(devices=[]):
-        skeleton = _skeleton(recipe) if model is None else model
-        result = _with_layers_of(recipe["modules"], skeleton)
-    _share(result, recipe["aliases"])
+        skeleton = _skeleton(manifest) if model is None else model
+        result = _with_layers_of(manifest["modules"], skeleton)
+    _share(result, manifest["aliases"])
     _fill(result, state)
-    _restore_flags(result, recipe)
+    _restore_flags(result, manifest)
     return result
 
 
 def recorded_builder(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """How the model of a file says it was built, {"name": ..., "kwargs": {...}}; {} if it does not.
+    """The builder recorded in a model file, {"name": ..., "kwargs": {...}}; {} if there is none.
 
     Raises:
         FileNotFoundError, ValueError: as for `load`.
     """
-    return _read(path)[1]["builder"]
+    builder: dict[str, Any] = _read(path)[1]["builder"]
+    return builder
 
 
 def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors as stored, and the recipe, checked."""
-    stored, description = read_container(path, "model")
-    return stored, checked_description(description, stored, path)
+    """Tensors as stored, and the checked manifest."""
+    stored, manifest = read_container(path, "model")
+    return stored, checked_manifest(manifest, stored, path)
 
 
 def _builder(model: nn.Module) -> dict[str, Any]:
-    """How the model says it was built; {} if it does not, or means something else by `recipe`."""
-    recipe: Any = getattr(model, "recipe", None)
-    if not isinstance(recipe, dict) or recipe.keys() != {"name", "kwargs"}:
+    """The attribute `recipe` of the model if it names a builder and its arguments, else {}."""
+    builder: Any = getattr(model, "recipe", None)
+    if not isinstance(builder, dict) or builder.keys() != {"name", "kwargs"}:
         return {}
-    return recipe
+    return builder
 
 
 def _check_state(state: Mapping[str, Any]) -> None:
@@ -148,21 +151,21 @@ def _check_state(state: Mapping[str, Any]) -> None:
         is_tensor = isinstance(value, Tensor) and value.layout == torch.strided
         argument, got = f"state {name!r}", getattr(value, "layout", type(value).__name__)
         require(is_tensor, "save", argument, "must be a dense tensor", got)
-        require(not value.is_meta, "save", argument, "must hold data", "a meta tensor")
+        require(not value.is_meta, "save", argument, "must contain data", "a meta tensor")
 
 
 def _aliases(state: Mapping[str, Tensor]) -> dict[str, str]:
-    """Names of tensors that stand under an earlier name already."""
-    first: dict[int, str] = {}
-    names = {name: first.setdefault(id(tensor), name) for name, tensor in state.items()}
-    return {name: source for name, source in names.items() if name != source}
+    """Name -> earlier name, for tensors that occur under more than one name."""
+    first_names: dict[int, str] = {}
+    sources = {name: first_names.setdefault(id(tensor), name) for name, tensor in state.items()}
+    return {name: source for name, source in sources.items() if name != source}
 
 
-def _skeleton(recipe: Mapping[str, Any]) -> nn.Module:
-    """A model of the file's modules, its state yet to come."""
-    builder, custom = recipe["builder"], custom_modules(recipe["modules"])
+def _skeleton(manifest: Mapping[str, Any]) -> nn.Module:
+    """A model made of the file's modules, before its state is loaded."""
+    builder, custom = manifest["builder"], custom_modules(manifest["modules"])
     if not custom:
-        return build_tree(recipe["modules"])
+        return build_tree(manifest["modules"])
     if builder and builder["name"] in MODEL_BUILDERS.names():
         return MODEL_BUILDERS.get(builder["name"])(**tuples(builder["kwargs"]))
     raise argument_error(
@@ -173,33 +176,29 @@ def _skeleton(recipe: Mapping[str, Any]) -> nn.Module:
     )
 
 
-def _with_layers_of(nodes: Mapping[str, Node], skeleton: nn.Module) -> nn.Module:
-    """A copy of the skeleton in which every known layer is the one of the file."""
-    have, want = _sharing(describe_modules(skeleton)), _sharing(nodes)
-    differing = sorted(have.items() ^ want.items())
-    require(
-        not differing,
-        "load",
-        "model",
-        "must have the modules of the file, shared alike",
-        f"a difference at {', '.join(sorted({repr(path) for path, _ in differing}))}",
-    )
+def _with_layers_of(specs: Mapping[str, Spec], skeleton: nn.Module) -> nn.Module:
+    """A copy of the skeleton in which every registered layer is the one of the file."""
+    actual, expected = _sharing(module_specs(skeleton)), _sharing(specs)
+    differing = sorted({repr(path) for path, _ in actual.items() ^ expected.items()})
+    rule = "must have the modules of the file, shared in the same way"
+    require(not differing, "load", "model", rule, f"a difference at {', '.join(differing)}")
 
-    def of_file(path: str, module: nn.Module) -> nn.Module | None:
-        node = {key: value for key, value in nodes[path].items() if key != "training"}
-        if not is_layer(node) or tuples(describe_module(module)) == tuples(node):
+    def layer_of_file(path: str, module: nn.Module) -> nn.Module | None:
+        spec = {key: value for key, value in specs[path].items() if key != "training"}
+        if not is_layer(spec) or tuples(module_spec(module)) == tuples(spec):
             return None
-        return build_module(path, node).to(device_of(module))
+        return build_module(path, spec).to(device_of(module))
 
-    return replace_modules(skeleton, of_file)
+    return replace_modules(skeleton, layer_of_file)
 
 
-def _sharing(nodes: Mapping[str, Node]) -> dict[str, str]:
-    return {path: node.get("same_as", path) for path, node in nodes.items()}
+def _sharing(specs: Mapping[str, Spec]) -> dict[str, str]:
+    """Path of each module -> the first path of the same module."""
+    return {path: spec.get("same_as", path) for path, spec in specs.items()}
 
 
 def _share(model: nn.Module, aliases: Mapping[str, str]) -> None:
-    """Make parameters of different modules one, where they were one in the saved model."""
+    """Share parameters between modules as in the saved model."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
     for name, source in aliases.items():
         if name in parameters and source in parameters:
@@ -211,23 +210,23 @@ def _share(model: nn.Module, aliases: Mapping[str, str]) -> None:
 
 def _fill(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Load the state strictly, in the dtypes of the file."""
-    own = model.state_dict(keep_vars=True)
-    for name in own.keys() & state.keys():
-        own[name].data = own[name].data.to(state[name].dtype)
-    assign = any(tensor.is_meta for tensor in own.values())
+    tensors = model.state_dict(keep_vars=True)
+    for name in tensors.keys() & state.keys():
+        tensors[name].data = tensors[name].data.to(state[name].dtype)
+    assign = any(tensor.is_meta for tensor in tensors.values())
     try:
         model.load_state_dict(state, strict=True, assign=assign)
     except RuntimeError as error:
         raise argument_error("load", "model", "must fit the file", error) from None
 
 
-def _restore_flags(model: nn.Module, recipe: Mapping[str, Any]) -> None:
-    """Modes of the modules, parameters that take no gradient, and how the model was built."""
-    model.train(recipe["training"])
-    for path, node in recipe["modules"].items():
-        if "training" in node:
-            model.get_submodule(path).training = node["training"]
+def _restore_flags(model: nn.Module, manifest: Mapping[str, Any]) -> None:
+    """Restore the modes of the modules, the gradient flags and the recorded builder."""
+    model.train(manifest["training"])
+    for path, spec in manifest["modules"].items():
+        if "training" in spec:
+            model.get_submodule(path).training = spec["training"]
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name not in recipe["frozen"])
-    if recipe["builder"]:
-        model.recipe = recipe["builder"]
+        parameter.requires_grad_(name not in manifest["frozen"])
+    if manifest["builder"]:
+        model.recipe = manifest["builder"]

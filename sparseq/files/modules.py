@@ -1,13 +1,14 @@
-"""How modules are described in a file and built again: type name and constructor arguments.
+"""Specs of modules in a file: type name and constructor arguments, from which they are rebuilt.
 
-A model is described as `path -> node`, one node for each name of each module:
+A model is written as `path -> spec`, one spec for each name of each module:
 
     {"type": "Linear", "args": {"in_features": 8, "out_features": 4}}   a registered type
-    {"custom": "MyNet"}                                                 any other
-    {"same_as": "encoder"}                                              a module met before
+    {"custom": "MyNet"}                                                 any other type
+    {"same_as": "encoder"}                                              a module shared with a
+                                                                        previous path
 
-Arguments equal to the constructor's defaults are left out; `"training": false` marks a module
-whose mode differs from the root's. How a type is written and built stands beside its class
+Arguments equal to the constructor's defaults are omitted; `"training": false` marks a module whose
+mode differs from the root's. How a type is written and built is declared next to its class
 (`LayerType.arguments` and `LayerType.build`).
 """
 
@@ -22,60 +23,66 @@ import sparseq.nn  # noqa: F401  (registers the layers that a file may name)
 from sparseq.errors import argument_error, require
 from sparseq.nn.layer_types import LAYER_TYPES, type_of
 
-Node = dict[str, Any]
+# what a constructor raises for the arguments of a malformed file
+BUILD_ERRORS = (
+    *(TypeError, ValueError, RuntimeError),
+    *(LookupError, ArithmeticError, AttributeError),
+)
+Spec = dict[str, Any]
 
 
-def describe_modules(model: nn.Module) -> dict[str, Node]:
-    """Every name of every module, and its node."""
-    first: dict[int, str] = {}
-    nodes = {}
+def module_specs(model: nn.Module) -> dict[str, Spec]:
+    """Path -> spec, for every path of every module."""
+    first_paths: dict[int, str] = {}
+    specs = {}
     for path, module in model.named_modules(remove_duplicate=False):
-        known = first.setdefault(id(module), path)
-        nodes[path] = {"same_as": known} if known != path else describe_module(module)
-        if known == path and module.training != model.training:
-            nodes[path]["training"] = module.training
-    return nodes
+        first = first_paths.setdefault(id(module), path)
+        specs[path] = module_spec(module) if path == first else {"same_as": first}
+        if path == first and module.training != model.training:
+            specs[path]["training"] = module.training
+    return specs
 
 
-def describe_module(module: nn.Module) -> Node:
-    """The node of one module, whatever is below it."""
-    known = type_of(type(module))
-    if known is None:
+def module_spec(module: nn.Module) -> Spec:
+    """The spec of one module, without its children."""
+    layer_type = type_of(type(module))
+    if layer_type is None:
         return {"custom": type(module).__qualname__}
-    arguments = known.arguments(module)
+    arguments = layer_type.arguments(module)
     return {"type": type(module).__name__, **({"args": arguments} if arguments else {})}
 
 
-def is_layer(node: Node) -> bool:
-    """Whether a node alone says how to build the module."""
-    return "type" in node and not LAYER_TYPES.get(node["type"]).container
+def is_layer(spec: Spec) -> bool:
+    """Whether a spec is that of a registered type other than a container."""
+    return "type" in spec and not LAYER_TYPES.get(spec["type"]).container
 
 
-def build_module(path: str, node: Node) -> nn.Module:
-    """A module from its node, without children; its parameters are yet to come."""
-    known = LAYER_TYPES.get(node["type"])
+def build_module(path: str, spec: Spec) -> nn.Module:
+    """A module from its spec, without children and before its state is loaded."""
+    layer_type = LAYER_TYPES.get(spec["type"])
+    build = layer_type.build or layer_type.layer
     try:
-        return (known.build or known.layer)(**tuples(node.get("args", {})))
-    except (TypeError, ValueError, RuntimeError, LookupError, ArithmeticError) as error:
-        rule = f"must be valid arguments of {node['type']} ({error})"
-        raise argument_error("load", f"recipe of module {path!r}", rule, node) from None
+        return build(**tuples(spec.get("args", {})))
+    except BUILD_ERRORS as error:
+        rule = f"must be valid arguments of {spec['type']} ({error})"
+        raise argument_error("load", f"spec of module {path!r}", rule, spec) from None
 
 
-def build_tree(nodes: Mapping[str, Node]) -> nn.Module:
-    """A model whose modules are all registered; shared ones are built once."""
+def build_tree(specs: Mapping[str, Spec]) -> nn.Module:
+    """A model whose modules are all registered; shared modules are built once."""
     built: dict[str, nn.Module] = {}
-    for path, node in nodes.items():
-        source = node.get("same_as")
+    for path, spec in specs.items():
+        source = spec.get("same_as")
         require(
             source is None or source in built,
             "load",
-            f"recipe of module {path!r}",
+            f"spec of module {path!r}",
             "must name an earlier module",
             source,
         )
-        built[path] = build_module(path, node) if source is None else built[source]
+        built[path] = build_module(path, spec) if source is None else built[source]
         parent, _, name = path.rpartition(".")
-        if path and nodes[parent].get("same_as") is None:
+        if path and specs[parent].get("same_as") is None:
             _add(built[parent], path, name, built[path])
     return built[""]
 
@@ -84,19 +91,19 @@ def _add(parent: nn.Module, path: str, name: str, module: nn.Module) -> None:
     try:
         parent.add_module(name, module)
     except KeyError as error:
-        rule = f"must have a free name ({error})"
-        raise argument_error("load", f"recipe of module {path!r}", rule, repr(name)) from None
+        rule = f"must have an unused name ({error})"
+        raise argument_error("load", f"spec of module {path!r}", rule, repr(name)) from None
 
 
-def custom_modules(nodes: Mapping[str, Node]) -> list[str]:
-    """What only the model's own code can build, as `path (class)`."""
+def custom_modules(specs: Mapping[str, Spec]) -> list[str]:
+    """`path (class)` of each module of an unregistered class, which only its own code can build."""
     return [
-        f"{path or 'model'} ({node['custom']})" for path, node in nodes.items() if "custom" in node
+        f"{path or 'model'} ({spec['custom']})" for path, spec in specs.items() if "custom" in spec
     ]
 
 
 def tuples(value: Any) -> Any:
-    """JSON's lists as the tuples they were."""
+    """The lists of a JSON value as tuples, as constructors expect them."""
     if isinstance(value, dict):
         return {key: tuples(item) for key, item in value.items()}
     return tuple(tuples(item) for item in value) if isinstance(value, list) else value

@@ -1,7 +1,7 @@
-"""What the description of a model file must look like; what it means stands in `model_file`.
+"""The schema of a model file's manifest; `sparseq.files.model_file` explains the entries.
 
-A file's checksum says that it came whole, not that it makes sense: one written by another program
-may hold anything.
+The checksum proves that a file is complete, not that its manifest is valid: another program could
+have written anything into it.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from sparseq.errors import require
-from sparseq.files.tensors import NEGATIVE, PLACES, pattern_names
+from sparseq.files.tensors import NEGATIVE, POSITIONS, pattern_names
 
-KINDS = {
+ENTRY_TYPES: dict[str, type] = {
     "modules": dict,
     "patterns": dict,
     "zeros": dict,
@@ -24,90 +24,91 @@ KINDS = {
     "training": bool,
     "builder": dict,
 }
-NODE_KINDS = ("type", "custom", "same_as")
+SPEC_KINDS = ("type", "custom", "same_as")
 
 
-def checked_description(
-    found: Mapping[str, Any], stored: Mapping[str, Tensor], path: object
+def checked_manifest(
+    manifest: Mapping[str, Any], stored: Mapping[str, Tensor], path: object
 ) -> dict[str, Any]:
-    """The description of a model file with every entry there, empty ones for those left out.
+    """The manifest of a model file, checked and with the omitted entries added as empty ones.
 
     Args:
-        found: as the file has it.
+        manifest: as read from the file.
         stored: the tensors of the file.
-        path: of the file, for errors.
+        path: of the file, for error messages.
 
     Raises:
         ValueError: naming the file, the entry and what was expected.
     """
-    where = f"file {str(path)!r}: recipe"
-    recipe = {name: kind() for name, kind in KINDS.items() if kind is not bool} | dict(found)
-    for name, kind in KINDS.items():
-        _require(
-            isinstance(recipe.get(name), kind),
-            f"{where} entry {name!r}",
-            f"must be a {kind.__name__}",
-            recipe.get(name),
-        )
-    _check_nodes(recipe["modules"], where)
-    _check_tensors(recipe, stored, where)
-    names = all(isinstance(name, str) for name in recipe["frozen"])
-    _require(names, f"{where} entry 'frozen'", "must hold names", recipe["frozen"])
-    builder = recipe["builder"]
-    known = not builder or (
+    where = f"file {str(path)!r}: manifest"
+    empty = {name: kind() for name, kind in ENTRY_TYPES.items() if kind is not bool}
+    entries = empty | dict(manifest)
+    for name, kind in ENTRY_TYPES.items():
+        entry = entries.get(name)
+        rule = f"must be a {kind.__name__}"
+        _require(isinstance(entry, kind), f"{where} entry {name!r}", rule, entry)
+    _check_specs(entries["modules"], where)
+    _check_tensors(entries, stored, where)
+    frozen, builder = entries["frozen"], entries["builder"]
+    named = all(isinstance(name, str) for name in frozen)
+    _require(named, f"{where} entry 'frozen'", "must contain names", frozen)
+    callable_by_name = not builder or (
         isinstance(builder.get("name"), str) and isinstance(builder.get("kwargs"), dict)
     )
-    _require(known, f"{where} entry 'builder'", "must hold a name and kwargs", builder)
-    return recipe
+    _require(callable_by_name, f"{where} entry 'builder'", "must have a name and kwargs", builder)
+    return entries
 
 
-def _check_nodes(nodes: Mapping[str, Any], where: str) -> None:
-    _require("" in nodes, f"{where} entry 'modules'", "must have a root ''", list(nodes))
-    seen = {""}
-    for path, node in nodes.items():
-        argument = f"{where} of module {path!r}"
-        _require(isinstance(node, dict), argument, "must be a dict", node)
-        kinds = [kind for kind in NODE_KINDS if isinstance(node.get(kind), str)]
-        _require(len(kinds) == 1, argument, f"must name one of {', '.join(NODE_KINDS)}", node)
-        _require(isinstance(node.get("args", {}), dict), argument, "must have named args", node)
+def _check_specs(specs: Mapping[str, Any], where: str) -> None:
+    _require("" in specs, f"{where} entry 'modules'", "must have a root ''", list(specs))
+    previous = {""}
+    for path, spec in specs.items():
+        argument = f"{where}, spec of module {path!r}"
+        _require(isinstance(spec, dict), argument, "must be a dict", spec)
+        kinds = [kind for kind in SPEC_KINDS if isinstance(spec.get(kind), str)]
+        _require(len(kinds) == 1, argument, f"must name one of {', '.join(SPEC_KINDS)}", spec)
+        _require(isinstance(spec.get("args", {}), dict), argument, "must have named args", spec)
+        mode = spec.get("training", False)
+        _require(isinstance(mode, bool), argument, "must have a bool as training", mode)
         parent = path.rpartition(".")[0]
         _require(
-            parent in seen and not path.endswith("."),
+            parent in previous and not path.endswith("."),
             argument,
-            "must have a name and come after the module it is in",
-            list(nodes),
+            "must have a name and follow its parent module",
+            list(specs),
         )
-        seen.add(path)
+        previous.add(path)
 
 
-def _check_tensors(recipe: Mapping[str, Any], stored: Mapping[str, Tensor], where: str) -> None:
-    """Whatever the recipe says of tensors must be of tensors that the file holds."""
-    for path, rows in recipe["patterns"].items():
-        argument = f"{where} of pattern {path!r}"
+def _check_tensors(manifest: Mapping[str, Any], stored: Mapping[str, Tensor], where: str) -> None:
+    """Check that the entries about tensors match the tensors of the file."""
+    for path, rows in manifest["patterns"].items():
+        argument = f"{where}, pattern {path!r}"
         _require(_is_count(rows), argument, "must be its number of rows", rows)
         for name in pattern_names(path):
             _check_stream(name, stored, argument)
-    for name, entry in recipe["zeros"].items():
-        argument = f"{where} of the zeros of {name!r}"
+    for name, entry in manifest["zeros"].items():
+        argument = f"{where}, zeros of {name!r}"
         sizes = entry.get("shape") if isinstance(entry, dict) else None
-        shaped = isinstance(sizes, list) and all(map(_is_count, sizes))
-        counted = shaped and _is_count(entry.get("negative", 0))
-        _require(counted and name in stored, argument, "must give the shape of a tensor", entry)
-        plain = stored[name].dim() == 1 and not stored[name].is_complex()
-        _require(plain, argument, "must leave real entries in a row", stored[name])
-        for suffix in (PLACES, NEGATIVE) if entry.get("negative") else (PLACES,):
+        valid_shape = isinstance(sizes, list) and all(map(_is_count, sizes))
+        valid = valid_shape and _is_count(entry.get("negative", 0)) and name in stored
+        _require(valid, argument, "must give the shape of a tensor", entry)
+        is_vector = stored[name].dim() == 1 and not stored[name].is_complex()
+        _require(is_vector, argument, "must belong to a real vector", stored[name])
+        for suffix in (POSITIONS, NEGATIVE) if entry.get("negative") else (POSITIONS,):
             _check_stream(name + suffix, stored, argument)
-    for name, source in recipe["aliases"].items():
-        known = isinstance(source, str) and source in stored
-        _require(known, f"{where} of alias {name!r}", "must name a tensor of the file", source)
+    for name, source in manifest["aliases"].items():
+        exists = isinstance(source, str) and source in stored
+        _require(exists, f"{where}, alias {name!r}", "must name a tensor of the file", source)
 
 
 def _check_stream(name: str, stored: Mapping[str, Tensor], argument: str) -> None:
     tensor = stored.get(name)
-    bytes_in_a_row = tensor is not None and tensor.dtype == torch.uint8 and tensor.dim() == 1
-    stream = bytes_in_a_row and tensor is not None and len(tensor) > 0
     got = None if tensor is None else f"{tensor.dtype} {tuple(tensor.shape)}"
-    _require(stream, argument, f"must have a stream of bytes {name!r}", got)
+    is_stream = (
+        tensor is not None and tensor.dtype == torch.uint8 and tensor.dim() == 1 and len(tensor) > 0
+    )
+    _require(is_stream, argument, f"must have a byte stream {name!r}", got)
 
 
 def _is_count(value: object) -> bool:

@@ -1,4 +1,4 @@
-"""L2: value stores, the ways in which a layer holds the kept entries of its weight."""
+"""L2: value stores, which determine how a layer represents the kept entries of its weight."""
 
 from sparseq.quant.float import FLOAT, FloatStore
 from sparseq.quant.store import STORES, ValueStore, store_from_json

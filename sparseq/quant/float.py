@@ -1,4 +1,4 @@
-"""Kept entries as they are: one floating point parameter."""
+"""The default value store: kept entries as one floating point parameter."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ from sparseq.quant.store import STORES, ValueStore
 @STORES.register("float")
 @dataclass(frozen=True)
 class FloatStore(ValueStore):
-    """The entries are the parameter `values`, of any floating point dtype."""
+    """Stores the entries as the parameter `values`, of any floating point dtype."""
 
     name = "float"
     tensors = ("values",)
 
     def encode(self, values: Tensor) -> dict[str, Tensor]:
-        """A parameter that holds them."""
+        """{"values": the entries as a parameter}."""
         return {"values": nn.Parameter(values)}
 
     def values(self, layer: Any) -> Tensor:
         """The parameter itself."""
-        return layer.values
+        values: Tensor = layer.values
+        return values
 
     def check(self, op: str, stored: Mapping[str, Tensor], shape: tuple[int, ...]) -> None:
-        """See `ValueStore`."""
+        """ValueError unless `values` is floating point of that shape."""
         values = stored["values"]
         fits = values.shape == shape and values.is_floating_point()
         rule = f"must be floating point of shape {shape}"

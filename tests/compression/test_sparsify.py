@@ -1,4 +1,4 @@
-"""`compress`: the masked function, only the kept weights, the original untouched."""
+"""`compress`: the function of the masked model, only the kept weights, the original unchanged."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import logging
 
 import pytest
 import torch
+from bench.pipeline import memory_share
 from torch import nn
 
-from bench.pipeline import memory_share
 from sparseq.compression import thresholds
 from sparseq.compression.sparsify import compress
 from sparseq.nn import SparseLinear, SparseQLinear
@@ -59,14 +59,14 @@ def test_the_function_is_that_of_the_masked_model(layer, density, policy):
 
 
 def dense_again(model):
-    """Undo only the sparse layers; `to_dense` would also take quaternion layers a step back."""
+    """Undo only the sparse layers; `to_dense` would also make quaternion layers real."""
     for name, module in model.named_children():
         if isinstance(module, (SparseLinear, SparseQLinear)):
             setattr(model, name, module.to_dense())
     return model
 
 
-def test_without_a_mask_exact_zeros_go():
+def test_without_a_mask_exact_zeros_are_dropped():
     model = masked(small_net(), random_mask(small_net(), 0.2))
     small = compress(model, policy="sparse")
     assert all(type(small[i]) is SparseLinear for i in (1, 3, 4))
@@ -89,7 +89,7 @@ def wide_net(layer):
 
 
 @pytest.mark.parametrize("layer", [nn.Linear, QLinear])
-def test_auto_keeps_dense_what_would_be_slower_and_says_so(layer, caplog):
+def test_auto_keeps_dense_what_would_be_slower_and_logs_it(layer, caplog):
     model = wide_net(layer)
     mask = random_mask(model, 0.9)
     mask["3.weight"] = random_mask(model, 0.03)["3.weight"]
@@ -103,7 +103,7 @@ def test_auto_keeps_dense_what_would_be_slower_and_says_so(layer, caplog):
     assert type(compress(model, mask, "sparse")[1]) is not layer
 
 
-def test_auto_goes_by_the_batch_and_by_the_step(monkeypatch):
+def test_auto_depends_on_the_batch_and_the_step(monkeypatch):
     model, mask = wide_net(nn.Linear), random_mask(wide_net(nn.Linear), 0.2)
     seen = set()
 
@@ -132,12 +132,12 @@ def pyramid():
 
 
 def by_map(kind, step, threads):
-    """Sparse pays up to 10 % on maps of 4x4, up to 50 % on those of 8x8."""
+    """Break-even densities of 10 % on maps of 4x4 and 50 % on maps of 8x8."""
     tables = [thresholds.Thresholds((1,), (1,), ((limit,),)) for limit in (0.1, 0.5)]
     return (thresholds.MapThresholds((16, 64), tuple(tables)),)
 
 
-def test_auto_goes_by_the_maps_of_convolutions(monkeypatch, caplog):
+def test_auto_depends_on_the_maps_of_convolutions(monkeypatch, caplog):
     monkeypatch.setattr("sparseq.compression.break_even.thresholds", by_map)
     model = pyramid()
     keep = torch.rand(4, 4, 3, 3, generator=torch.Generator().manual_seed(0)) < 0.3
@@ -146,15 +146,15 @@ def test_auto_goes_by_the_maps_of_convolutions(monkeypatch, caplog):
         small = compress(model, mask, in_shape=(4, 8, 8))
     assert [type(small[at]) for at in (0, 2)] == [SparseConv2d, nn.Conv2d]
     assert "batch 64 on 16 positions: sparse pays up to density 0.1" in caplog.text
-    unknown = compress(model, mask)  # the worst map counts
-    assert [type(unknown[at]) for at in (0, 2)] == [nn.Conv2d, nn.Conv2d]
+    without_shape = compress(model, mask)  # the worst map counts
+    assert [type(without_shape[at]) for at in (0, 2)] == [nn.Conv2d, nn.Conv2d]
     large = compress(model, mask, in_shape=(4, 16, 16))
     assert [type(large[at]) for at in (0, 2)] == [SparseConv2d, SparseConv2d]
     x = torch.randn(2, 4, 8, 8)
     torch.testing.assert_close(small(x), masked(model, mask)(x))
 
 
-def test_a_model_that_records_its_shape_needs_no_other(monkeypatch):
+def test_the_recorded_shape_of_a_model_is_the_default(monkeypatch):
     monkeypatch.setattr("sparseq.compression.break_even.thresholds", by_map)
     model = pyramid()
     with torch.no_grad():
@@ -177,7 +177,7 @@ def test_a_sparse_layer_trains_in_a_fifth_of_the_bytes():
     assert memory_share(2048, 0.05) <= 0.2
 
 
-def test_layers_that_the_mask_does_not_name_stay():
+def test_layers_without_a_mask_stay_dense():
     model = small_net()
     small = compress(model, random_mask(model, 0.1), "sparse")
     assert type(small[4]) is nn.Linear
@@ -193,7 +193,7 @@ def test_other_parameters_are_masked_too():
     assert torch.equal(small[2].bias != 0, bias)
 
 
-def test_the_original_stays_as_it_was():
+def test_the_original_is_not_modified():
     model = small_net().train()
     before = copy.deepcopy(model.state_dict())
     mask = random_mask(model, 0.2)
@@ -209,7 +209,7 @@ def test_the_original_stays_as_it_was():
 @pytest.mark.parametrize("density", [0.2, 0.9])
 @pytest.mark.parametrize("layer", [nn.Linear, QLinear])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_what_is_masked_never_leaks(density, layer, bad):
+def test_dropped_values_never_leak(density, layer, bad):
     model = small_net(torch.float64, layer)
     mask = random_mask(model, density)
     with torch.no_grad():
@@ -222,7 +222,7 @@ def test_what_is_masked_never_leaks(density, layer, bad):
     assert all(torch.isfinite(grad).all() for grad in grads)
 
 
-def test_mode_and_frozen_parameters_stay():
+def test_mode_and_gradient_flags_are_preserved():
     model = small_net().eval()
     model[1].train()
     model[1].weight.requires_grad_(False)
@@ -253,7 +253,7 @@ def test_a_bare_layer_and_a_compressed_model():
     assert torch.equal(compress(small)(torch.ones(1, 6)), small(torch.ones(1, 6)))
 
 
-def test_subclasses_stay():
+def test_subclasses_are_not_converted():
     class Special(nn.Linear):
         pass
 
@@ -292,7 +292,7 @@ def test_an_unknown_policy_is_refused():
         compress(small_net(), policy="best")
 
 
-def test_auto_says_what_was_never_measured(caplog, monkeypatch):
+def test_auto_logs_what_was_not_measured(caplog, monkeypatch):
     monkeypatch.setattr("sparseq.compression.break_even.thresholds", lambda *_: ())
     with caplog.at_level(logging.INFO, "sparseq"):
         small = compress(nn.Sequential(nn.Conv2d(4, 8, 3)))

@@ -1,4 +1,4 @@
-"""The rule of `compress(policy="auto")`: monotone, safe between its points, and as measured."""
+"""The rule of `compress(policy="auto")`: conservative between its points, and as measured."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sparseq.ops.choice import measured, table_file
 from tests.source_tree import ROOT
 
 TABLES = measured().break_even
-# shapes of a weight whose layer is too small to gain, and of one that gains
+# shapes of a weight too small to be faster sparse, and of one that is faster
 SHAPES = {
     nn.Linear: [((8, 4), (1024, 1024))],
     QLinear: [((4, 2, 1), (4, 256, 256))],
@@ -42,7 +42,7 @@ SHAPES = {
         )
     },
 }
-# every layer that the recorded tables can judge
+# every layer for which the recorded tables have a row
 LAYERS = [
     (kind, small, large, whole, training)
     for kind, pairs in SHAPES.items()
@@ -59,9 +59,9 @@ READERS = {
 
 
 def test_the_rule_covers_every_converter_and_every_table():
-    sparse = [known for known in LAYER_TYPES.entries() if known.converts]
-    assert {known.twin for known in sparse} == SHAPES.keys()
-    assert all(known.break_even for known in sparse)
+    sparse = [entry for entry in LAYER_TYPES.entries() if entry.converts]
+    assert {entry.twin for entry in sparse} == SHAPES.keys()
+    assert all(entry.break_even for entry in sparse)
     assert TABLES.keys() == READERS.keys()
     for kind, small, large, whole, training in LAYERS:
         options = {"whole": whole, "training": training}
@@ -71,12 +71,12 @@ def test_the_rule_covers_every_converter_and_every_table():
 
 @pytest.mark.parametrize("name", TABLES)
 @pytest.mark.parametrize("training", [False, True], ids=thresholds.STEPS)
-def test_the_rule_is_safe_between_its_points(name, training, monkeypatch):
+def test_the_rule_is_conservative_between_its_points(name, training, monkeypatch):
     monkeypatch.setattr("torch.get_num_threads", lambda: 1)
     kind, shape, whole = READERS[name]
     (maps,) = thresholds.thresholds(name, thresholds.STEPS[training], 1)
     assert list(maps.positions) == sorted(set(maps.positions))
-    for place, table in enumerate(maps.tables):
+    for positions, table in zip(maps.positions, maps.tables, strict=True):
         assert list(table.weights) == sorted(set(table.weights))
         assert list(table.batches) == sorted(set(table.batches))
         for weights in (table.weights[0] - 1, *table.weights, 300_000, 10**8):
@@ -86,11 +86,11 @@ def test_the_rule_is_safe_between_its_points(name, training, monkeypatch):
                     for i in thresholds.around(table.weights, weights)
                     for j in thresholds.around(table.batches, batch)
                 ]
-                limit = maps.limit(weights, batch, maps.positions[place])
+                limit = maps.limit(weights, batch, positions)
                 assert limit == min(near, default=0)
                 assert limit >= maps.limit(weights, batch) or limit == 0
         for batch in table.batches:
-            options = {"whole": whole, "training": training, "positions": maps.positions[place]}
+            options = {"whole": whole, "training": training, "positions": positions}
             want = table.limit(math.prod(shape), batch)
             assert break_even(kind, shape, batch, **options) == want
 
@@ -113,8 +113,8 @@ def test_maps_of_another_size_count_by_their_neighbors():
         return thresholds.Thresholds((weights,), (1,), ((limit,),))
 
     maps = thresholds.MapThresholds((4, 64, 256), (table(900, 0.1), table(90, 0.4), table(9, 0.3)))
-    found = [maps.limit(1000, 1, positions) for positions in (3, 4, 5, 64, 100, 256, 1024)]
-    assert found == [0, 0.1, 0.1, 0.4, 0.3, 0.3, 0.3]
+    limits = [maps.limit(1000, 1, positions) for positions in (3, 4, 5, 64, 100, 256, 1024)]
+    assert limits == [0, 0.1, 0.1, 0.4, 0.3, 0.3, 0.3]
     assert [maps.limit(weights, 1) for weights in (1000, 100, 10, 8)] == [0.1, 0.3, 0.3, 0]
     assert maps.limit(100, 1, 4) == 0
 
@@ -146,7 +146,7 @@ def test_masks_that_keep_quaternions_or_kernels_whole():
     slices[0] = True
     quaternions = (torch.rand(2, 3, 3, 3) < 0.5).expand(4, 2, 3, 3, 3).clone()
     assert keeps_whole(nn.Conv2d, slices.expand(6, 4, 3, 3))
-    assert not keeps_whole(nn.Conv2d, slices)  # what is one weight is not whole
+    assert not keeps_whole(nn.Conv2d, slices)  # a kernel of one tap is a single weight
     assert not keeps_whole(nn.Linear, slices[..., 0, 0])
     assert keeps_whole(QConv2d, quaternions)
     quaternions[0, 0, 0, 0, 0] ^= True
@@ -156,7 +156,7 @@ def test_masks_that_keep_quaternions_or_kernels_whole():
     assert not keeps_whole(nn.Conv2d, part)
 
 
-def test_the_maps_of_a_network_are_found_without_disturbing_it():
+def test_the_maps_of_a_network_are_measured_without_modifying_it():
     shared = nn.Conv2d(4, 4, 3, padding=1)
     model = nn.Sequential(
         nn.Conv2d(3, 4, 3, stride=2),
@@ -195,7 +195,7 @@ def test_the_table_is_that_of_the_recorded_sweep():
         assert maps.limit(*at) <= sweep.break_even(row)
 
 
-def test_threads_that_were_not_measured_take_the_lowest(monkeypatch):
+def test_unmeasured_numbers_of_threads_use_the_lowest_limit(monkeypatch):
     limits = {}
     for threads in (1, 2, 64):
         monkeypatch.setattr("torch.get_num_threads", lambda threads=threads: threads)

@@ -1,4 +1,4 @@
-"""The file container: checked to the last byte, written whole or not at all, never pickled."""
+"""The file container: every byte checked, written completely or not at all, never pickled."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def path(tmp_path):
     return file
 
 
-def test_content_comes_back(path):
-    tensors, description = read_container(path, "model")
-    assert description == {"x": [1, "y", None]}
+def test_content_survives(path):
+    tensors, manifest = read_container(path, "model")
+    assert manifest == {"x": [1, "y", None]}
     assert tensors.keys() == TENSORS.keys()
     for name, tensor in TENSORS.items():
         torch.testing.assert_close(tensors[name], tensor, rtol=0, atol=0, equal_nan=True)
@@ -56,14 +56,14 @@ def test_every_single_byte_is_checked(path):
             read_container(path, "model")
 
 
-def test_every_cut_is_noticed(path):
+def test_every_truncation_is_noticed(path):
     data = path.read_bytes()
     for length in range(len(data)):
         path.write_bytes(data[:length])
         with pytest.raises(ValueError, match="read model: file"):
             read_container(path, "model")
     path.write_bytes(data[:-1])
-    with pytest.raises(ValueError, match="cut short"):
+    with pytest.raises(ValueError, match="truncated"):
         read_container(path, "model")
     path.write_bytes(data + b"\0")
     with pytest.raises(ValueError, match=rf"must have {len(data)} bytes \(was something appended"):
@@ -78,7 +78,7 @@ def test_foreign_files_are_named(tmp_path, data):
         read_container(file, "model")
 
 
-def test_safetensors_files_of_others_are_named(tmp_path):
+def test_safetensors_files_of_other_programs_are_named(tmp_path):
     file = tmp_path / "f"
     safetensors.torch.save_file({"a": torch.ones(1)}, file, {"format": "pt"})
     with pytest.raises(ValueError, match="safetensors file of another program"):
@@ -92,7 +92,7 @@ def test_safetensors_files_of_others_are_named(tmp_path):
 
 
 def test_other_kinds_and_newer_versions_are_named(path):
-    with pytest.raises(ValueError, match="must hold a mask, got a model"):
+    with pytest.raises(ValueError, match="must contain a mask, got a model"):
         read_container(path, "mask")
     newest = container.FORMAT_VERSION
     path.write_bytes(pack_container({}, {}, "model", newest))
@@ -108,10 +108,10 @@ def test_a_missing_file_is_named(tmp_path):
         read_container(tmp_path / "nowhere", "model")
 
 
-def test_the_index_of_json_text_survives(tmp_path):
-    description = {'quo"te\\': "é\n", "sha256": "0" * 64, '"sha256":"': "0" * 64}
-    write_container(tmp_path / "f", {'"sha256":"' + "0" * 64: torch.ones(1)}, description, "model")
-    assert read_container(tmp_path / "f", "model")[1] == json.loads(json.dumps(description))
+def test_a_manifest_that_imitates_the_checksum_survives(tmp_path):
+    manifest = {'quo"te\\': "é\n", "sha256": "0" * 64, '"sha256":"': "0" * 64}
+    write_container(tmp_path / "f", {'"sha256":"' + "0" * 64: torch.ones(1)}, manifest, "model")
+    assert read_container(tmp_path / "f", "model")[1] == json.loads(json.dumps(manifest))
 
 
 def test_nothing_is_overwritten_unasked(path):
@@ -126,7 +126,7 @@ def test_nothing_is_overwritten_unasked(path):
     assert os.listdir(path.parent) == [path.name]
 
 
-def test_a_file_that_appears_meanwhile_stays(tmp_path, monkeypatch):
+def test_a_file_created_in_the_meantime_is_kept(tmp_path, monkeypatch):
     target = tmp_path / "f"
     write = container._write_durably
 
@@ -142,7 +142,7 @@ def test_a_file_that_appears_meanwhile_stays(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("fails_in", ["_write_durably", "_publish"])
-def test_a_failed_write_leaves_the_old_file_and_no_other(path, monkeypatch, fails_in):
+def test_a_failed_write_keeps_the_old_file_and_adds_none(path, monkeypatch, fails_in):
     before = path.read_bytes()
 
     def fail(*_):
@@ -155,7 +155,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(path, monkeypatch, fail
     assert os.listdir(path.parent) == [path.name]
 
 
-def test_disks_without_hard_links(tmp_path, monkeypatch):
+def test_file_systems_without_hard_links(tmp_path, monkeypatch):
     def no_links(*_):
         raise OSError(errno.EPERM, "no hard links")
 
@@ -170,11 +170,11 @@ def test_a_missing_folder_is_named(tmp_path):
         write_atomically(tmp_path / "none" / "f", b"")
 
 
-def test_a_link_is_followed_and_permissions_are_usual(tmp_path):
+def test_a_link_is_followed_and_permissions_are_the_default(tmp_path):
     (tmp_path / "f").write_bytes(b"old")
     (tmp_path / "link").symlink_to(tmp_path / "f")
     write_atomically(tmp_path / "link", b"new", overwrite=True)
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "f").read_bytes() == b"new"
-    (tmp_path / "usual").write_bytes(b"")
-    assert (tmp_path / "f").stat().st_mode == (tmp_path / "usual").stat().st_mode
+    (tmp_path / "default").write_bytes(b"")
+    assert (tmp_path / "f").stat().st_mode == (tmp_path / "default").stat().st_mode

@@ -1,4 +1,4 @@
-"""`describe_file`: every byte of a model file is named once."""
+"""`describe_file`: every byte of a model file is counted once."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_the_described_bytes_are_those_of_the_file(tmp_path, compressed):
     save(pruned(model, 0.1) if compressed else model, path)
     rows = describe_file(path)
     assert sum(row.bytes for row in rows) == path.stat().st_size
-    assert [row.name for row in rows[:2]] == ["(header)", "(recipe)"]
+    assert [row.name for row in rows[:2]] == ["(header)", "(manifest)"]
     encodings = {row.name: row.encoding for row in rows}
     assert encodings["fc1.bias"] == "without the zeros of 300"
     assert encodings["out.bias"] == "as is"

@@ -37,7 +37,7 @@ def test_round_trip(tmp_path_factory, shapes, seed):
     assert list(loaded) == list(mask)
 
 
-def test_takes_one_bit_per_weight_and_the_same_bytes_each_time(tmp_path):
+def test_one_bit_per_weight_and_the_same_bytes_each_time(tmp_path):
     mask = random_mask((1000, 80), (7, 3))
     mask.save(tmp_path / "one")
     mask.save(str(tmp_path / "two"))
@@ -67,24 +67,24 @@ def test_every_flipped_byte_is_noticed(tmp_path):
     path = tmp_path / "mask"
     random_mask((9, 5)).save(path)
     data = path.read_bytes()
-    for place in range(0, len(data), 7):
+    for position in range(0, len(data), 7):
         damaged = bytearray(data)
-        damaged[place] ^= 0x10
+        damaged[position] ^= 0x10
         path.write_bytes(damaged)
         with pytest.raises(ValueError, match="mask"):
             Mask.load(path)
 
 
-@pytest.mark.parametrize("keep", [0, 5, 60, -1])
-def test_a_file_cut_short_is_refused(tmp_path, keep):
+@pytest.mark.parametrize("end", [0, 5, 60, -1])
+def test_a_truncated_file_is_refused(tmp_path, end):
     path = tmp_path / "mask"
     random_mask((9, 5)).save(path)
-    path.write_bytes(path.read_bytes()[:keep])
+    path.write_bytes(path.read_bytes()[:end])
     with pytest.raises(ValueError, match="mask"):
         Mask.load(path)
 
 
-def test_foreign_files_are_refused(tmp_path):
+def test_other_files_are_refused(tmp_path):
     (tmp_path / "text").write_text("no mask at all, not even close to one\n")
     safetensors.torch.save_file({"a": torch.ones(3)}, tmp_path / "plain")
     write_container(tmp_path / "model", {"a": torch.ones(3)}, {}, "model")

@@ -1,4 +1,4 @@
-"""Model files: the same model comes back bit for bit, and nothing else is read or overwritten."""
+"""Model files: models survive bit for bit; other files are neither read nor overwritten."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Custom(nn.Module):
 @pytest.mark.parametrize("algebra", ["real", "quaternion"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("whole", [False, True])
-def test_a_compressed_model_comes_back_bit_for_bit(tmp_path, algebra, dtype, whole):
+def test_a_compressed_model_survives_bit_for_bit(tmp_path, algebra, dtype, whole):
     model = models.build("lenet_12", algebra, in_shape=(1, 8, 8)).to(dtype)
     model = pruned(model, whole=whole and algebra == "quaternion")
     again = round_trip(model, tmp_path)
@@ -73,7 +73,7 @@ def test_a_compressed_model_comes_back_bit_for_bit(tmp_path, algebra, dtype, who
 
 
 @pytest.mark.parametrize("algebra", ["real", "quaternion"])
-def test_a_dense_model_comes_back(tmp_path, algebra):
+def test_a_dense_model_survives(tmp_path, algebra):
     model = models.build("lenet_12", algebra, in_shape=(1, 8, 8))
     again = round_trip(model, tmp_path)
     x = torch.randn(2, 1, 8, 8)
@@ -84,11 +84,11 @@ def test_a_dense_model_comes_back(tmp_path, algebra):
 def test_patterns_of_any_density(tmp_path, density):
     model = nn.Sequential(nn.Linear(70, 30), nn.ReLU(), nn.Linear(30, 10))
     again = round_trip(pruned(model, density), tmp_path)
-    again[0].row_ptr_t.sum()  # the transposed pattern is there
+    again[0].row_ptr_t.sum()  # the transposed pattern was rebuilt
     again(torch.randn(3, 70)).sum().backward()
 
 
-def test_a_network_of_many_layers_comes_back_with_mode_and_options(tmp_path):
+def test_a_network_of_many_layers_survives_with_mode_and_options(tmp_path):
     model = nn.Sequential(
         nn.Conv2d(2, 4, 3, padding=1, padding_mode="reflect"),
         nn.BatchNorm2d(4, eps=1e-3),
@@ -197,7 +197,7 @@ def test_layers_of_a_skeleton_become_those_of_the_file(tmp_path):
 def test_a_skeleton_must_share_as_the_file_does(tmp_path):
     one, two = nn.Linear(4, 4), nn.Linear(4, 4)
     save(nn.Sequential(one, two), tmp_path / "m")
-    with pytest.raises(ValueError, match="shared alike"):
+    with pytest.raises(ValueError, match="shared in the same way"):
         load(tmp_path / "m", nn.Sequential(one, one))
     two.weight = one.weight
     with pytest.raises(ValueError, match="share only"):
@@ -246,7 +246,7 @@ def test_saving_changes_nothing_and_is_reproducible(tmp_path):
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-def test_existing_files_stay_unless_asked(tmp_path):
+def test_existing_files_are_kept_unless_asked(tmp_path):
     path = tmp_path / "m.sparseq"
     path.write_bytes(b"precious")
     with pytest.raises(FileExistsError, match="pass overwrite=True"):
@@ -257,7 +257,7 @@ def test_existing_files_stay_unless_asked(tmp_path):
 
 
 def test_models_that_cannot_be_stored_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="state 'weight' must hold data, got a meta tensor"):
+    with pytest.raises(ValueError, match="state 'weight' must contain data, got a meta tensor"):
         save(nn.Linear(2, 2, device="meta"), tmp_path / "m")
 
     class Extra(nn.Linear):
@@ -269,7 +269,7 @@ def test_models_that_cannot_be_stored_are_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_changed_cut_and_foreign_files_are_refused(tmp_path):
+def test_modified_truncated_and_other_files_are_refused(tmp_path):
     path = tmp_path / "m.sparseq"
     save(pruned(nn.Linear(9, 9)), path)
     data = path.read_bytes()

@@ -1,4 +1,4 @@
-"""Descriptions of modules: every registered type comes back from its own description."""
+"""Specs of modules: every registered type is rebuilt from its own spec."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from sparseq.files.modules import (
     build_module,
     build_tree,
     custom_modules,
-    describe_module,
-    describe_modules,
+    module_spec,
+    module_specs,
     tuples,
 )
 from sparseq.formats import CSRPattern
@@ -21,7 +21,7 @@ from sparseq.nn import SparseLinear, SparseQLinear
 from sparseq.nn.layer_types import LAYER_TYPES, layer_type
 from sparseq.nn.quaternion.linear import QLinear
 
-# arguments none of which is the default
+# positional arguments, none of them the default
 ARGUMENTS = {
     "Sequential": [],
     "SparseSequential": [],
@@ -93,32 +93,32 @@ def sparse_layer(name):
 
 
 @pytest.mark.parametrize("name", LAYER_TYPES.names())
-def test_registered_types_come_back(name):
+def test_registered_types_are_rebuilt(name):
     kind = LAYER_TYPES.get(name).layer
     sparse = name.startswith(("SparseLinear", "SparseQLinear", "SparseConv", "SparseQConv"))
     module = sparse_layer(name) if sparse else kind(*ARGUMENTS[name])
-    node = json.loads(json.dumps(describe_module(module)))
-    again = build_module("here", node)
+    spec = json.loads(json.dumps(module_spec(module)))
+    again = build_module("a", spec)
     assert type(again) is kind
-    assert tuples(describe_module(again)) == tuples(node)
-    if not sparse:  # their patterns come with the state
+    assert tuples(module_spec(again)) == tuples(spec)
+    if not sparse:  # the pattern of a sparse layer is part of its state
         assert repr(again) == repr(module)
         assert {k: v.shape for k, v in again.state_dict().items()} == {
             k: v.shape for k, v in module.state_dict().items()
         }
 
 
-def test_quaternion_options_come_back():
+def test_quaternion_options_survive():
     layer = QLinear(8, 4, init="glorot", algorithm="16")
-    assert build_module("", describe_module(layer)).extra_repr() == layer.extra_repr()
+    assert build_module("", module_spec(layer)).extra_repr() == layer.extra_repr()
     pattern = CSRPattern.from_mask(torch.ones(2, 4, dtype=torch.bool))
     layer = SparseQLinear(16, 8, pattern, granularity="quaternion")
-    assert build_module("", describe_module(layer)).granularity == "quaternion"
+    assert build_module("", module_spec(layer)).granularity == "quaternion"
 
 
-def test_defaults_are_left_out():
-    assert describe_module(nn.ReLU()) == {"type": "ReLU"}
-    assert describe_module(nn.Linear(3, 4)) == {
+def test_defaults_are_omitted():
+    assert module_spec(nn.ReLU()) == {"type": "ReLU"}
+    assert module_spec(nn.Linear(3, 4)) == {
         "type": "Linear",
         "args": {"in_features": 3, "out_features": 4},
     }
@@ -128,39 +128,43 @@ def test_subclasses_and_unknown_types_are_custom():
     class Linear(nn.Linear):
         pass
 
-    node = describe_module(Linear(3, 4))
-    assert node["custom"].endswith("Linear")
+    spec = module_spec(Linear(3, 4))
+    assert spec["custom"].endswith("Linear")
     model = nn.Sequential(nn.ReLU(), Linear(3, 4))
-    assert custom_modules(describe_modules(model)) == [f"1 ({node['custom']})"]
+    assert custom_modules(module_specs(model)) == [f"1 ({spec['custom']})"]
 
 
-def test_trees_come_back_with_shared_modules_and_names():
+def test_trees_are_rebuilt_with_shared_modules_and_names():
     shared = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
     model = nn.Sequential()
     model.add_module("first", shared)
     model.add_module("list", nn.ModuleList([nn.Identity(), shared]))
     model.add_module("dict", nn.ModuleDict({"again": shared[0]}))
-    nodes = describe_modules(model)
-    assert nodes["list.1"] == {"same_as": "first"}
-    again = build_tree(json.loads(json.dumps(nodes)))
+    specs = module_specs(model)
+    assert specs["list.1"] == {"same_as": "first"}
+    again = build_tree(json.loads(json.dumps(specs)))
     assert repr(again) == repr(model)
     assert again.list[1] is again.first
     assert again.dict["again"] is again.first[0]
-    assert describe_modules(again) == nodes
+    assert module_specs(again) == specs
 
 
-def test_modes_that_differ_are_noted():
+def test_modes_that_differ_are_recorded():
     model = nn.Sequential(nn.Dropout(), nn.Dropout()).eval()
     model[1].train()
-    nodes = describe_modules(model)
-    assert [nodes[path].get("training") for path in ("", "0", "1")] == [None, None, True]
+    specs = module_specs(model)
+    assert [specs[path].get("training") for path in ("", "0", "1")] == [None, None, True]
 
 
-def test_recipes_that_make_no_sense_are_refused():
+def test_invalid_specs_are_refused():
     with pytest.raises(ValueError, match=r"unknown module type 'Nope'; choose one of: Adaptive"):
         build_module("a", {"type": "Nope"})
-    with pytest.raises(ValueError, match="recipe of module 'a' must be valid arguments of Linear"):
+    with pytest.raises(ValueError, match="spec of module 'a' must be valid arguments of Linear"):
         build_module("a", {"type": "Linear", "args": {"nope": 1}})
+    sizes = {"in_features": 3, "out_features": 2}
+    for store in (3, "float", {"name": "nope"}, {"name": "float", "bits": 4}):
+        with pytest.raises(ValueError, match="must be valid arguments of SparseLinear"):
+            build_module("a", {"type": "SparseLinear", "args": {**sizes, "store": store}})
     with pytest.raises(ValueError, match="must name an earlier module"):
         build_tree({"": {"type": "Sequential"}, "a": {"same_as": "b"}})
 

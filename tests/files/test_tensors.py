@@ -1,4 +1,4 @@
-"""Tensors with many zeros are stored without them, and every bit of them comes back."""
+"""Tensors with many zeros are stored without them, and decoding restores every bit."""
 
 from __future__ import annotations
 
@@ -31,51 +31,51 @@ def with_zeros(shape, dtype, density=0.1):
 
 def round_trip(tensors):
     stored = dict(tensors)
-    shapes = encode_zeros(stored, list(tensors))
-    held = sum(tensor.nbytes for tensor in stored.values())
-    decode_zeros(shapes, stored)
+    zeros = encode_zeros(stored, list(tensors))
+    size = sum(tensor.nbytes for tensor in stored.values())
+    decode_zeros(zeros, stored)
     assert stored.keys() == tensors.keys()
     for name, tensor in tensors.items():
         assert stored[name].dtype == tensor.dtype
         assert stored[name].shape == tensor.shape
         assert torch.equal(bits(stored[name]), bits(tensor))
-    return shapes, held
+    return zeros, size
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_tensors_come_back_from_fewer_bytes(dtype, shape):
+def test_tensors_survive_in_fewer_bytes(dtype, shape):
     tensor = with_zeros(shape, dtype)
-    shapes, held = round_trip({"weight": tensor})
-    assert shapes == {"weight": {"shape": list(shape)}}
+    zeros, size = round_trip({"weight": tensor})
+    assert zeros == {"weight": {"shape": list(shape)}}
     kept = int(tensor.count_nonzero())
-    assert held < kept * tensor.element_size() + 0.8 * kept + 2
+    assert size < kept * tensor.element_size() + 0.8 * kept + 2
 
 
 @pytest.mark.parametrize("dtype", DTYPES[:4])
-def test_every_bit_comes_back(dtype):
+def test_every_bit_survives(dtype):
     tensor = torch.zeros(40, 50, dtype=dtype)
     odd = torch.tensor([-0.0, float("nan"), -float("nan"), float("inf"), 1.0], dtype=dtype)
     tensor[7, :5], tensor[39, 49] = odd, torch.finfo(dtype).smallest_normal / 2
-    shapes, held = round_trip({"weight": tensor, "turned": tensor.t()})
-    assert shapes == {"weight": {"shape": [40, 50]}, "turned": {"shape": [50, 40]}}
-    assert held < 2 * (6 * tensor.element_size() + 40)
+    zeros, size = round_trip({"weight": tensor, "transposed": tensor.t()})
+    assert zeros == {"weight": {"shape": [40, 50]}, "transposed": {"shape": [50, 40]}}
+    assert size < 2 * (6 * tensor.element_size() + 40)
 
 
 @pytest.mark.parametrize("dtype", DTYPES[:4])
-def test_many_negative_zeros_are_positions_too(dtype):
-    """As they are where a weight was multiplied by a mask."""
+def test_many_negative_zeros_are_stored_by_position(dtype):
+    """They occur in a weight that was multiplied by a mask."""
     keep = with_zeros((40, 50), torch.float32) != 0
     tensor = torch.randn(40, 50, generator=torch.Generator().manual_seed(0)).to(dtype) * keep
-    shapes, held = round_trip({"weight": tensor})
+    zeros, size = round_trip({"weight": tensor})
     negative = int((tensor.signbit() & (tensor == 0)).sum())
-    assert shapes == {"weight": {"shape": [40, 50], "negative": negative}}
-    assert held < int(keep.sum()) * (tensor.element_size() + 0.8) + 0.3 * negative
+    assert zeros == {"weight": {"shape": [40, 50], "negative": negative}}
+    assert size < int(keep.sum()) * (tensor.element_size() + 0.8) + 0.3 * negative
     assert round_trip({"weight": torch.full((40, 50), -0.0, dtype=dtype)})[1] == 252
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_tensors_of_zeros_alone_take_next_to_nothing(shape):
+def test_tensors_of_only_zeros_take_one_byte(shape):
     assert round_trip({"weight": torch.zeros(shape)}) == ({"weight": {"shape": list(shape)}}, 1)
 
 
@@ -91,24 +91,24 @@ def test_tensors_of_zeros_alone_take_next_to_nothing(shape):
         torch.ones(8, 8).tril(),
     ],
 )
-def test_tensors_that_would_not_shrink_stay_as_they_are(tensor):
+def test_tensors_that_would_not_shrink_are_stored_as_is(tensor):
     assert round_trip({"weight": tensor}) == ({}, tensor.nbytes)
 
 
 @pytest.mark.parametrize("density", [0, 0.02, 0.3, 0.7, 0.9, 0.95, 0.97, 1])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_a_file_is_never_larger_for_it(tmp_path, density, dtype):
+def test_a_file_never_gets_larger(tmp_path, density, dtype):
     for width in (1, 5, 8, 14, 120):
         model = nn.Sequential(nn.Linear(width, 9), nn.Linear(9, 3)).to(dtype)
         model[0].weight.data = with_zeros((9, width), dtype, density)
         save(model, tmp_path / "new", overwrite=True)
-        whole = {name: value.detach() for name, value in model.state_dict().items()}
-        recipe = read_container(tmp_path / "new", "model")[1]
-        recipe.pop("zeros", None)
+        state = {name: value.detach() for name, value in model.state_dict().items()}
+        manifest = read_container(tmp_path / "new", "model")[1]
+        manifest.pop("zeros", None)
         size = (tmp_path / "new").stat().st_size
-        assert size <= len(pack_container(whole, recipe, "model"))
+        assert size <= len(pack_container(state, manifest, "model"))
         again = load(tmp_path / "new").state_dict()
-        assert all(torch.equal(bits(again[name]), bits(whole[name])) for name in whole)
+        assert all(torch.equal(bits(again[name]), bits(state[name])) for name in state)
 
 
 @pytest.mark.parametrize("algebra", ["real", "quaternion"])
@@ -141,7 +141,7 @@ def test_shared_weights_are_stored_once_and_stay_shared(tmp_path):
     assert (tmp_path / "m").stat().st_size < 1000
 
 
-def test_info_shows_what_was_left_out(tmp_path):
+def test_the_omitted_zeros_are_described(tmp_path):
     model = nn.Linear(60, 50)
     model.weight.data = with_zeros((50, 60), torch.float32)
     save(model, tmp_path / "m")
@@ -153,7 +153,7 @@ def test_info_shows_what_was_left_out(tmp_path):
     assert sum(row.bytes for row in rows.values()) == (tmp_path / "m").stat().st_size
 
 
-def test_only_files_that_need_it_ask_for_the_newer_format(tmp_path):
+def test_only_files_that_need_it_have_the_newer_format(tmp_path):
     model = nn.Linear(60, 50)
     for version in (1, 2):
         path = tmp_path / str(version)
@@ -162,13 +162,13 @@ def test_only_files_that_need_it_ask_for_the_newer_format(tmp_path):
         model.weight.data.zero_()
 
 
-@pytest.mark.parametrize("place", [3000, 2**33])
-def test_positions_outside_the_tensor_are_refused(tmp_path, place):
+@pytest.mark.parametrize("position", [3000, 2**33])
+def test_positions_outside_the_tensor_are_refused(tmp_path, position):
     model = nn.Linear(60, 50)
     model.weight.data.zero_()[0, 0] = 1
     save(model, tmp_path / "m")
-    tensors, recipe = read_container(tmp_path / "m", "model")
-    tensors["weight.nonzero"] = torch.from_numpy(pack_numbers(np.array([place])))
-    write_container(tmp_path / "bad", tensors, recipe, "model", version=2)
-    with pytest.raises(ValueError, match=r"lie within 3000 entries, got 3000|fit int32"):
+    tensors, manifest = read_container(tmp_path / "m", "model")
+    tensors["weight.nonzero"] = torch.from_numpy(pack_numbers(np.array([position])))
+    write_container(tmp_path / "bad", tensors, manifest, "model", version=2)
+    with pytest.raises(ValueError, match=r"must be below 3000, got 3000|fit int32"):
         load(tmp_path / "bad")

@@ -1,4 +1,4 @@
-"""The seam for value stores: another store goes through all that a layer goes through."""
+"""Value stores: with another store a layer does everything that it does with floats."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sparseq.quant import FLOAT, STORES, ValueStore, store_from_json
 
 @dataclass(frozen=True)
 class StepStore(ValueStore):
-    """Multiples of a trained step, as int8: enough of a quantizer to show that the seam holds."""
+    """Int8 multiples of a trained step: a minimal quantizer to test the interface."""
 
     name = "steps"
     tensors = ("step", "counts")
@@ -41,7 +41,7 @@ class StepStore(ValueStore):
 
 @dataclass(frozen=True)
 class FusedStore(StepStore):
-    """The same, with a kernel of its own for one operator."""
+    """The same store with a fused kernel for one operator."""
 
     name = "fused"
 
@@ -80,7 +80,7 @@ LAYERS = {
 
 @pytest.fixture(params=LAYERS)
 def stored(request):
-    """(layer in a StepStore, its float form rounded alike, an input)"""
+    """(layer in a StepStore, the same layer with its rounded entries as floats, an input)."""
     torch.manual_seed(0)
     make, shape = LAYERS[request.param]
     layer = make()
@@ -106,10 +106,10 @@ class TestALayerWithAnotherStore:
         torch.testing.assert_close(layer.step.grad, expected, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(layer.bias.grad, rounded.bias.grad, rtol=1e-4, atol=1e-4)
 
-    @pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
-    def test_is_copied(self, stored, copied):
+    @pytest.mark.parametrize("make_copy", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+    def test_is_copied(self, stored, make_copy):
         layer, _, x = stored
-        again = copied(layer)
+        again = make_copy(layer)
         assert again.store == layer.store
         assert torch.equal(again(x), layer(x))
 
@@ -162,7 +162,7 @@ class TestALayerWithAnotherStore:
         layer.use_store(StepStore())
         assert not layer.step.requires_grad
 
-    def test_takes_a_normalization_in(self):
+    def test_a_normalization_is_folded_into_it(self):
         layer = SparseLinear.from_dense(nn.Linear(12, 8), keep(8, 12))
         layer.use_store(StepStore())
         norm = nn.BatchNorm1d(8)
@@ -184,7 +184,7 @@ def test_a_fused_operator_is_an_override_of_the_store():
 
 
 class TestFiles:
-    def test_stores_come_back_from_their_description(self):
+    def test_stores_are_rebuilt_from_json(self):
         store = StepStore(7)
         assert store_from_json(store.to_json()) == store
         assert store_from_json(FLOAT.to_json()) == FLOAT
@@ -198,9 +198,9 @@ class TestFiles:
         with pytest.raises(ValueError, match="must have settings of 'steps': largest, got"):
             store_from_json({"name": "steps", "smallest": 1})
 
-    def test_the_usual_store_takes_no_room(self):
-        from sparseq.files.modules import describe_module
+    def test_the_default_store_is_not_written(self):
+        from sparseq.files.modules import module_spec
 
         layer = SparseLinear.from_dense(nn.Linear(12, 8), keep(8, 12))
-        assert "store" not in describe_module(layer)["args"]
+        assert "store" not in module_spec(layer)["args"]
         assert set(layer.state_dict()) == {"values", "row_ptr", "col_idx", "bias"}

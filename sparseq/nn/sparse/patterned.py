@@ -47,10 +47,10 @@ class PatternedLayer(nn.Module):
         """Hold the kept entries in another store; what that one rounds away is lost."""
         values = self.kept_values().detach()
         trained = all(parameter.requires_grad for parameter in weight_parameters(self))
-        self.store.leave(self)
+        self.store.unregister(self)
         self.store = store
         bias = self._parameters.pop("bias")
-        store.enter(self, values)
+        store.register(self, values)
         self.register_parameter("bias", bias)  # after the entries, as in every layer
         for parameter in weight_parameters(self):
             parameter.requires_grad_(trained)
@@ -118,7 +118,7 @@ class PatternedLayer(nn.Module):
         else:
             FLOAT.check(type(self).__name__, {"values": values}, shape)
             values = values.detach().to(device=device, dtype=dtype, copy=True)
-        self.store.enter(self, values)
+        self.store.register(self, values)
         zeros = values.new_zeros(self._outputs()) if bias else None
         self.register_parameter("bias", None if zeros is None else nn.Parameter(zeros))
         self._register_pattern(pattern.map(lambda tensor: tensor.to(values.device)))

@@ -12,7 +12,7 @@ from torch import nn
 
 import sparseq
 from sparseq.files.contents import describe_file
-from sparseq.files.modules import build_module, describe_module
+from sparseq.files.modules import build_module, module_spec
 from sparseq.nn import ExpanderLinear, ExpanderQLinear, SparseLinear
 from tests.nn.expanders import inputs, make, over_graphs, over_kinds
 
@@ -101,20 +101,20 @@ def test_a_file_holds_no_index(kind, graph, tmp_path):
 
 
 @over_kinds
-def test_the_recipe_is_the_constructor(kind):
+def test_the_spec_is_the_constructor(kind):
     layer = make(kind, "block(4, xnet)", seed=9, bias=False, init="dense_fan")
-    node = describe_module(layer)
-    assert node["args"]["graph"] == "block(4, of=xnet)"
-    again = build_module("", node)
+    spec = module_spec(layer)
+    assert spec["args"]["graph"] == "block(4, of=xnet)"
+    again = build_module("", spec)
     assert repr(again) == repr(layer)
-    assert describe_module(again) == node
+    assert module_spec(again) == spec
 
 
 def test_a_loaded_graph_is_not_searched_for_again():
     layer = ExpanderLinear(24, 24, 3)
     assert layer.graph.startswith("regular(pick=")
-    assert describe_module(layer)["args"]["graph"] == layer.graph
-    assert torch.equal(build_module("", describe_module(layer)).col_idx, layer.col_idx)
+    assert module_spec(layer)["args"]["graph"] == layer.graph
+    assert torch.equal(build_module("", module_spec(layer)).col_idx, layer.col_idx)
 
 
 @over_kinds
