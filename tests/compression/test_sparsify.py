@@ -7,7 +7,7 @@ import logging
 
 import pytest
 import torch
-from bench.pipeline import memory_share
+from bench.suites.pipeline import memory_share
 from torch import nn
 
 from sparseq.compression import thresholds
