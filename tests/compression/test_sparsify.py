@@ -7,9 +7,9 @@ import logging
 
 import pytest
 import torch
-from bench.suites.pipeline import memory_share
 from torch import nn
 
+from bench.suites.pipeline import memory_share
 from sparseq.compression import thresholds
 from sparseq.compression.sparsify import compress
 from sparseq.nn import SparseLinear, SparseQLinear
