@@ -57,7 +57,7 @@ def dense_call(kind: str, x: Tensor, dy: Tensor, weight: Tensor) -> Call:
 
 def our_call(kind: str, x: Tensor, dy: Tensor, values: Tensor, pattern: CSRPattern) -> Call:
     """The same of the sparse operators."""
-    tensors, numbers = pattern.tensors, GEOMETRY.numbers()
+    tensors, numbers = pattern.tensors, GEOMETRY.flat()
     if kind == "forward":
         return lambda: sparse_conv(x, values, tensors, None, GEOMETRY)
     if kind == "dx":
