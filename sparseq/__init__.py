@@ -1,6 +1,6 @@
 """sparseq: small and fast pruned, expander-structured and quaternion PyTorch networks.
 
-The public names are loaded when they are first used, so that `import sparseq` costs nothing.
+The public names are loaded on first use, so that `import sparseq` is cheap.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ __all__ = [
     "__version__",
 ]
 
-# the part of the package that a public name comes from
+# public name -> the subpackage that defines it
 _HOMES = {
     **dict.fromkeys(__all__, "nn"),
     **dict.fromkeys(("Mask", "prune"), "pruning"),

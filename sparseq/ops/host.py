@@ -1,4 +1,4 @@
-"""Helpers on plain buffers: the compiled ones where there are any, else their NumPy twins."""
+"""Helpers on plain buffers: compiled if they are built, otherwise their NumPy twins."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _modules: list[ModuleType | None] = []  # the compiled helpers, once it is known
 
 
 def compiled() -> ModuleType | None:
-    """The compiled helpers, or None where they are not built (yet) or not wanted.
+    """The compiled helpers, or None if not built (yet) or if `SPARSEQ_BACKEND` is `reference`.
 
-    Unlike an op, a helper never waits for a build: its NumPy twin does as well.
+    Unlike an op, a helper never waits for a build: its NumPy twin returns the same.
     """
     if os.environ.get("SPARSEQ_BACKEND") == "reference":
         return None
@@ -49,12 +49,12 @@ def _load(path: Path) -> ModuleType | None:
 
 
 def transpose_csr(row_ptr: Ids, col_idx: Ids, columns: int) -> tuple[Ids, Ids, Ids]:
-    """Transpose of a checked CSR pattern.
+    """Transpose a checked CSR pattern.
 
     Args:
         row_ptr: (m + 1) int32.
-        col_idx: (nnz) int32, rising within each row, in 0..columns-1.
-        columns: k.
+        col_idx: (nnz) int32, strictly increasing within each row, in 0..columns-1.
+        columns: number of columns k.
 
     Returns:
         row_ptr_t (k + 1), col_idx_t (nnz), perm (nnz), all int32; entry p of the transpose is

@@ -118,7 +118,7 @@ class ConvRun(Run):
         super().add(module)
         if type(module) in self.kinds:
             self.pool.append(1)
-            self.numbers.extend(module._geometry.numbers())
+            self.numbers.extend(module._geometry.flat())
         elif type(module) in POOLS:
             self.pool[-1] = pooled_side(module)
 
