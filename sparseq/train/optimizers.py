@@ -32,7 +32,7 @@ def make_optimizer(model: nn.Module, hparams: HParams) -> Optimizer:
 
 @OPTIMIZERS.register("adam")
 def make_adam(parameters: Iterable[nn.Parameter], hparams: HParams) -> Optimizer:
-    """Adam (Kingma & Ba 2015); takes no notice of `momentum`."""
+    """Adam (Kingma & Ba 2015); ignores `momentum`."""
     parameters = list(parameters)
     # the fused step takes half the time on a CPU, where the plain one is a third of training
     fused = all(parameter.device.type in FUSED_DEVICES for parameter in parameters)
