@@ -96,7 +96,10 @@ def test_an_unknown_command_names_the_known_ones(capsys):
         (["train", "--model", "vgg16bn"], "vgg16bn: in_shape must be (channels, height, width) of"),
         (["train", "--model", "vae"], "must be images in 0..1, such as those of celeba"),
         (["prune", "--model", "vae"], "model must be a classifier (sparseq train takes others"),
-        (["train", "--model", "cnn_small", "--algebra", "quaternion"], "'cnn_small' does not accept"),
+        (
+            ["train", "--model", "cnn_small", "--algebra", "quaternion"],
+            "'cnn_small' does not accept",
+        ),
         (["train", "--data", "cifar10", "--data-dir", "nowhere"], "data_batch_1"),
         (["train", "--device", "nonsense"], "device is not to be had"),
         (["prune", "--density", "0"], "density must lie in (0, 1], got 0.0"),

@@ -170,9 +170,7 @@ def test_bad_arguments(kwargs, message):
 
 
 def test_unsupported_arguments_are_never_silently_ignored():
-    with pytest.raises(
-        TypeError, match=r"'cnn_small' does not accept .*algebra.*'quaternion'"
-    ):
+    with pytest.raises(TypeError, match=r"'cnn_small' does not accept .*algebra.*'quaternion'"):
         build("cnn_small", "quaternion")
     with pytest.raises(TypeError, match="'conv_2' does not accept stem"):
         build("conv_2", stem="cifar")

@@ -97,7 +97,9 @@ def test_an_autoencoder_is_trained_by_its_own_loss(faces, tmp_path, capsys):
 
 def test_an_autoencoder_takes_no_normalized_images(tmp_path):
     config = Train(model="vae", data="digits", epochs=1, out=tmp_path)
-    with pytest.raises(ValueError, match=r"original must be images in 0..1, such as those of celeba"):
+    with pytest.raises(
+        ValueError, match=r"original must be images in 0..1, such as those of celeba"
+    ):
         config.run()
 
 

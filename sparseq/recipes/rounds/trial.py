@@ -32,12 +32,13 @@ from sparseq.train import (
     EarlyBest,
     RowLog,
     TrainState,
+    copy_state,
     evaluate,
     fit,
     load_checkpoint,
     save_checkpoint,
 )
-from sparseq.train.checkpoint import part
+from sparseq.train.checkpoint import unprefixed
 
 Row = dict[str, Any]
 Tensors = dict[str, Tensor]
@@ -249,8 +250,11 @@ class Trial:
             with self._remedy():
                 tensors, meta = load_checkpoint(self._checkpoint())
                 self.rows = meta["rows"]
-                self.rewound, self.final = part(tensors, "rewound/"), part(tensors, "final/")
-                self.mask = Mask(part(tensors, "mask/")).to(self.config.device)
+                self.rewound, self.final = (
+                    unprefixed("rewound/", tensors),
+                    unprefixed("final/", tensors),
+                )
+                self.mask = Mask(unprefixed("mask/", tensors)).to(self.config.device)
                 for row in self.rows:
                     self.file(row["round"]).stat()
         self._reconcile()
@@ -272,8 +276,3 @@ class Trial:
             self.log.drop(mine)
             for row in self.rows:
                 self.log.append(row)
-
-
-def copy_state(model: nn.Module) -> Tensors:
-    """A copy of all parameters and buffers."""
-    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
