@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from sparseq.nn.vector_pool import VectorMaxPool2d
 from sparseq.seeds import derive_seed, derived_generator
 
 ALGEBRAS = ["real", "quaternion"]
+RealLayer = nn.Linear | nn.Conv2d | nn.ConvTranspose2d
 
 
 class Layers:
@@ -123,12 +125,10 @@ class Layers:
             "generator": self.generator,
         }
 
-    def _real(
-        self, layer_type: type[nn.Linear | nn.Conv2d | nn.ConvTranspose2d], *sizes: int, bias: bool
-    ) -> nn.Module:
+    def _real(self, layer_type: Callable[..., RealLayer], *geometry: int, bias: bool) -> nn.Module:
         # torch's own initialization would draw from the global generator
         device = torch.get_default_device()
-        layer = layer_type(*sizes, bias=bias, device="meta").to_empty(device=device)
+        layer = layer_type(*geometry, bias=bias, device="meta").to_empty(device=device)
         if device.type != "meta":
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=self.generator)
             if layer.bias is not None:
