@@ -11,8 +11,8 @@ from torch import Tensor
 from sparseq.errors import require
 from sparseq.seeds import derived_generator
 
-Normalize = Callable[[Tensor], Tensor]
-Augment = Callable[[Tensor, torch.Generator], Tensor]
+Normalization = Callable[[Tensor], Tensor]
+Augmentation = Callable[[Tensor, torch.Generator], Tensor]
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Split:
 
     x: Tensor
     y: Tensor
-    normalize: Normalize | None = None
-    augment: Augment | None = None
+    normalize: Normalization | None = None
+    augment: Augmentation | None = None
 
     def __post_init__(self) -> None:
         require(

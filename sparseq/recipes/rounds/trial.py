@@ -94,8 +94,8 @@ class Trial:
     @property
     def finished(self) -> bool:
         """All rounds are complete, or the last two are below the accuracy at which to stop."""
-        low = [row["validation_accuracy"] < self.config.stop_accuracy for row in self.rows[-2:]]
-        return len(self.rows) == len(self.densities) or low == [True, True]
+        below = [row["validation_accuracy"] < self.config.stop_accuracy for row in self.rows[-2:]]
+        return len(self.rows) == len(self.densities) or below == [True, True]
 
     def file(self, number: int) -> Path:
         """Path of the compressed network of a round."""
