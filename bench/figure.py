@@ -16,7 +16,7 @@ from bench.baselines import BEST
 from bench.results import Row
 from bench.timing import QUIET as UNDISTURBED
 from sparseq.reports.figures import save_figure
-from sparseq.reports.figures.figure import COLORS, FAINT, INK, QUIET
+from sparseq.reports.figures.canvas import COLORS, FAINT, INK, QUIET
 
 WIDTH = 2048  # inputs and outputs of the layer drawn
 SPEEDUPS = [1, 2, 4, 8, 16]
