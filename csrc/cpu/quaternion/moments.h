@@ -53,11 +53,7 @@ struct Lanes {
     }
   }
   // v with its last `count` lanes kept, the others zero.
-  SPARSEQ_INLINE static V last(V v, int64_t count) {
-    V index;
-    for (int i = 0; i < width; ++i) index[i] = static_cast<T>(i);
-    return index >= broadcast(static_cast<T>(width - count)) ? v : V{};
-  }
+  SPARSEQ_INLINE static V last(V v, int64_t count) { return join<T>(V{}, v, count); }
 };
 
 template <typename Sum>

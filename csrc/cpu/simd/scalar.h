@@ -1,4 +1,4 @@
-// no instruction set assumed: the compiler lowers 16-byte vectors to what the platform always has.
+// No instruction set assumed: the compiler lowers 16-byte vectors to what the platform always has.
 #pragma once
 
 namespace sparseq::simd {

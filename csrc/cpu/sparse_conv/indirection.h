@@ -19,7 +19,7 @@ using tensors::useful_threads;
 
 // Memory of a call's indirections, kept between calls.
 struct IndirectionMemory {
-  Scratch table, pointers, ids, values, bias;
+  Scratch table, pointers, ids, values;
 };
 
 // Offset of every tap in a channel, -1 where it never meets the input, and its output phase.

@@ -1,9 +1,8 @@
 // A chain of convolutions with one image in each lane.
 //
 // Every map of a block of images lies in memory as [channel][place][lane]. Of a convolution that
-// sparse_conv::unpadded_map takes, the places are the pixels; else they are those of its padded
-// planes. A layer's sums go through ReLU and pooling straight to the places that the next one
-// reads.
+// unpadded_map takes, the places are the pixels; else they are those of its padded planes. A
+// layer's sums go through ReLU and pooling straight to the places that the next one reads.
 #pragma once
 
 #include <memory>
@@ -23,6 +22,7 @@ using sparse_conv::EntriesByTap;
 using sparse_conv::Epilogue;
 using sparse_conv::Indirection;
 using sparse_conv::IndirectionMemory;
+using sparse_conv::kGroup;
 using sparse_conv::PackPlan;
 using sparse_conv::plain_axis;
 using sparse_conv::PlaneLayout;
@@ -87,8 +87,9 @@ struct LaneLink {
     const int64_t nnz = csr.nnz(), threads = useful_threads(nnz);
     T* values = memory.values.get<T>(nnz);
     by_tap = {link.order[0], link.order[1], values, link.bias, planes.layout.channel};
-    if (link.order[0] != nullptr)
+    if (link.order[0] != nullptr) {
       return tensors::gather_values(link.values, link.order[2], nnz, 1, values);
+    }
     int32_t* pointers = memory.pointers.get<int32_t>(csr.rows * sparse_conv::kTaps + 1);
     int32_t* channels = memory.channels.get<int32_t>(nnz);
     parallel_items(threads, threads, [&](int64_t part) {
@@ -112,8 +113,9 @@ struct LaneLink {
   // Channels first .. last - 1 of the next link's input, `to`, from this one's.
   void run(const T* from, const Planes& next, T* to, T* memory, int64_t first, int64_t last) const {
     for (int64_t c = first; c < last; ++c) {
-      for (const int32_t hole : next.plan.holes)
+      for (const int32_t hole : next.plan.holes) {
         store(to + c * next.layout.channel + hole, Vec<T>{});
+      }
     }
     const bool apart = pools_apart();
     const Planes& written = apart ? sums : next;
@@ -211,8 +213,8 @@ class ImagesInLanes {
     for (size_t i = 0; i < links_.size(); ++i) {
       parallel_items(parts, parts, [&](int64_t part) {
         links_[i].run(maps[i % 2], planes(i + 1), maps[(i + 1) % 2], unpooled,
-                      first_channel(links_[i].link, part, parts),
-                      first_channel(links_[i].link, part + 1, parts));
+                      balanced_row(links_[i].link.csr, part, parts, kGroup),
+                      balanced_row(links_[i].link.csr, part + 1, parts, kGroup));
       });
     }
     unpack(maps[links_.size() % 2], y, at, count);

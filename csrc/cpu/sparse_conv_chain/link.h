@@ -3,13 +3,10 @@
 
 #include "../../common/csr.h"
 #include "../conv/geometry.h"
-#include "../sparse_conv/planes.h"
-#include "../sparse_conv/sum_tile.h"
 
 namespace sparseq::sparse_conv_chain {
 
 using conv::Sizes;
-using sparse_conv::kGroup;
 
 template <typename S, typename T>
 struct Link {
@@ -29,12 +26,5 @@ struct Link {
   // Multiply-adds of one image, and the sums that are stored.
   int64_t operations() const { return (csr.nnz() + csr.rows) * conv[1] * conv[2]; }
 };
-
-// First channel of part `part` of `parts`: whole groups, about as many entries in each.
-template <typename S, typename T>
-int64_t first_channel(const Link<S, T>& link, int64_t part, int64_t parts) {
-  if (part == parts) return link.channels();
-  return balanced_row(link.csr, part, parts) / kGroup * kGroup;
-}
 
 }  // namespace sparseq::sparse_conv_chain

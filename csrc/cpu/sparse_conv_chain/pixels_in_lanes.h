@@ -17,6 +17,7 @@ using namespace simd;
 using conv::Geometry;
 using sparse_conv::Indirection;
 using sparse_conv::IndirectionMemory;
+using sparse_conv::kGroup;
 using sparse_conv::Source;
 using tensors::parallel_items;
 using tensors::Scratch;
@@ -101,8 +102,8 @@ class PixelsInLanes {
     const std::vector<T> mask = lines.mask<T>();
     const Indirection<T> indirection = indirection_of(link, lines, memory);
     parallel_items(parts, parts, [&](int64_t part) {
-      const int64_t first = first_channel(link, part, parts);
-      const int64_t last = first_channel(link, part + 1, parts);
+      const int64_t first = balanced_row(link.csr, part, parts, kGroup);
+      const int64_t last = balanced_row(link.csr, part + 1, parts, kGroup);
       convolve(link, indirection, lines, mask.data(), first, last, from, sums);
       if (link.pool > 1) pool(link, first, last, sums, to);
     });
