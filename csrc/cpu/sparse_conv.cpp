@@ -87,6 +87,25 @@ Source<S> source_of(const Tensor& x, const Sizes& size) {
   return {data_of<S>(x), x.size(0), x.size(1) * conv::volume(size), size};
 }
 
+// Calls body(strip, at, images, i, parts) for part i of the channels over each strip, `size` places
+// of it, of each block of `images` images from image `at` on. `work`: vector operations for each
+// vector of places.
+template <typename T, typename Body>
+void over_strips(const Axes& axes, const Sizes& size, const Part& part, int64_t work,
+                 const Body& body) {
+  const std::vector<Strip> strips = make_strips(axes, size);
+  const int64_t blocks = (part.images + part.block - 1) / part.block;
+  const int64_t items = blocks * static_cast<int64_t>(strips.size());
+  const int64_t vectors = part.images * conv::volume(size) / kLanes<T> + 1;
+  const int64_t threads = useful_threads(work * vectors * static_cast<int64_t>(strips.size()));
+  const int64_t parts = parts_per_item(items, threads, kPlentyItems);
+  parallel_items(items * parts, threads, [&](int64_t item) {
+    const int64_t at = part.at + item / parts % blocks * part.block;
+    const int64_t images = std::min(part.block, part.at + part.images - at);
+    body(strips[item / parts / blocks], at, images, item % parts, parts);
+  });
+}
+
 template <typename S, typename T>
 void run_part(const Call& call, const Part& part, bool transposed, const Tensor& x, const S* values,
               const T* bias, Tensor& y) {
@@ -110,18 +129,10 @@ void run_part(const Call& call, const Part& part, bool transposed, const Tensor&
                                                              taps, job.layout, panels, memory);
   for (Indirection<T>& indirection : job.indirections) indirection.bias = bias;
   job.kernel = job.indirections[0].table ? sum_tile_of<T, true> : sum_tile_of<T, false>;
-  const std::vector<Strip> strips = make_strips(job.axes, size);
-  const int64_t blocks = (part.images + part.block - 1) / part.block;
-  const int64_t items = blocks * static_cast<int64_t>(strips.size());
-  const int64_t positions = part.images * conv::volume(size) / n + 1;
-  const int64_t threads = useful_threads((call.pattern.forward.nnz() / phases + job.channels) *
-                                         positions * strips.size());
-  const int64_t parts = parts_per_item(items, threads, kPlentyItems);
-  parallel_items(items * parts, threads, [&](int64_t item) {
-    const int64_t block = item / parts % blocks, at = part.at + block * part.block;
-    const int64_t images = std::min(part.block, part.at + part.images - at);
-    run_strip(job, strips[item / parts / blocks], at, images, item % parts, parts);
-  });
+  over_strips<T>(job.axes, size, part, call.pattern.forward.nnz() / phases + job.channels,
+                 [&](const Strip& strip, int64_t at, int64_t images, int64_t i, int64_t parts) {
+                   run_strip(job, strip, at, images, i, parts);
+                 });
 }
 
 // Whether entries are whole 3x3 slices that are read neighbor by neighbor, one way or the other.
@@ -181,18 +192,10 @@ void run_slices(const Call& call, const Part& part, bool transposed, const Tenso
           ? transposed_edges<S, T>(call.pattern, values, call.g.groups, conv.layout, memory)
           : forward_edges<S, T>(call.pattern.forward, values, call.g.groups, conv.layout, memory);
   job.edges.bias = bias;
-  const std::vector<Strip> strips = make_strips(conv.axes, size);
-  const int64_t blocks = (part.images + part.block - 1) / part.block;
-  const int64_t items = blocks * static_cast<int64_t>(strips.size());
-  const int64_t positions = part.images * size[1] * size[2] / n + 1;
-  const int64_t threads = useful_threads((call.pattern.forward.nnz() + conv.channels) * positions *
-                                         static_cast<int64_t>(strips.size()));
-  const int64_t parts = parts_per_item(items, threads, kPlentyItems);
-  parallel_items(items * parts, threads, [&](int64_t item) {
-    const int64_t at = part.at + item / parts % blocks * part.block;
-    const int64_t images = std::min(part.block, part.at + part.images - at);
-    run_slice_strip(job, strips[item / parts / blocks], at, images, item % parts, parts);
-  });
+  over_strips<T>(conv.axes, size, part, call.pattern.forward.nnz() + conv.channels,
+                 [&](const Strip& strip, int64_t at, int64_t images, int64_t i, int64_t parts) {
+                   run_slice_strip(job, strip, at, images, i, parts);
+                 });
 }
 
 Call view_call(const char* op, const std::vector<Tensor>& pattern,
