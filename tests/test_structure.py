@@ -7,6 +7,8 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from statistics import median
 
+import pytest
+
 import sparseq
 from tests.cpp_tree import cpp_files
 from tests.source_tree import (

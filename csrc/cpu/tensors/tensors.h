@@ -7,6 +7,11 @@
 #include <optional>
 #include <vector>
 
+// the name that torch has had for it since 2.13; 2.11 and 2.12 have the other
+#ifndef STABLE_TORCH_ERROR_CODE_CHECK
+#define STABLE_TORCH_ERROR_CODE_CHECK TORCH_ERROR_CODE_CHECK
+#endif
+
 namespace sparseq::tensors {
 
 using torch::stable::Tensor;
