@@ -12,7 +12,11 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
         action="store_true",
         help="the same with all cases and baselines, not the headline set alone",
     )
-    parser.addoption("--results", default="bench/results", help="where --benchmark keeps its rows")
+    parser.addoption(
+        "--results",
+        default="bench/results",
+        help="where --benchmark keeps its rows (--results=FOLDER, with the sign)",
+    )
     parser.addoption(
         "--patience",
         type=float,

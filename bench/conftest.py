@@ -78,7 +78,7 @@ class Suites:
         if not rows:
             return
         reporter = self.config.pluginmanager.get_plugin("terminalreporter")
-        reporter.ensure_newline()
+        reporter._tw.line()
         print_tables(rows, reporter._tw._file, reporter._tw.fullwidth)
         self.kept.update(dict.fromkeys(save_rows(rows, results_folder(self.config))))
         rows.clear()
