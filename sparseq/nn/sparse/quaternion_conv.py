@@ -21,14 +21,12 @@ from sparseq.nn.sparse.quaternion_linear import (
     fold_kept_quaternions,
     kept_entries,
 )
+from sparseq.nn.sparse.real_pattern import expand_pattern
 from sparseq.nn.twins import match_twin
 from sparseq.ops.geometry import Sizes
-from sparseq.ops.hamilton import PRODUCT
 from sparseq.ops.sparse_conv import sparse_conv
 from sparseq.ops.sparse_hamilton import compact_weight
 
-# sign of the component b xor c in block (b, c) of the real weight
-SIGNS = [[sign for _, sign in row] for row in PRODUCT]
 # buffers of the real pattern, and of the entries from which its values are read
 REAL_PATTERN = (
     "real_row_ptr",
@@ -38,49 +36,6 @@ REAL_PATTERN = (
     "real_perm",
 )
 REAL_SOURCE = "real_source"
-
-
-def expand_pattern(
-    pattern: CSRPattern, channels: tuple[int, int], groups: int, granularity: str
-) -> tuple[CSRPattern, Tensor]:
-    """The pattern of the real weight, four entries for each kept component, and their sources.
-
-    Args:
-        pattern: of the compact weight: (4 m, k / groups * taps) for granularity "component",
-            (m, k / groups * taps) for "quaternion".
-        channels: m and k, in quaternions.
-        groups: of quaternion channels.
-        granularity: "component" or "quaternion".
-
-    Returns:
-        The (4 m, 4 k * taps) pattern, and for each of its entries the int32 index of its value in
-        cat([values, -values]).
-    """
-    (outputs, inputs), columns = channels, pattern.shape[1]
-    by_quaternion, taps = granularity == "quaternion", columns * groups // max(inputs, 1)
-    width = 4 * inputs * taps
-    if pattern.row_ptr.is_meta:
-        col_idx = pattern.col_idx.new_empty(pattern.nnz * (16 if by_quaternion else 4))
-        row_ptr = pattern.row_ptr.new_empty(4 * outputs + 1)
-        return CSRPattern.from_csr(row_ptr, col_idx, width), col_idx.clone()
-    rows, column = pattern.rows(), pattern.col_idx.long()
-    if by_quaternion:
-        rows, column = rows.repeat_interleave(4), column.repeat_interleave(4)
-        component = torch.arange(4, device=rows.device).repeat(pattern.nnz)
-    else:
-        component, rows = rows // outputs, rows % outputs
-    entry = torch.arange(len(rows), device=rows.device)
-    ungrouped = rows * groups // outputs * columns + column
-    block = torch.arange(4, device=rows.device)[:, None]
-    sign = torch.tensor(SIGNS, device=rows.device)[block, block ^ component]
-    key = (block * outputs + rows) * width + (block ^ component) * inputs * taps + ungrouped
-    source = torch.where(sign > 0, entry, entry + len(entry))
-    order = key.flatten().argsort()
-    key = key.flatten()[order]
-    counts = torch.bincount(key // width, minlength=4 * outputs)
-    row_ptr = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-    real = CSRPattern.from_csr(row_ptr, key % width, width)
-    return real, source.flatten()[order].to(torch.int32)
 
 
 class SparseQConvNd(SparseConvNd):
