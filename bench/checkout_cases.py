@@ -30,6 +30,11 @@ CONV = ([1, 1], [1, 1], [1, 1], 1, "auto")  # stride, padding, dilation, groups,
 EPS = 1e-5
 
 
+def _flat(geometry: ConvGeometry) -> list[int]:
+    """The integers of a geometry as operators take them, by either name that it has had."""
+    return geometry.flat() if hasattr(geometry, "flat") else geometry.numbers()
+
+
 def draw(*shape: int) -> Tensor:
     """Seeded normal fp32."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))
@@ -96,7 +101,7 @@ def spmm_chain(width: int, n: int, density: float) -> Iterator[tuple[str, Call]]
 
 def conv_ops(channels: int, side: int, n: int, density: float) -> Iterator[tuple[str, Call]]:
     """3x3 convolutions on a map."""
-    at, numbers = f"{channels}ch {side}x{side} batch {n}", GEOMETRY.numbers()
+    at, numbers = f"{channels}ch {side}x{side} batch {n}", _flat(GEOMETRY)
     x = draw(n, channels, side, side)
     dy = x.flip(0)
     for name, some in (

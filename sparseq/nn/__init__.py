@@ -1,4 +1,4 @@
-"""L2: layers, their initialization and the conversions between them."""
+"""L2: layers, their initialization, and the conversions between them."""
 
 from sparseq.nn import torch_layers as torch_layers  # registers torch's own layers
 from sparseq.nn.convert import replace_modules, swap, to_dense

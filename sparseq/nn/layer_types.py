@@ -1,12 +1,12 @@
-"""The registry of layers: what the rest of sparseq knows of each, said beside its class.
+"""The registry of layers: what the rest of sparseq knows about each, declared next to its class.
 
-Conversion, folding, pruning, files, profile and policy "auto" read a layer's entry here and know no
-layer by name, so that a new layer is one file: the class, under `@layer_type(...)`. What a class
-can do beyond that is told by its methods:
+Conversion, folding, pruning, files, `profile` and policy "auto" read a layer's entry here and name
+no layer themselves, so that a new layer is one file: the class, decorated by `@layer_type(...)`.
+Optional methods of the class make it convertible:
 
-    to_dense(self)                      its dense twin: `sparseq.to_dense` and `profile` use it
-    from_dense(cls, module, keep)       the kept weights of the twin: `compress` converts by it
-    like(cls, module, generator)        a fresh layer of the twin's sizes: `swap` puts it in
+    to_dense(self)                      its dense twin, for `sparseq.to_dense` and `profile`
+    from_dense(cls, module, keep)       a layer with the kept weights of its twin, for `compress`
+    like(cls, module, generator)        a new layer of the twin's sizes, for `swap`
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Layer = TypeVar("Layer", bound=type[nn.Module])
 
 
 def constructor_arguments(module: nn.Module) -> dict[str, Any]:
-    """Constructor arguments read from the attributes of the same names, defaults left out."""
+    """Constructor arguments read from the attributes of the same names; defaults are omitted."""
     arguments = {}
     for name, parameter in inspect.signature(type(module).__init__).parameters.items():
         if name in NOT_ARGUMENTS or name.startswith("_") or not hasattr(module, name):
@@ -40,24 +40,25 @@ def constructor_arguments(module: nn.Module) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class LayerType:
-    """What is known of a class of layers.
+    """The entry of a class of layers.
 
     Attributes:
-        layer: the class. Subclasses are other layers where their own code may matter: only those
-            that are registered are converted and written to files.
-        twin: the dense class that it stands in for; what `to_dense` makes of it.
-        op: the operator of `sparseq.ops` that computes it, or what tells it of a layer; None: torch
-            does.
-        fold: (layer, affine map of its outputs) -> its new weight or kept entries; None where it
-            cannot hold them. Without it nothing is folded into the layer.
-        affine: of a normalization, the affine map that it is in evaluation mode.
-        weights: names of its parameters that may be pruned, or what tells them of a layer.
+        layer: the class. A subclass is another type, since its own code may change the function: it
+            is converted and written to files only if it is registered itself.
+        twin: the dense class that it replaces, and to which `to_dense` converts it.
+        op: name of the operator of `sparseq.ops` that computes it, or layer -> name; None if torch
+            computes it.
+        fold: (layer, affine map of its outputs) -> its new weight or kept entries, or None if they
+            cannot represent the result. Without `fold` nothing is folded into the layer.
+        affine: for a normalization, layer -> the affine map that it computes in evaluation mode.
+        weights: names of its parameters that may be pruned, or layer -> names.
         quaternion: whether its weight is (4, ...), the components r, i, j, k.
-        break_even: rows of the table of break-even densities, for weights kept one by one and kept
-            whole (see `sparseq.compression.break_even`). Without it policy "auto" leaves it dense.
-        container: whether its children are added to it by their names, in files.
-        arguments: layer -> the JSON arguments that build it again.
-        build: called with these as keywords; by default the class.
+        break_even: rows of the table of break-even densities, for unstructured masks and for masks
+            that keep whole quaternions or kernels (see `sparseq.compression.break_even`). Without
+            them policy "auto" keeps its twin dense.
+        container: whether files list its children and `load` adds them by name.
+        arguments: layer -> JSON arguments from which it can be built.
+        build: called with these arguments as keywords; by default the class.
     """
 
     layer: type[nn.Module]
@@ -74,7 +75,7 @@ class LayerType:
 
     @property
     def converts(self) -> bool:
-        """Whether `compress` makes such layers of their twins."""
+        """Whether `compress` converts the twin to this layer."""
         return hasattr(self.layer, "from_dense")
 
     def op_of(self, layer: nn.Module) -> str | None:
@@ -89,42 +90,42 @@ class LayerType:
 LAYER_TYPES: Registry[LayerType] = Registry("module type")
 
 
-def layer_type(**known: Any) -> Callable[[Layer], Layer]:
-    """Decorator that registers a class of layers; the keywords are the fields of `LayerType`."""
+def layer_type(**fields: Any) -> Callable[[Layer], Layer]:
+    """Class decorator that registers a layer; the keywords are the fields of `LayerType`."""
 
-    def enter(layer: Layer) -> Layer:
-        LAYER_TYPES.register(layer.__name__)(LayerType(layer, **known))
+    def register(layer: Layer) -> Layer:
+        LAYER_TYPES.register(layer.__name__)(LayerType(layer, **fields))
         return layer
 
-    return enter
+    return register
 
 
-def type_of(kind: type[nn.Module]) -> LayerType | None:
-    """The entry of exactly this class."""
-    entry = LAYER_TYPES.find(kind.__name__)
-    return entry if entry is not None and entry.layer is kind else None
+def type_of(layer_class: type[nn.Module]) -> LayerType | None:
+    """The entry of exactly this class; None if it is not registered."""
+    entry = LAYER_TYPES.find(layer_class.__name__)
+    return entry if entry is not None and entry.layer is layer_class else None
 
 
-def nearest_type(kind: type[nn.Module]) -> LayerType | None:
-    """The entry of a class or of the nearest one it derives from."""
-    entries = (type_of(base) for base in kind.__mro__ if issubclass(base, nn.Module))
+def nearest_type(layer_class: type[nn.Module]) -> LayerType | None:
+    """The entry of a class or of its nearest registered base class."""
+    entries = (type_of(base) for base in layer_class.__mro__ if issubclass(base, nn.Module))
     return next(filter(None, entries), None)
 
 
-def sparse_type(kind: type[nn.Module]) -> LayerType | None:
-    """The entry of the layers that hold the kept weights of this dense class."""
+def sparse_type(dense_class: type[nn.Module]) -> LayerType | None:
+    """The entry of the sparse layer to which `compress` converts this dense class."""
     entries = LAYER_TYPES.entries()
-    return next((entry for entry in entries if entry.twin is kind and entry.converts), None)
+    return next((entry for entry in entries if entry.twin is dense_class and entry.converts), None)
 
 
 def swap_types() -> dict[type[nn.Module], type[Any]]:
-    """Real layer class -> the class that `swap` may put in its place."""
+    """Real layer class -> the class by which `swap` can replace it."""
     entries = [entry for entry in LAYER_TYPES.entries() if hasattr(entry.layer, "like")]
     return {entry.twin: entry.layer for entry in entries if entry.twin is not None}
 
 
 def weight_parameters(layer: nn.Module) -> list[nn.Parameter]:
-    """The parameters of a layer's weight, whatever else it has and in which order."""
+    """The prunable parameters of a layer, in the order of `LayerType.weights`."""
     entry = nearest_type(type(layer))
     names = entry.weights_of(layer) if entry is not None else ()
     parameters = (layer._parameters.get(name) for name in names)

@@ -1,4 +1,4 @@
-"""A block beside a shortcut."""
+"""A residual block."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from sparseq.nn.layer_types import layer_type
 
 
 def _empty() -> Residual:
-    """Its parts are added afterwards, by their names."""
+    """A placeholder whose parts are added by name afterwards."""
     return Residual(nn.Identity(), nn.Identity())
 
 
@@ -17,7 +17,7 @@ class Residual(nn.Module):
     """relu(main(x) + shortcut(x)), a block of a residual network.
 
     Args:
-        main, shortcut: modules that give tensors of one shape.
+        main, shortcut: modules whose outputs have the same shape.
 
     Source: He et al. 2016, "Deep residual learning for image recognition", equations 1 and 2.
     """
@@ -27,5 +27,6 @@ class Residual(nn.Module):
         self.main, self.shortcut, self.relu = main, shortcut, nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        """See above."""
-        return self.relu(self.main(x) + self.shortcut(x))
+        """relu(main(x) + shortcut(x))."""
+        y: Tensor = self.relu(self.main(x) + self.shortcut(x))
+        return y

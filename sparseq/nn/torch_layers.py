@@ -1,7 +1,8 @@
-"""What is known of torch's own layers: which may be pruned, folded into, and written to a file."""
+"""Entries of torch's own layers: which may be pruned, folded, and written to a file."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -26,35 +27,35 @@ OTHERS = (
 
 
 def fold_rows(layer: Any, affine: Affine) -> Tensor | None:
-    """Weight (out, in / groups, ...); a quaternion's rows may lie in several groups."""
+    """Fold into a weight (out, in / groups, ...); groups may split the rows of a quaternion."""
     if affine.matrix is not None and getattr(layer, "groups", 1) > 1:
         return None
-    return affine.rows(layer.weight.double())
+    return affine.linear(layer.weight.double())
 
 
 def fold_transposed(layer: Any, affine: Affine) -> Tensor | None:
-    """Weight (in, out / groups, ...)."""
+    """Fold into a weight (in, out / groups, ...)."""
     if affine.matrix is not None and layer.groups > 1:
         return None
     rows = layer.weight.double().unflatten(0, (layer.groups, -1)).transpose(1, 2)
-    return affine.rows(rows.flatten(0, 1)).view(rows.shape).transpose(1, 2).flatten(0, 1)
+    return affine.linear(rows.flatten(0, 1)).view(rows.shape).transpose(1, 2).flatten(0, 1)
 
 
 def running_affine(norm: Any) -> Affine:
-    """gamma (x - mean) / sqrt(var + eps) + beta, by the running statistics."""
+    """gamma (x - mean) / sqrt(var + eps) + beta, with the running statistics."""
     scale = (norm.running_var.double() + norm.eps).rsqrt()
     scale = scale if norm.weight is None else scale * norm.weight.double()
     shift = torch.zeros_like(scale) if norm.bias is None else norm.bias.double()
-    return Affine(None, scale, shift).after(norm.running_mean.double())
+    return Affine(None, scale, shift).of_centered(norm.running_mean.double())
 
 
-for _kind in (nn.Linear, *CONVOLUTIONS):
-    layer_type(weights=("weight",), fold=fold_rows)(_kind)
-for _kind in TRANSPOSED:
-    layer_type(weights=("weight",), fold=fold_transposed)(_kind)
-for _kind in NORMS:
-    layer_type(affine=running_affine)(_kind)
-for _kind in CONTAINERS:
-    layer_type(container=True, arguments=lambda container: {})(_kind)
-for _kind in OTHERS:
-    layer_type()(_kind)
+def _register(classes: Iterable[type[nn.Module]], **fields: Any) -> None:
+    for layer_class in classes:
+        layer_type(**fields)(layer_class)
+
+
+_register((nn.Linear, *CONVOLUTIONS), weights=("weight",), fold=fold_rows)
+_register(TRANSPOSED, weights=("weight",), fold=fold_transposed)
+_register(NORMS, affine=running_affine)
+_register(CONTAINERS, container=True, arguments=lambda container: {})
+_register(OTHERS)

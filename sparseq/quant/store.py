@@ -111,7 +111,9 @@ def store_from_json(entry: Mapping[str, Any]) -> ValueStore:
     """The store that a file describes; ValueError for an unknown name or unknown settings."""
     store_type = STORES.get(str(entry.get("name")))
     settings = {name: value for name, value in entry.items() if name != "name"}
-    names = {field.name for field in dataclasses.fields(store_type)} if settings else set()
+    names: set[str] = set()
+    if dataclasses.is_dataclass(store_type):
+        names = {field.name for field in dataclasses.fields(store_type)}
     rule = f"must have settings of {store_type.name!r}: {', '.join(sorted(names)) or 'none'}"
     require(settings.keys() <= names, "load", "value store", rule, sorted(settings))
     return store_type(**settings)

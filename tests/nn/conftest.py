@@ -1,4 +1,4 @@
-"""The layers of sparseq.nn, in one form for the tests that hold for all of them."""
+"""The layers of sparseq.nn, with a common interface for the tests that apply to all of them."""
 
 from __future__ import annotations
 

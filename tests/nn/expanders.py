@@ -1,4 +1,4 @@
-"""Expander layers to test, of every kind of graph."""
+"""Expander layers to test, with every type of graph."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sparseq.nn import (
     ExpanderQLinear,
 )
 
-# name of a graph, and the op that serves a real layer of it
+# name of a graph -> op that computes a real layer on it
 GRAPHS = {
     "random": "spmm",
     "xnet": "spmm",
@@ -25,12 +25,13 @@ GRAPHS = {
     "group(2, xnet)": "block_mm",
     "block(1)": "spmm",
 }
+# type of convolution -> spatial sizes of its input
 CONVS = {
     ExpanderConv1d: (7,),
     ExpanderConv2d: (5, 3),
     ExpanderQConv1d: (7,),
     ExpanderQConv2d: (5, 3),
-}  # and spatial sizes for them
+}
 KINDS = [ExpanderLinear, ExpanderQLinear, *CONVS]
 QUATERNION = (ExpanderQLinear, ExpanderQConv1d, ExpanderQConv2d)
 over_graphs = pytest.mark.parametrize("graph", GRAPHS)
@@ -38,12 +39,12 @@ over_kinds = pytest.mark.parametrize("kind", KINDS)
 
 
 def make(kind, graph="xnet", **options):
-    """32 to 48 nodes of degree 4."""
+    """A layer with 32 input and 48 output nodes of degree 4."""
     return small(kind, 32, 48, 4, graph, **{"seed": 3, **options})
 
 
 def small(kind, n_in, n_out, degree, graph, **options):
-    """A layer between so many nodes."""
+    """A layer with these numbers of nodes."""
     unit = 4 if kind in QUATERNION else 1
     if kind in CONVS:
         return kind(n_in * unit, n_out * unit, 3, degree, graph, **{"padding": 1, **options})

@@ -36,7 +36,7 @@ def kinds(model: nn.Module) -> list[str]:
 
 
 def twice(name: str, module: nn.Module) -> nn.Module | None:
-    """A rule: nn.Linear becomes one with doubled weights."""
+    """A rule that replaces nn.Linear by one with doubled weights."""
     if type(module) is not nn.Linear:
         return None
     layer = nn.Linear(module.in_features, module.out_features, module.bias is not None)
@@ -52,8 +52,8 @@ def test_the_walker_copies_and_replaces_at_every_depth():
     assert new.state_dict().keys() == before.keys()
     assert torch.equal(new[2][0].weight, 2 * before["2.0.weight"])
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-    own = {parameter.data_ptr() for parameter in model.parameters()}
-    assert own.isdisjoint(parameter.data_ptr() for parameter in new.parameters())
+    pointers = {parameter.data_ptr() for parameter in model.parameters()}
+    assert pointers.isdisjoint(parameter.data_ptr() for parameter in new.parameters())
 
 
 def test_the_walker_calls_the_rule_once_per_module_with_its_name():
@@ -106,7 +106,7 @@ def test_new_modules_get_the_mode_of_the_old():
     assert [new[0].training, new[2].training, new[3].training] == [False, False, True]
 
 
-def test_to_dense_goes_one_step_back_each_time():
+def test_to_dense_converts_one_step_each_time():
     model, x = sparse_net(), torch.randn(7, 12, generator=torch.Generator().manual_seed(0))
     assert kinds(model)[::2] == ["SparseQLinear", "SparseQLinear", "SparseLinear"]
     dense = to_dense(model)
@@ -154,13 +154,13 @@ def test_swap_is_seeded():
     assert not torch.equal(weights[0], weights[2])
 
 
-def test_swap_reports_what_it_did_and_what_it_left(caplog):
+def test_swap_logs_replaced_and_kept_layers(caplog):
     with caplog.at_level(logging.INFO, "sparseq"):
         swap(net(), {nn.Linear: QLinear})
-    assert "swap made 0 a QLinear" in caplog.messages
-    assert "swap made 2.0 a QLinear" in caplog.messages
+    assert "swap replaced 0 by QLinear" in caplog.messages
+    assert "swap replaced 2.0 by QLinear" in caplog.messages
     assert any(
-        text.startswith("swap left 3: QLinear: out_features must be divisible by 4")
+        text.startswith("swap kept 3: QLinear: out_features must be divisible by 4")
         for text in caplog.messages
     )
 
@@ -172,22 +172,24 @@ def test_swap_filters_by_name_and_layer():
     assert kinds(layers) == ["QLinear", "ReLU", "Linear", "ReLU", "Linear"]
 
 
-def test_swap_leaves_subclasses_that_others_reach_into():
+def test_swap_keeps_subclasses_whose_weight_other_modules_read():
     model = nn.MultiheadAttention(8, 2)
     new = swap(model, {nn.Linear: QLinear})
     x = torch.randn(3, 8)
     torch.testing.assert_close(new(x, x, x)[0], model(x, x, x)[0])
 
 
-def test_swap_takes_subclasses_of_the_twin():
+def test_swap_accepts_subclasses_of_the_twin():
     class Mine(QLinear):
         pass
 
     assert type(swap(nn.Linear(8, 4), {nn.Linear: Mine})) is Mine
 
 
-def test_swap_refuses_pairs_it_does_not_know():
+def test_swap_refuses_unknown_pairs():
     with pytest.raises(ValueError, match="layer type to swap 'ReLU'; choose one of: Linear"):
         swap(net(), {nn.ReLU: QLinear})
-    with pytest.raises(ValueError, match=r"swap: table\[Linear\] must be QLinear, got"):
+    with pytest.raises(
+        ValueError, match=r"swap: table\[Linear\] must be QLinear or a subclass of it, got"
+    ):
         swap(net(), {nn.Linear: nn.Bilinear})

@@ -1,4 +1,4 @@
-"""The registry of layers: one temporary file adds a layer, and everything takes it."""
+"""The registry of layers: a layer added by one file works with every part of sparseq."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from torch import nn
 import sparseq
 from sparseq.nn import LAYER_TYPES, SparseLinear
 from sparseq.nn.layer_types import nearest_type, sparse_type, type_of, weight_parameters
+from sparseq.ops._backend import OPERATORS
 
 SOURCE = '''
-    """Layers that scale each feature: a dense one, and the twin that keeps some of its scales."""
+    """Layers that scale each feature: a dense one, one for `swap`, and a sparse twin."""
 
     import torch
     from torch import nn
@@ -28,7 +29,11 @@ SOURCE = '''
     from sparseq.nn.twins import match_twin
 
 
-    @layer_type(weights=("weight",), fold=lambda layer, affine: affine.rows(layer.weight.double()))
+    def fold(layer, affine):
+        return affine.linear(layer.weight.double())
+
+
+    @layer_type(weights=("weight",), fold=fold)
     class Scale(nn.Module):
         def __init__(self, features, bias=True, device=None, dtype=None):
             super().__init__()
@@ -43,7 +48,7 @@ SOURCE = '''
 
     @layer_type(twin=Scale, weights=("weight",))
     class DoubledScale(Scale):
-        """Takes the place of a Scale in swap, with fresh weights of 2."""
+        """Replaces a Scale in swap, with initial weights of 2."""
 
         @classmethod
         def like(cls, module, generator=None):
@@ -102,7 +107,7 @@ SOURCE = '''
 
 @pytest.fixture
 def scales(tmp_path, monkeypatch):
-    """The module of SOURCE; what it registers is forgotten afterwards."""
+    """The module of SOURCE; its layers are unregistered afterwards."""
     monkeypatch.setattr(LAYER_TYPES, "_entries", dict(LAYER_TYPES._entries))
     file = tmp_path / "scales.py"
     file.write_text(textwrap.dedent(SOURCE))
@@ -135,7 +140,7 @@ class TestALayerInOneFile:
         mask.apply_(model)
         torch.testing.assert_close(small(self.X), model(self.X))
 
-    def test_is_judged_by_policy_auto(self, scales):
+    def test_policy_auto_decides_by_its_size(self, scales):
         model = net(scales)
         assert type(sparseq.compress(model, sparseq.prune(model, density=0.5))[2]) is scales.Scale
 
@@ -164,7 +169,7 @@ class TestALayerInOneFile:
         assert type(dense[2]) is scales.Scale
         assert torch.equal(dense[2].weight, model[2].weight)
 
-    def test_is_swapped_in_and_back(self, scales):
+    def test_is_swapped_in_and_becomes_dense(self, scales):
         model = net(scales)
         other = sparseq.swap(model, {scales.Scale: scales.DoubledScale})
         assert (other[2].weight == 2).all()
@@ -172,18 +177,18 @@ class TestALayerInOneFile:
         assert type(dense[2]) is scales.Scale
         assert torch.equal(dense(self.X), other(self.X))
 
-    def test_takes_a_normalization_in(self, scales):
+    def test_a_normalization_is_folded_into_it(self, scales):
         model = net(scales)
         folded = sparseq.fold_batchnorm(model)
         assert type(folded[3]) is nn.Identity
         torch.testing.assert_close(folded(self.X), model(self.X))
 
-    def test_is_forgotten_afterwards(self):
+    def test_is_unregistered_afterwards(self):
         assert "Scale" not in LAYER_TYPES.names()
 
 
 class TestTheRegistry:
-    def test_subclasses_are_other_layers_that_derive_from_a_known_one(self):
+    def test_a_subclass_is_not_registered_but_its_base_is_found(self):
         class Mine(nn.Linear):
             pass
 
@@ -192,13 +197,13 @@ class TestTheRegistry:
         assert sparse_type(Mine) is None
         assert sparse_type(nn.Linear).layer is SparseLinear
 
-    def test_another_class_of_a_known_name_is_unknown(self):
+    def test_another_class_with_a_registered_name_is_unknown(self):
         other = type("Linear", (nn.Module,), {})
         assert type_of(other) is None
         assert nearest_type(other) is None
 
     @pytest.mark.parametrize("order", [("weight", "bias"), ("bias", "weight")])
-    def test_weights_are_told_by_name_whatever_their_order(self, order):
+    def test_weights_are_determined_by_name_not_by_order(self, order):
         layer = nn.Linear(3, 4)
         parameters = dict(layer._parameters)
         layer._parameters.clear()
@@ -208,13 +213,11 @@ class TestTheRegistry:
         assert weight_parameters(sparse) == [sparse.values]
 
     @pytest.mark.parametrize("name", LAYER_TYPES.names())
-    def test_every_entry_is_sound(self, name):
-        known = LAYER_TYPES.get(name)
-        assert known.layer.__name__ == name
-        if known.converts or hasattr(known.layer, "like"):
-            assert type_of(known.twin), "what is converted must be registered too"
-        if known.op is not None and not callable(known.op):
-            from sparseq.ops._backend import OPERATORS
-
-            assert known.op in OPERATORS
-        assert known.twin is None or hasattr(known.layer, "to_dense")
+    def test_every_entry_is_consistent(self, name):
+        entry = LAYER_TYPES.get(name)
+        assert entry.layer.__name__ == name
+        if entry.converts or hasattr(entry.layer, "like"):
+            assert type_of(entry.twin), "the twin of a convertible layer must be registered too"
+        if entry.op is not None and not callable(entry.op):
+            assert entry.op in OPERATORS
+        assert entry.twin is None or hasattr(entry.layer, "to_dense")

@@ -1,4 +1,4 @@
-"""What every layer must survive: copies, moves, compilation, export, wrappers."""
+"""What every layer must support: copies, moves, compilation, export, wrappers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import nn
 from sparseq.compression.sparsify import convert
 from sparseq.nn import ExpanderConv1d, QConv1d
 from tests.nn.conftest import CASES, assert_same
-from tests.nn.whole_graph import assert_compiles_whole, assert_exports_with_any_batch
+from tests.nn.full_graph import assert_compiles_in_one_graph, assert_exports_with_any_batch
 
 
 def test_deepcopy_and_pickle(layer, x):
@@ -26,7 +26,7 @@ def test_deepcopy_and_pickle(layer, x):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
-def test_a_change_of_dtype_leaves_the_indices(layer, x, dtype):
+def test_a_change_of_dtype_keeps_the_indices_int32(layer, x, dtype):
     moved = copy.deepcopy(layer).to(dtype)
     assert all(buffer.dtype == torch.int32 for buffer in moved.buffers())
     assert all(parameter.dtype == dtype for parameter in moved.parameters())
@@ -46,8 +46,8 @@ def test_meta_layers_are_filled_by_loading(layer, x):
         assert torch.equal(empty(x), layer(x))
 
 
-def test_compiled_whole_forward_and_backward(layer, x):
-    assert_compiles_whole(layer, x)
+def test_compiled_in_one_graph_forward_and_backward(layer, x):
+    assert_compiles_in_one_graph(layer, x)
 
 
 def test_export(layer, x):
@@ -63,7 +63,7 @@ def test_functional_call(layer, x):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_autocast_is_that_of_a_linear_layer(layer, x, dtype):
+def test_autocast_as_in_a_linear_layer(layer, x, dtype):
     with torch.autocast("cpu", dtype):
         y = layer(x)
     assert y.dtype == dtype
@@ -82,7 +82,7 @@ def test_model_wide_initialization_keeps_the_pattern(case):
 
 
 def train_in_parallel(rank: int, store: str, model: nn.Module) -> None:
-    """One process of two: a step on its own half of the batch."""
+    """One of two processes: a step on its half of the batch."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
     parallel = nn.parallel.DistributedDataParallel(model)
@@ -97,7 +97,7 @@ def train_in_parallel(rank: int, store: str, model: nn.Module) -> None:
     dist.destroy_process_group()
 
 
-def half_of(layer: nn.Module) -> nn.Module:
+def halved(layer: nn.Module) -> nn.Module:
     """The sparse twin of a layer, with about half of its weights."""
     keep = torch.rand(layer.weight.shape, generator=torch.Generator().manual_seed(3)) < 0.5
     return convert(layer, keep)
@@ -110,8 +110,8 @@ def test_distributed_data_parallel(tmp_path):
         CASES[1].layer(),
         nn.Unflatten(1, (8, 1)),
         QConv1d(8, 4, 1),
-        half_of(nn.Conv1d(4, 8, 1)),
-        half_of(QConv1d(8, 4, 1)),
+        halved(nn.Conv1d(4, 8, 1)),
+        halved(QConv1d(8, 4, 1)),
         ExpanderConv1d(4, 4, 3, padding=1, degree=2, seed=1),
     )
     args = (str(tmp_path / "store"), model)

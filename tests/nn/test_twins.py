@@ -9,7 +9,7 @@ from sparseq.nn.twins import linear_of, match_twin
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_linear_of_holds_the_weight_and_the_twins_bias(bias):
+def test_linear_of_has_the_weight_and_the_twins_bias(bias):
     twin = QLinear(8, 4, bias).eval()
     weight = torch.randn(4, 8)
     layer = linear_of(weight, twin)
@@ -21,7 +21,7 @@ def test_linear_of_holds_the_weight_and_the_twins_bias(bias):
 
 
 @pytest.mark.parametrize("flags", [(True, False), (False, True), (False, False)])
-def test_gradient_flags_follow(flags):
+def test_gradient_flags_are_copied(flags):
     twin, layer = nn.Linear(3, 2), nn.Linear(3, 2)
     twin.weight.requires_grad_(flags[0])
     twin.bias.requires_grad_(flags[1])

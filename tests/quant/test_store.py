@@ -154,7 +154,7 @@ class TestALayerWithAnotherStore:
         layer = SparseLinear.from_dense(nn.Linear(12, 8), keep(8, 12))
         state = layer.state_dict()
         layer.use_store(StepStore())
-        with pytest.raises(RuntimeError, match="must hold step, counts, row_ptr and col_idx"):
+        with pytest.raises(RuntimeError, match="must contain step, counts, row_ptr and col_idx"):
             layer.load_state_dict(state)
 
     def test_keeps_gradient_flags(self):

@@ -1,1 +1,1 @@
-"""Expander layers: weights on the edges of a graph that is stored as its seed."""
+"""Expander layers: weights on the edges of a graph, which is stored as its name and seed."""

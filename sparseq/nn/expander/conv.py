@@ -1,4 +1,4 @@
-"""Expander convolutions: an edge of a graph between channels is a whole slice of the kernel."""
+"""Expander convolutions: an edge of the graph between channels is a slice of the kernel."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from sparseq.errors import require
 from sparseq.formats import CSRPattern
 from sparseq.graphs import Edges, Graph
+from sparseq.nn.conv_padding import SETTINGS
 from sparseq.nn.expander.layer import ExpanderLayer, expander_type, pattern_of
 from sparseq.nn.quaternion.conv import QConv1d, QConv2d
 from sparseq.nn.quaternion.linear import check_quaternion_sizes
-from sparseq.nn.sparse.conv_nd import SETTINGS, SparseConvNd
+from sparseq.nn.sparse.conv_nd import SparseConvNd
 from sparseq.nn.sparse.linear import fold_kept_rows
 from sparseq.nn.sparse.quaternion_conv import SparseQConvNd
 from sparseq.nn.sparse.quaternion_linear import fold_kept_quaternions
@@ -22,7 +22,7 @@ from sparseq.ops.sparse_conv import conv_weight, sparse_conv
 
 
 class ExpanderConvNd(SparseConvNd, ExpanderLayer):
-    """What the expander convolutions share: numbers of a dense twin, channels as nodes."""
+    """Base class of the expander convolutions: settings of a dense twin, channels as nodes."""
 
     __constants__: ClassVar[list[str]] = [
         *("in_channels", "out_channels", *SETTINGS, "degree", "graph", "seed"),
@@ -52,7 +52,7 @@ class ExpanderConvNd(SparseConvNd, ExpanderLayer):
         if self.unit > 1:
             sizes = {"in_channels": in_channels, "out_channels": out_channels}
             check_quaternion_sizes(type(self).__name__, **sizes)
-        self._take_numbers(
+        self._adopt_settings(
             self.dense(
                 in_channels,
                 out_channels,
@@ -66,11 +66,11 @@ class ExpanderConvNd(SparseConvNd, ExpanderLayer):
                 device="meta",
             )
         )
-        self._take_graph(graph, degree, seed, init)
-        self._fill(bias, device, dtype, generator)
+        self._set_graph(graph, degree, seed, init)
+        self._set_parameters(bias, device, dtype, generator)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, *spatial) -> (N, out_channels, *spatial'); N may be missing."""
+        """(N, in_channels, *spatial) -> (N, out_channels, *spatial'), or the same without N."""
         return self._convolve(x, self._product)
 
     def _product(self, x: Tensor) -> Tensor:
@@ -85,8 +85,9 @@ class ExpanderConvNd(SparseConvNd, ExpanderLayer):
         return Edges(columns // taps, rows, outputs, inputs, self.graph)
 
     def mask(self) -> Tensor:
-        """Bool of the dense twin's weight's shape, True where a weight is kept."""
-        return self.pattern.mask().unflatten(1, (-1, *self.kernel_size))
+        """Bool of the shape of the dense twin's weight, True where a weight is kept."""
+        mask: Tensor = self.pattern.mask().unflatten(1, (-1, *self.kernel_size))
+        return mask
 
     def extra_repr(self) -> str:
         """The constructor's arguments, the kept fraction and the graph."""
@@ -94,7 +95,7 @@ class ExpanderConvNd(SparseConvNd, ExpanderLayer):
         return f"{SparseConvNd.extra_repr(self)}, {graph}"
 
     def dense_weight(self) -> Tensor:
-        """The twin's weight, zero off the edges; differentiable in `values`."""
+        """The twin's weight, zero off the edges; differentiable in the kept entries."""
         return conv_weight(self.kept_values(), self._pattern_tensors(), self.kernel_size)
 
     def _sizes(self) -> str:
@@ -108,41 +109,34 @@ class ExpanderConvNd(SparseConvNd, ExpanderLayer):
         return pattern_of(edges.expanded(1, self._geometry.taps))
 
     def _matrix(self, weight: Tensor) -> Tensor:
-        shape = (self.out_channels, self.in_channels, *self.kernel_size)
-        require(
-            weight.shape == shape,
-            type(self).__name__,
-            "weight",
-            f"must have shape {shape}",
-            tuple(weight.shape),
-        )
+        self._check_weight(weight, (self.out_channels, self.in_channels, *self.kernel_size))
         return weight.flatten(1)
 
 
 class _ExpanderConv(ExpanderConvNd):
     """Convolution on the edges of a graph between channels; a twin of torch.nn's.
 
-        y[n, o] = b[o] + sum over the edges (o, c) of the kernel slice values[edge] on x[n, c]
+        y[n, o] = b[o] + sum over the edges (o, c) of x[n, c] convolved with the slice values[edge]
 
-    The state_dict holds `values` and `bias`; the graph is drawn from its seed.
+    The entries of the state_dict are `values` and `bias`; the graph is drawn from its seed.
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, bias, padding_mode: as in
-            the layer of torch.nn; there are no groups.
-        degree: edges per channel; the graph says of which side.
+            the layer of torch.nn; groups are not available.
+        degree: edges per input or output channel, depending on the graph.
         graph: name of a graph, such as "regular" or "xnet"; see `sparseq.graphs`.
-        seed: of the graph. Layers of one model should each have their own.
-        init: "he", N(0, 2 / fan_in) by the true number of weights of each output; "dense_fan", as
-            if all channels were read (Stewart et al. 2023).
+        seed: of the graph; should be different for each layer of a model.
+        init: "he", N(0, 2 / fan_in) where fan_in is the number of kept weights of each output;
+            "dense_fan", the same with fan_in = in_channels * taps (Stewart et al. 2023).
         device, dtype: of the parameters; torch's defaults.
-        generator: source of the initial values; torch's own by default.
+        generator: source of the initial values; torch's default generator if None.
 
     Attributes:
-        values: (edges * places of the kernel) parameter, sorted by output, input and place.
+        values: (edges * kernel taps) parameter, sorted by output, input and tap.
 
     Raises:
-        ValueError: an unknown graph or init; what the graph demands of channels and degree;
-            numbers that torch.nn's layer refuses.
+        ValueError: an unknown graph or init; channels or a degree that the graph does not allow;
+            settings that torch.nn's layer refuses.
 
     Source: Prabhu, Varma & Namboodiri 2018, "Deep expander networks"; Stewart et al. 2023.
     """
@@ -151,13 +145,14 @@ class _ExpanderConv(ExpanderConvNd):
 class _ExpanderQConv(SparseQConvNd, ExpanderConvNd):
     """Quaternion convolution on the edges of a graph, y = W (x) x + b; a twin of the dense one.
 
-    An edge is a quaternion kernel slice, between quaternions of the input and of the output:
-    channels count real ones and are divisible by 4, the degree counts quaternions. The other
-    arguments are those of `ExpanderConv2d`; init is "he" of `quaternion_init_` by the true number
-    of weights of each output, or "dense_fan", as if all channels were read.
+    An edge is a quaternion slice of the kernel between an input and an output quaternion channel:
+    in_channels and out_channels are numbers of real channels, divisible by 4, while the degree
+    counts quaternions. The other arguments are those of `ExpanderConv2d`; init is "he" of
+    `quaternion_init_` with fan_in the number of kept quaternion weights of each output, or
+    "dense_fan", the same with fan_in = in_channels / 4 * taps.
 
     Attributes:
-        values: (edges * places of the kernel, 4) parameter, components r, i, j, k.
+        values: (edges * kernel taps, 4) parameter, components r, i, j, k.
 
     Raises:
         ValueError: as `ExpanderConv2d`; channels not divisible by 4.
@@ -177,23 +172,23 @@ class _ExpanderQConv(SparseQConvNd, ExpanderConvNd):
 
 @expander_type(twin=nn.Conv1d, fold=fold_kept_rows)
 class ExpanderConv1d(_ExpanderConv):
-    __doc__ = f"Over one dimension, for nn.Conv1d.\n\n{_ExpanderConv.__doc__}"
+    __doc__ = f"Over one spatial dimension; twin of nn.Conv1d.\n\n{_ExpanderConv.__doc__}"
     dense = nn.Conv1d
 
 
 @expander_type(twin=nn.Conv2d, fold=fold_kept_rows)
 class ExpanderConv2d(_ExpanderConv):
-    __doc__ = f"Over two dimensions, for nn.Conv2d.\n\n{_ExpanderConv.__doc__}"
+    __doc__ = f"Over two spatial dimensions; twin of nn.Conv2d.\n\n{_ExpanderConv.__doc__}"
     dense = nn.Conv2d
 
 
 @expander_type(twin=QConv1d, fold=fold_kept_quaternions)
 class ExpanderQConv1d(_ExpanderQConv):
-    __doc__ = f"Over one dimension, for QConv1d.\n\n{_ExpanderQConv.__doc__}"
+    __doc__ = f"Over one spatial dimension; twin of QConv1d.\n\n{_ExpanderQConv.__doc__}"
     dense = QConv1d
 
 
 @expander_type(twin=QConv2d, fold=fold_kept_quaternions)
 class ExpanderQConv2d(_ExpanderQConv):
-    __doc__ = f"Over two dimensions, for QConv2d.\n\n{_ExpanderQConv.__doc__}"
+    __doc__ = f"Over two spatial dimensions; twin of QConv2d.\n\n{_ExpanderQConv.__doc__}"
     dense = QConv2d

@@ -1,4 +1,4 @@
-"""What the expander layers share: a pattern that is a graph, drawn again from its seed."""
+"""Base class of the expander layers: the pattern is a graph, drawn from a seed."""
 
 from __future__ import annotations
 
@@ -26,18 +26,20 @@ EXPANDER_INITS = ["he", "dense_fan"]
 class ExpanderLayer(PatternedLayer):
     """A layer whose pattern is a graph.
 
-    The state_dict holds `values` and `bias` alone; that the graph is the same is checked by the
-    metadata a state_dict carries. That of the dense twin (`weight`) loads through the pattern.
+    The entries of the state_dict are `values` and `bias` only; its metadata names the graph, and
+    loading a state_dict with another graph is an error. From the state_dict of the dense twin
+    (`weight`) the kept entries are loaded.
 
     Attributes:
-        graph: name that draws the layer's graph without a search, see `sparseq.graphs.Edges`.
-        degree, seed, init: as given.
-        block: (rows, columns) of an entry of the pattern; (1, 1) is a single edge.
+        graph: name from which the layer's graph is drawn without a search, see
+            `sparseq.graphs.Edges`.
+        degree, seed, init: as passed to the constructor.
+        block: (rows, columns) of an entry of the pattern; (1, 1) for a single edge.
         op: name of the operator that computes the layer.
     """
 
     __constants__: ClassVar[list[str]] = ["in_features", "out_features", "degree", "graph", "seed"]
-    unit: ClassVar[int] = 1  # real features of a node
+    unit: ClassVar[int] = 1  # real features per node
     block: tuple[int, int]
     op: str
 
@@ -57,29 +59,29 @@ class ExpanderLayer(PatternedLayer):
     ) -> None:
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
-        self._take_graph(graph, degree, seed, init)
-        self._fill(bias, device, dtype, generator)
+        self._set_graph(graph, degree, seed, init)
+        self._set_parameters(bias, device, dtype, generator)
 
-    def _take_graph(self, graph: str | Graph, degree: int, seed: int, init: str) -> None:
-        """Draw the graph between the layer's nodes and enter its pattern."""
+    def _set_graph(self, graph: str | Graph, degree: int, seed: int, init: str) -> None:
+        """Draw the graph between the layer's nodes and register its pattern."""
         if init not in EXPANDER_INITS:
             raise unknown_name(f"{type(self).__name__} init", init, EXPANDER_INITS)
         self.degree, self.seed, self.init = degree, seed, init
         edges = self._draw(graph)
-        self.graph, self.block = edges.graph, self._choose(edges)
+        self.graph, self.block = edges.graph, self._choose_block(edges)
         self._register_pattern(self._pattern_of(edges))
 
-    def _fill(
+    def _set_parameters(
         self, bias: bool, device: Any, dtype: torch.dtype | None, generator: torch.Generator | None
     ) -> None:
-        """Enter values and bias, and draw them."""
+        """Register values and bias, and initialize them."""
         device = torch.get_default_device() if device is None else device
         self._register(self.pattern, None, bias, device, dtype)
         self.reset_parameters(generator)
 
     @property
     def edges(self) -> Edges:
-        """The edges between outputs and inputs (quaternions in a quaternion layer)."""
+        """The edges between inputs and outputs (quaternions in a quaternion layer)."""
         rows, columns = self.pattern.shape
         outputs = self.pattern.rows().to("cpu", torch.int32).numpy()
         inputs = self.col_idx.cpu().numpy()
@@ -87,17 +89,17 @@ class ExpanderLayer(PatternedLayer):
 
     @property
     def identity(self) -> str:
-        """What makes two layers' graphs the same."""
+        """A text that is equal for two layers if they have the same graph."""
         return f"{self.graph} of degree {self.degree}, seed {self.seed}, {self._sizes()}"
 
     def mask(self) -> Tensor:
-        """Bool of the dense twin's weight's shape, True where a weight is kept."""
+        """Bool of the shape of the dense twin's weight, True where a weight is kept."""
         rows, columns = self.block
         return self.pattern.mask().repeat_interleave(rows, 0).repeat_interleave(columns, 1)
 
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draw the values anew and zero the bias."""
+        """Initialize the values and zero the bias."""
         if self.bias is not None:
             nn.init.zeros_(self.bias)
         if not self.kept_values().is_meta:
@@ -108,8 +110,8 @@ class ExpanderLayer(PatternedLayer):
         graph = f"degree={self.degree}, graph={self.graph}, seed={self.seed}"
         return f"{super().extra_repr()}, {graph}"
 
-    def _choose(self, edges: Edges) -> tuple[int, int]:
-        """The block of the layer's entries, and with it the op, for a graph."""
+    def _choose_block(self, edges: Edges) -> tuple[int, int]:
+        """The block size of the entries for a graph; also sets `op` if that depends on it."""
         return 1, 1
 
     def _drawn_values(self, generator: torch.Generator | None) -> Tensor:
@@ -121,47 +123,48 @@ class ExpanderLayer(PatternedLayer):
         return drawn.to(values.device) * scale
 
     def _drawn_quaternions(self, generator: torch.Generator | None) -> Tensor:
-        """Quaternion entries of the He distribution."""
+        """Quaternion entries as by "he" of `quaternion_init_`."""
         values = self.kept_values()
         drawn = draw_quaternions((len(values),), values, generator)
         return drawn.t() * (2 * self._fan_in()).rsqrt()[:, None]
 
     def _sizes(self) -> str:
-        """What the graph connects, in words."""
+        """Description of what the graph connects."""
         return f"{self.in_features} to {self.out_features} features"
 
     def _nodes(self) -> tuple[int, int]:
-        """Inputs and outputs of the graph."""
+        """Numbers of input and output nodes of the graph."""
         return self.in_features // self.unit, self.out_features // self.unit
 
     def _draw(self, graph: str | Graph) -> Edges:
         return draw_edges(graph, *self._nodes(), self.degree, self.seed)
 
     def _pattern_of(self, edges: Edges) -> CSRPattern:
-        """The pattern of the entries on a graph's edges."""
+        """The pattern of the entries for a graph."""
         return pattern_of(edges, self.block)
 
     def _fan_in(self) -> Tensor:
-        """(entries): nodes that the output of an entry reads, as often as it reads them."""
+        """(entries) the fan_in of each entry's output: its edges, or all inputs for "dense_fan"."""
         counts = self.row_ptr.diff()[self.pattern.rows()] * self.block[1]
-        everything = self.pattern.shape[1] * self.block[1]
-        return counts if self.init == "he" else counts.fill_(everything)
+        all_inputs = self.pattern.shape[1] * self.block[1]
+        return counts if self.init == "he" else counts.fill_(all_inputs)
 
     def _register_pattern(self, pattern: CSRPattern) -> None:
         super()._register_pattern(pattern)
         self._non_persistent_buffers_set.update(("row_ptr", "col_idx"))
 
-    def _place_pattern(self, pattern: CSRPattern, device: torch.device) -> None:
-        """Have the pattern on a device, drawn anew where the one there was holds no data."""
+    def _move_pattern(self, pattern: CSRPattern, device: torch.device) -> None:
+        """Register the pattern on a device, drawn again if it is on the meta device."""
         if pattern.row_ptr.is_meta:
             pattern = self._pattern_of(self._draw(self.graph))
         self._register_pattern(pattern.map(lambda tensor: tensor.to(device)))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        before = self.pattern
+        previous = self.pattern
         super()._apply(fn, recurse)
-        if self.row_ptr is not before.row_ptr and not self.row_ptr.is_meta:
-            self._place_pattern(before, self.row_ptr.device)  # `to_empty` leaves anything there
+        if self.row_ptr is not previous.row_ptr and not self.row_ptr.is_meta:
+            # after `to_empty` the buffers are uninitialized
+            self._move_pattern(previous, self.row_ptr.device)
         return self
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
@@ -171,36 +174,36 @@ class ExpanderLayer(PatternedLayer):
 
     def _load_from_state_dict(
         self,
-        state_dict: dict,
+        state_dict: dict[str, Any],
         prefix: str,
-        local_metadata: dict,
+        local_metadata: dict[str, Any],
         strict: bool,
-        missing_keys: list,
-        unexpected_keys: list,
-        error_msgs: list,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
     ) -> None:
-        """Refuse the values of another graph."""
+        """As the base class, but report values of another graph as an error."""
         graph = local_metadata.get("graph", self.identity)
         if graph != self.identity:
-            where = f"{prefix.rstrip('.') or 'the layer'}: {type(self).__name__}"
-            error_msgs.append(f"{where}: graph must be {self.identity}, got {graph}")
+            layer = f"{prefix.rstrip('.') or 'the layer'}: {type(self).__name__}"
+            error_msgs.append(f"{layer}: graph must be {self.identity}, got {graph}")
             return
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
 
-    def _selected(self, weight: Tensor) -> dict[str, Tensor]:
-        selected = super()._selected(weight)
-        return {name: selected[name] for name in self.store.tensors}
+    def _kept_state(self, weight: Tensor) -> dict[str, Tensor]:
+        state = super()._kept_state(weight)
+        return {name: state[name] for name in self.store.tensors}
 
-    def _adopted(self, stored: dict[str, Tensor], assign: bool) -> dict[str, Tensor]:
-        rule = "must hold no pattern, as the graph is the layer's own"
+    def _adopt(self, stored: dict[str, Tensor], assign: bool) -> dict[str, Tensor]:
+        rule = "must not contain a pattern, which is that of the layer's graph"
         pattern = stored.keys() & {"row_ptr", "col_idx"}
         require(not pattern, type(self).__name__, "state_dict", rule, ", ".join(sorted(stored)))
         first = self.store.tensors[0]
         entries = stored.get(first, getattr(self, first))
         if assign and entries.device != self.row_ptr.device:
-            self._place_pattern(self.pattern, entries.device)
+            self._move_pattern(self.pattern, entries.device)
         return {}
 
 
@@ -212,19 +215,19 @@ def pattern_of(edges: Edges, block: tuple[int, int] = (1, 1)) -> CSRPattern:
     )
 
 
-def expander_type(**known: Any) -> Callable[[Any], Any]:
-    """Registers a layer on a graph; its op is what it chose for the graph."""
+def expander_type(**fields: Any) -> Callable[[Any], Any]:
+    """Class decorator that registers an expander layer; the keywords are fields of `LayerType`."""
 
     def arguments(layer: ExpanderLayer) -> dict[str, Any]:
         return with_store(constructor_arguments(layer), layer)
 
-    def enter(kind: Any) -> Any:
+    def register(layer_class: Any) -> Any:
         return layer_type(
             op=lambda layer: layer.op,
             weights=stored_weights,
             arguments=arguments,
-            build=build_with_store(kind),
-            **known,
-        )(kind)
+            build=build_with_store(layer_class),
+            **fields,
+        )(layer_class)
 
-    return enter
+    return register

@@ -1,4 +1,4 @@
-"""Expander layers: linear layers whose weights lie on the edges of a graph drawn from a seed."""
+"""Expander linear layers: the weights are those on the edges of a graph drawn from a seed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from sparseq.errors import require
 from sparseq.graphs import Edges, Graph
 from sparseq.nn.expander.layer import ExpanderLayer, expander_type
 from sparseq.nn.quaternion.linear import QLinear, check_quaternion_sizes, quaternion_linear_of
@@ -19,12 +18,12 @@ from sparseq.ops.block_mm import block_mm, matrix_of_blocks
 from sparseq.ops.sparse_hamilton import compact_weight, sparse_hamilton
 from sparseq.ops.spmm import dense_matrix, spmm
 
-# what computes a real layer, by the name of the op that `op_of` chooses
+# operators that compute a real layer, by the names that `op_of` returns
 PRODUCTS: dict[str, Callable[..., Tensor]] = {"spmm": spmm, "block_mm": block_mm}
 
 
 def op_of(edges: Edges) -> str:
-    """The op for a graph: blocks as blocks, else CSR, whose rows may well be of equal length."""
+    """Name of the operator for a graph: `block_mm` if it consists of blocks, else `spmm`."""
     return "spmm" if edges.block == (1, 1) else "block_mm"
 
 
@@ -34,25 +33,25 @@ class ExpanderLinear(ExpanderLayer):
 
         y[n, o] = b[o] + sum over the edges (o, i) of values[edge] * x[n, i]
 
-    The state_dict holds `values` and `bias`; the graph is drawn from its seed.
+    The entries of the state_dict are `values` and `bias`; the graph is drawn from its seed.
 
     Args:
         in_features, out_features: sizes of x and y.
-        degree: edges per node; the graph says of which side.
+        degree: edges per input or output node, depending on the graph.
         graph: name of a graph, such as "regular", "xnet" or "block(16)"; see `sparseq.graphs`.
-        seed: of the graph. Layers of one model should each have their own.
-        bias: add a bias of (out_features), zeros at the start.
-        init: "he", N(0, 2 / fan_in) by the true number of inputs of each output; "dense_fan", as
-            if all of in_features were read (Stewart et al. 2023).
+        seed: of the graph; should be different for each layer of a model.
+        bias: add a bias of (out_features), initially zero.
+        init: "he", N(0, 2 / fan_in) where fan_in is the number of edges of each output;
+            "dense_fan", the same with fan_in = in_features (Stewart et al. 2023).
         device, dtype: of the parameters; torch's defaults.
-        generator: source of the initial values; torch's own by default.
+        generator: source of the initial values; torch's default generator if None.
 
     Attributes:
         values: (edges) parameter, sorted by output and then input; (blocks, rows, columns) for
-            graphs that consist of whole blocks.
+            graphs that consist of blocks.
 
     Raises:
-        ValueError: an unknown graph or init; what the graph demands of sizes and degree.
+        ValueError: an unknown graph or init; sizes or a degree that the graph does not allow.
 
     Source: Prabhu, Varma & Namboodiri 2018, "Deep expander networks".
     """
@@ -66,11 +65,11 @@ class ExpanderLinear(ExpanderLayer):
         return linear_of(self.dense_weight().detach(), self)
 
     def dense_weight(self) -> Tensor:
-        """(out_features, in_features), zero off the edges; differentiable in `values`."""
+        """(out_features, in_features), zero off the edges; differentiable in the kept entries."""
         matrix = matrix_of_blocks if self._entry_shape() else dense_matrix
         return matrix(self.kept_values(), self._pattern_tensors())
 
-    def _choose(self, edges: Edges) -> tuple[int, int]:
+    def _choose_block(self, edges: Edges) -> tuple[int, int]:
         self.op = op_of(edges)
         return edges.block
 
@@ -78,29 +77,23 @@ class ExpanderLinear(ExpanderLayer):
         return () if self.block == (1, 1) else self.block
 
     def _matrix(self, weight: Tensor) -> Tensor:
-        shape = (self.out_features, self.in_features)
-        require(
-            weight.shape == shape,
-            "ExpanderLinear",
-            "weight",
-            f"must have shape {shape}",
-            tuple(weight.shape),
-        )
+        self._check_weight(weight, (self.out_features, self.in_features))
         if not self._entry_shape():
             return weight
         rows, columns = self.block
-        return weight.unflatten(0, (-1, rows)).unflatten(2, (-1, columns)).transpose(1, 2)
+        blocks: Tensor = weight.unflatten(0, (-1, rows)).unflatten(2, (-1, columns))
+        return blocks.transpose(1, 2)
 
 
 @expander_type(twin=QLinear, fold=fold_kept_quaternions)
 class ExpanderQLinear(ExpanderLayer):
     """Quaternion linear layer on the edges of a graph, y = W (x) x + b; a twin of `QLinear`.
 
-    An edge is a whole quaternion weight, between quaternions of the input and of the output:
-    in_features and out_features count real features and are divisible by 4, the degree and the
-    blocks of the graph count quaternions. The other arguments are those of `ExpanderLinear`; init
-    is "he" of `quaternion_init_` by the true number of inputs of each output, or "dense_fan", as
-    if all were read.
+    An edge is a quaternion weight between an input and an output quaternion: in_features and
+    out_features are numbers of real features, divisible by 4, while the degree and the blocks of
+    the graph count quaternions. The other arguments are those of `ExpanderLinear`; init is "he" of
+    `quaternion_init_` with fan_in the number of edges of each output, or "dense_fan", the same with
+    fan_in = in_features / 4.
 
     Attributes:
         values: (edges, 4) parameter, components r, i, j, k.
@@ -121,7 +114,7 @@ class ExpanderQLinear(ExpanderLayer):
         return quaternion_linear_of(self.dense_weight().detach(), self)
 
     def dense_weight(self) -> Tensor:
-        """(4, m, k), zero off the edges; differentiable in `values`."""
+        """(4, m, k), zero off the edges; differentiable in the kept entries."""
         return compact_weight(self.kept_values(), self._pattern_tensors())
 
     def mask(self) -> Tensor:
@@ -141,12 +134,5 @@ class ExpanderQLinear(ExpanderLayer):
         return (4,)
 
     def _matrix(self, weight: Tensor) -> Tensor:
-        shape = (4, self.out_features // 4, self.in_features // 4)
-        require(
-            weight.shape == shape,
-            "ExpanderQLinear",
-            "weight",
-            f"must have shape {shape}",
-            tuple(weight.shape),
-        )
+        self._check_weight(weight, (4, self.out_features // 4, self.in_features // 4))
         return weight.permute(1, 2, 0)

@@ -1,1 +1,1 @@
-"""What layers become when they only run: folded normalization, chains that are one kernel."""
+"""Inference only: folded normalizations, and chains of layers that run as one kernel."""

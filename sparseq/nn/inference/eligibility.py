@@ -1,4 +1,4 @@
-"""When kernels that are for inference alone may run, and what they keep of a pattern."""
+"""When inference-only kernels may run, and their cache of reordered patterns."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from sparseq.ops.sparse_conv_chain import tap_order
 
-ORDERS: Any = WeakTensorKeyDictionary()  # of column ids: their version, and their order by taps
+# column ids -> (their version, the entries ordered by taps)
+TAP_ORDERS: Any = WeakTensorKeyDictionary()
 
 
-def is_plain(x: Any) -> bool:
-    """Whether x is a CPU tensor that no autocast, compiler or exporter sees."""
+def is_eager_cpu_tensor(x: Any) -> bool:
+    """Whether x is a CPU tensor outside of autocast, compilation and export."""
     return not (
         torch.compiler.is_compiling()
         or torch._C._is_any_autocast_enabled()
@@ -25,23 +26,29 @@ def is_plain(x: Any) -> bool:
 
 
 def is_recorded(x: Tensor, modules: Iterable[nn.Module]) -> bool:
-    """Whether autograd records what these modules make of x."""
+    """Whether autograd records the computation of these modules on x."""
     if not torch.is_grad_enabled():
         return False
-    own = (parameter for module in modules for parameter in module._parameters.values())
-    return x.requires_grad or any(tensor is not None and tensor.requires_grad for tensor in own)
+    parameters = (p for module in modules for p in module._parameters.values())
+    return x.requires_grad or any(p is not None and p.requires_grad for p in parameters)
+
+
+def has_hooks(module: Any) -> bool:
+    """Whether a module has forward hooks, which a kernel for several modules would skip."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def tap_orders(layers: Sequence[Any]) -> list[Tensor]:
-    """The entries of every layer by taps, kept as long as a pattern lives unchanged."""
-    found: list[Tensor] = []
+    """The entries of each layer ordered by taps, cached until the pattern changes."""
+    orders: list[Tensor] = []
     for layer in layers:
         pattern = layer._pattern_tensors()
-        ids = pattern[1]
-        if ids.is_inference():  # has no version to tell a change by
+        col_idx = pattern[1]
+        if col_idx.is_inference():  # has no version counter, so changes cannot be detected
             return []
-        kept = ORDERS.get(ids)
-        if kept is None or kept[0] != ids._version:
-            ORDERS[ids] = kept = (ids._version, tap_order(pattern, layer._geometry))
-        found.extend(kept[1])
-    return found
+        cached = TAP_ORDERS.get(col_idx)
+        if cached is None or cached[0] != col_idx._version:
+            cached = (col_idx._version, tap_order(pattern, layer._geometry))
+            TAP_ORDERS[col_idx] = cached
+        orders.extend(cached[1])
+    return orders

@@ -1,4 +1,4 @@
-"""Runs of layers that one kernel can take at inference: found once, asked at every call."""
+"""Runs of consecutive layers that one kernel can compute at inference."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sparseq.nn.expander.conv import ExpanderConv2d
-from sparseq.nn.inference.eligibility import tap_orders
+from sparseq.nn.inference.eligibility import has_hooks, tap_orders
 from sparseq.nn.sparse.conv import SparseConv2d
 from sparseq.nn.sparse.linear import SparseLinear
 from sparseq.nn.vector_pool import VectorMaxPool2d, is_both
@@ -19,13 +19,20 @@ from sparseq.ops.sparse_conv_chain import chain_checked
 from sparseq.ops.spmm_chain import spmm_chain
 
 POOLS = (nn.MaxPool2d, VectorMaxPool2d)
-PASSED = (nn.Identity, nn.Dropout, nn.Dropout2d)  # do nothing in evaluation mode
+NO_OPS = (nn.Identity, nn.Dropout, nn.Dropout2d)  # in evaluation mode
 
 
 class Run:
-    """Sparse layers in a row, with what stands between them."""
+    """Consecutive sparse layers, and the modules between and after them.
 
-    kinds: ClassVar[tuple[type, ...]]
+    Attributes:
+        layer_types: classes of the sparse layers.
+        modules: all modules, in order.
+        layers: the sparse layers among them.
+        relu: for each layer, 1 if a ReLU follows it, else 0.
+    """
+
+    layer_types: ClassVar[tuple[type, ...]]
 
     def __init__(self, layer: Any) -> None:
         self.modules: list[Any] = []
@@ -35,20 +42,20 @@ class Run:
 
     @classmethod
     def starts(cls, module: Any) -> bool:
-        """Whether a module is a layer of such a run."""
-        return type(module) in cls.kinds
+        """Whether a module is a sparse layer of such a run."""
+        return type(module) in cls.layer_types
 
-    def takes(self, module: Any) -> bool:
-        """Whether a module may follow."""
-        kind = type(module)
-        if kind in PASSED:
-            return kind is nn.Identity or not module.training
-        return kind is nn.ReLU or self.starts(module)
+    def accepts(self, module: Any) -> bool:
+        """Whether a module may be added."""
+        module_type = type(module)
+        if module_type in NO_OPS:
+            return module_type is nn.Identity or not module.training
+        return module_type is nn.ReLU or self.starts(module)
 
     def add(self, module: Any) -> None:
-        """Append a module that the run takes."""
+        """Append a module that the run accepts."""
         self.modules.append(module)
-        if type(module) in self.kinds:
+        if type(module) in self.layer_types:
             self.layers.append(module)
             self.relu.append(0)
         elif type(module) is nn.ReLU:
@@ -66,8 +73,8 @@ class Run:
             patterns.extend(layer._pattern_tensors())
         return values, biases, patterns
 
-    def pays(self, x: Tensor) -> bool:
-        """Whether one kernel was measured to be quicker for this input."""
+    def is_faster(self, x: Tensor) -> bool:
+        """Whether one kernel was measured to be faster for this input."""
         raise NotImplementedError
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -78,13 +85,14 @@ class Run:
 class LinearRun(Run):
     """SparseLinear and ReLU."""
 
-    kinds = (SparseLinear,)
+    layer_types = (SparseLinear,)
 
-    def pays(self, x: Tensor) -> bool:
-        """Few weights, or not too many and enough examples for every thread."""
+    def is_faster(self, x: Tensor) -> bool:
+        """If there are few weights, or enough examples for every thread."""
         weights = sum(layer._buffers["perm"].shape[0] for layer in self.layers)
         rows = x.numel() // max(x.shape[-1], 1) if x.dim() else 0
-        return measured().linear_chain.pays(weights, rows, torch.get_num_threads())
+        is_faster: bool = measured().linear_chain.pays(weights, rows, torch.get_num_threads())
+        return is_faster
 
     def __call__(self, x: Tensor) -> Tensor:
         """Through `spmm_chain`."""
@@ -92,84 +100,84 @@ class LinearRun(Run):
 
 
 class ConvRun(Run):
-    """SparseConv2d or ExpanderConv2d with zero padding, ReLU, MaxPool2d."""
+    """SparseConv2d or ExpanderConv2d with zero padding, ReLU, MaxPool2d.
 
-    kinds = (SparseConv2d, ExpanderConv2d)
+    Attributes:
+        pool: for each layer, the side of the squares pooled after it; 1 without pooling.
+        geometry: the settings of all layers, as the kernel expects them.
+    """
+
+    layer_types = (SparseConv2d, ExpanderConv2d)
 
     def __init__(self, layer: Any) -> None:
         self.pool: list[int] = []
-        self.numbers: list[int] = []
-        self._fitting: dict[tuple[int, ...], bool] = {}  # by the shape of x
+        self.geometry: list[int] = []
+        self._fits_by_shape: dict[tuple[int, ...], bool] = {}
         super().__init__(layer)
 
     @classmethod
     def starts(cls, module: Any) -> bool:
-        """A convolution that pads with zeros, on both sides alike."""
-        return type(module) in cls.kinds and not module._pads
+        """Whether a module is such a convolution with symmetric zero padding."""
+        return type(module) in cls.layer_types and not module._pads
 
-    def takes(self, module: Any) -> bool:
-        """Also a pooling, one behind each convolution."""
+    def accepts(self, module: Any) -> bool:
+        """Whether a module may be added; pooling may follow each convolution once."""
         if type(module) in POOLS:
-            return self.pool[-1] == 1 and pooled_side(module) > 1
-        return super().takes(module)
+            return self.pool[-1] == 1 and square_side(module) > 1
+        return super().accepts(module)
 
     def add(self, module: Any) -> None:
-        """Append a module that the run takes."""
+        """Append a module that the run accepts."""
         super().add(module)
-        if type(module) in self.kinds:
+        if type(module) in self.layer_types:
             self.pool.append(1)
-            self.numbers.extend(module._geometry.flat())
+            self.geometry.extend(module._geometry.flat())
         elif type(module) in POOLS:
-            self.pool[-1] = pooled_side(module)
+            self.pool[-1] = square_side(module)
 
-    def pays(self, x: Tensor) -> bool:
-        """Where x fits the layers, and no map is so large that it is far from the cache."""
+    def is_faster(self, x: Tensor) -> bool:
+        """If x fits the layers, and every map is small enough for the cache."""
         shape = tuple(x.shape)
-        if shape not in self._fitting:
-            self._fitting[shape] = self._fits(shape)
-        return self._fitting[shape]
+        if shape not in self._fits_by_shape:
+            self._fits_by_shape[shape] = self._fits(shape)
+        return self._fits_by_shape[shape]
 
     def _fits(self, shape: Sequence[int]) -> bool:
         if len(shape) != 4 or shape[1] != self.layers[0].in_channels or 0 in shape:
             return False
-        size, most = list(shape[2:]), math.prod(shape[1:])
+        size, largest = list(shape[2:]), math.prod(shape[1:])
         for layer, side in zip(self.layers, self.pool, strict=True):
             size = layer._geometry.output_size(size)
-            most = max(most, layer.out_channels * size[0] * size[1])
+            largest = max(largest, layer.out_channels * size[0] * size[1])
             size = [n // side for n in size]
-            if min(size) < 1 or not measured().conv_chain.fits(most):
+            if min(size) < 1 or not measured().conv_chain.fits(largest):
                 return False
         return True
 
     def __call__(self, x: Tensor) -> Tensor:
         """Through `sparse_conv_chain`."""
-        values, biases, patterns = self.tensors()
-        return chain_checked(
-            x, values, biases, patterns, tap_orders(self.layers), self.numbers, self.relu, self.pool
-        )
+        orders = tap_orders(self.layers)
+        return chain_checked(x, *self.tensors(), orders, self.geometry, self.relu, self.pool)
 
 
-def pooled_side(pool: Any) -> int:
-    """Side of the squares of a pooling that takes their largest and lets none overlap, else 0."""
+def square_side(pool: Any) -> int:
+    """Side of the squares of a max pooling over non-overlapping squares; 0 for any other one."""
     side = pool.kernel_size if isinstance(pool.kernel_size, int) else pool.kernel_size[0]
-    squares = is_both(pool.kernel_size, side) and is_both(pool.stride, side)
-    plain = is_both(pool.padding, 0) and is_both(pool.dilation, 1) and not pool.ceil_mode
-    return int(side) if squares and plain and not pool.return_indices else 0
+    is_tiling = is_both(pool.kernel_size, side) and is_both(pool.stride, side)
+    is_plain = is_both(pool.padding, 0) and is_both(pool.dilation, 1) and not pool.ceil_mode
+    return int(side) if is_tiling and is_plain and not pool.return_indices else 0
 
 
 def find_runs(modules: Sequence[nn.Module | None]) -> list[Any]:
-    """The modules in order: each by itself, or as a Run of at least one sparse layer."""
-    found: list[Any] = []
+    """The modules in order, consecutive ones combined to a Run where that is possible."""
+    items: list[Any] = []
     for module in modules:
-        free = not has_hooks(module)
-        if found and isinstance(found[-1], Run) and free and found[-1].takes(module):
-            found[-1].add(module)
-            continue
-        kind = next((kind for kind in (LinearRun, ConvRun) if free and kind.starts(module)), None)
-        found.append(module if kind is None else kind(module))
-    return found
-
-
-def has_hooks(module: Any) -> bool:
-    """Whether a module has hooks that a call through a kernel would pass over."""
-    return bool(module._forward_hooks or module._forward_pre_hooks)
+        run = items[-1] if items and isinstance(items[-1], Run) else None
+        if has_hooks(module):
+            items.append(module)
+        elif run is not None and run.accepts(module):
+            run.add(module)
+        else:
+            run_type = next((t for t in (LinearRun, ConvRun) if t.starts(module)), None)
+            items.append(module if run_type is None else run_type(module))
+    return items

@@ -1,1 +1,1 @@
-"""Quaternion layers: features in four blocks [r | i | j | k], weights of four components."""
+"""Quaternion layers: features in four blocks [r | i | j | k], weights with four components."""

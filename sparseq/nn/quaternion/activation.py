@@ -1,4 +1,4 @@
-"""Activations of quaternion features, which go by the norm of a quaternion."""
+"""Activations of quaternion features that depend on the norm of each quaternion."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from sparseq.nn.quaternion.linear import check_quaternion_sizes
 
 @layer_type()
 class QModReLU(nn.Module):
-    """ReLU of the norm with a learned offset for each quaternion channel; the direction stays.
+    """ReLU of the norm plus a learned offset per quaternion channel; the direction is unchanged.
 
         y = relu(|q| + b) q / |q|
 
-    Features lie in four blocks [r | i | j | k] of dimension 1. Where q is 0 so is y; its gradient
-    there is 1 for b >= 0, else 0, and that of b is 0.
+    Features are stored in four blocks [r | i | j | k] along dimension 1. Where q is 0 so is y; the
+    gradient of q there is that of y if b >= 0, else 0, and the gradient of b is 0.
 
     Args:
         num_features: real features, divisible by 4; C = num_features / 4 quaternions.
-        offset: b at the start. Below 0 it makes a dead zone of that radius; at 0 the layer is the
-            identity until it has learned.
+        offset: initial b. Below 0 it is the negative radius of a dead zone; at 0 the layer is
+            initially the identity.
         device, dtype: of the offsets; torch's defaults.
 
     Attributes:
         bias: b (C).
 
     Raises:
-        ValueError: num_features not divisible by 4, features of another size.
+        ValueError: num_features not divisible by 4, or x with another number of features.
 
     Source: Arjovsky, Shah & Bengio 2016, "Unitary evolution recurrent neural networks", eq. 8, for
     complex numbers; Trabelsi et al. 2018, section 3.4.
@@ -53,7 +53,7 @@ class QModReLU(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Every offset as at the start."""
+        """Set every offset to its initial value."""
         nn.init.constant_(self.bias, self.offset)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -64,10 +64,11 @@ class QModReLU(nn.Module):
         parts = x.unflatten(1, (4, -1))
         norm = torch.linalg.vector_norm(parts, dim=1, keepdim=True)
         offset = self.bias.view(-1, *[1] * (x.dim() - 2))
-        zero = norm == 0
-        inverse = (norm + zero).reciprocal() * ~zero  # its own gradient is finite at 0
+        is_zero = norm == 0
+        inverse = (norm + is_zero).reciprocal() * ~is_zero  # its gradient is finite at 0
         scale = (norm + offset >= 0) * (1 + offset * inverse)
-        return (parts * scale).flatten(1, 2).to(x.dtype)
+        y: Tensor = (parts * scale).flatten(1, 2).to(x.dtype)
+        return y
 
     def extra_repr(self) -> str:
         """The constructor's arguments."""
@@ -76,12 +77,12 @@ class QModReLU(nn.Module):
 
 @layer_type()
 class QuaternionToReal(nn.Module):
-    """The norm of each quaternion, |q|; (N, 4 C, ...) -> (N, C, ...). Its gradient at 0 is 0.
+    """The norm |q| of each quaternion, (N, 4 C, ...) -> (N, C, ...). Its gradient at 0 is 0.
 
-    Features lie in four blocks [r | i | j | k] of dimension 1.
+    Features are stored in four blocks [r | i | j | k] along dimension 1.
 
     Raises:
-        ValueError: features that are no multiple of 4.
+        ValueError: a number of features not divisible by 4.
 
     Source: Gaudet & Maida 2018, "Deep Quaternion Networks".
     """
@@ -90,4 +91,5 @@ class QuaternionToReal(nn.Module):
         """(N, 4 C, ...) -> (N, C, ...)."""
         fits = x.dim() >= 2 and x.shape[1] % 4 == 0
         require(fits, "QuaternionToReal", "x", "must be features (N, 4 C, ...)", tuple(x.shape))
-        return torch.linalg.vector_norm(x.unflatten(1, (4, -1)), dim=1)
+        norm: Tensor = torch.linalg.vector_norm(x.unflatten(1, (4, -1)), dim=1)
+        return norm

@@ -1,9 +1,8 @@
-"""Quaternion convolutions: the twins of torch.nn's, with sizes in real channels."""
+"""Quaternion convolutions: twins of torch.nn's convolutions, with sizes in real channels."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import chain
 from math import prod
 from typing import Any, ClassVar
 
@@ -12,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sparseq.errors import require, unknown_name
+from sparseq.nn.conv_padding import SETTINGS, pad_argument, padding_sides
 from sparseq.nn.layer_types import layer_type
 from sparseq.nn.quaternion.init import INITS, quaternion_init_
 from sparseq.nn.quaternion.linear import check_quaternion_sizes, fold_quaternion
@@ -20,15 +20,15 @@ from sparseq.ops.geometry import Sizes
 from sparseq.ops.hamilton import ALGORITHMS, real_weight
 from sparseq.ops.hamilton_conv import hamilton_conv
 
-SETTINGS = ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
 PADDING_MODES = ["zeros", "reflect", "replicate", "circular"]
+NAMED_PADDINGS = ["valid", "same"]
 
 
 class QConvNd(nn.Module):
-    """What all quaternion convolutions share."""
+    """Base class of all quaternion convolutions."""
 
     dims: ClassVar[int]
-    real: ClassVar[type[nn.Module]]  # the layer of torch.nn it swaps in for
+    real: ClassVar[type[nn.Module]]  # the twin in torch.nn
     transposed: ClassVar[bool] = False
     weight: nn.Parameter
     bias: nn.Parameter | None
@@ -46,52 +46,53 @@ class QConvNd(nn.Module):
         geometry: dict[str, Any],
         groups: int,
         bias: bool,
-        tensors: dict[str, Any],
+        factory: dict[str, Any],
         names: dict[str, str],
         generator: torch.Generator | None,
     ) -> None:
-        """Check and keep the arguments, make and draw the parameters."""
+        """Check and store the arguments, create and initialize the parameters."""
         layer, (in_channels, out_channels) = type(self).__name__, channels
         check_quaternion_sizes(layer, in_channels=in_channels, out_channels=out_channels)
-        known = {"init": INITS, "algorithm": ALGORITHMS, "padding_mode": PADDING_MODES}
-        for kind, name in names.items():
-            if name not in known[kind]:
-                raise unknown_name(f"{layer} {kind}", name, known[kind])
-            setattr(self, kind, name)
-        inside, outside = in_channels // 4, out_channels // 4
+        choices = {"init": INITS, "algorithm": ALGORITHMS, "padding_mode": PADDING_MODES}
+        for argument, name in names.items():
+            if name not in choices[argument]:
+                raise unknown_name(f"{layer} {argument}", name, choices[argument])
+            setattr(self, argument, name)
+        inputs, outputs = in_channels // 4, out_channels // 4
         require(
-            groups > 0 and inside % groups == 0 and outside % groups == 0,
+            groups > 0 and inputs % groups == 0 and outputs % groups == 0,
             layer,
             "groups",
-            f"must divide the {inside} and {outside} quaternion channels",
+            f"must divide the {inputs} and {outputs} quaternion channels",
             groups,
         )
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         for name, value in geometry.items():
-            setattr(self, name, self._each(name, value))
-        rows, columns = (inside, outside) if self.transposed else (outside, inside)
+            setattr(self, name, self._per_dimension(name, value))
+        rows, columns = (inputs, outputs) if self.transposed else (outputs, inputs)
         shape = (4, rows, columns // groups, *self.kernel_size)
-        self.weight = nn.Parameter(torch.empty(shape, **tensors))
-        zeros = nn.Parameter(torch.empty(out_channels, **tensors)) if bias else None
-        self.register_parameter("bias", zeros)
+        self.weight = nn.Parameter(torch.empty(shape, **factory))
+        biases = nn.Parameter(torch.empty(out_channels, **factory)) if bias else None
+        self.register_parameter("bias", biases)
         self.reset_parameters(generator)
 
-    def _each(self, name: str, value: Sizes) -> tuple[int, ...]:
-        numbers = tuple(value) if isinstance(value, Sequence) else (value,) * self.dims
-        fits = len(numbers) == self.dims and all(isinstance(n, int) for n in numbers)
+    def _per_dimension(self, name: str, value: Sizes) -> tuple[int, ...]:
+        """An argument with one integer for each spatial dimension, checked."""
+        sizes = tuple(value) if isinstance(value, Sequence) else (value,) * self.dims
+        fits = len(sizes) == self.dims and all(isinstance(size, int) for size in sizes)
         least = 0 if "padding" in name else 1
         require(
-            fits and min(numbers) >= least,
+            fits and min(sizes) >= least,
             type(self).__name__,
             name,
             f"must be one integer or {self.dims}, at least {least}",
             value,
         )
-        return numbers
+        return sizes
 
     @classmethod
     def like(cls, module: Any, generator: torch.Generator | None = None) -> Any:
-        """A freshly initialized layer with the numbers, bias, device and dtype of a real one."""
+        """A freshly initialized layer with the settings, bias, device and dtype of a real one."""
         names = (*SETTINGS, *(("output_padding",) if cls.transposed else ()))
         settings = {name: getattr(module, name) for name in names}
         return cls(
@@ -105,7 +106,7 @@ class QConvNd(nn.Module):
         )
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draw the weight anew, fans times the kernel's area, and zero the bias."""
+        """Initialize the weight, with the kernel's area as part of both fans, and zero the bias."""
         area = prod(self.kernel_size)
         fans = (
             area * self.in_channels // 4 // self.groups,
@@ -118,14 +119,15 @@ class QConvNd(nn.Module):
     def to_dense(self) -> Any:
         """The real layer that computes the same function; parameters are copied.
 
-        Its weight has structural zeros where this layer has groups, since those split quaternions.
+        Groups become structural zeros of its weight, since groups of quaternion channels are not
+        groups of consecutive real channels.
         """
         weight, groups = self.weight.detach(), self.groups
         if groups > 1:
             parts = weight.unflatten(1, (groups, -1))
-            whole = weight.new_zeros(*parts.shape[:3], groups, *parts.shape[3:])
-            whole[:, range(groups), :, range(groups)] = parts.movedim(1, 0)
-            weight = whole.flatten(3, 4).flatten(1, 2)
+            ungrouped = weight.new_zeros(*parts.shape[:3], groups, *parts.shape[3:])
+            ungrouped[:, range(groups), :, range(groups)] = parts.movedim(1, 0)
+            weight = ungrouped.flatten(3, 4).flatten(1, 2)
         if self.transposed:
             weight = real_weight(weight.transpose(1, 2)).transpose(0, 1).contiguous()
         else:
@@ -138,40 +140,41 @@ class QConvNd(nn.Module):
         defaults = {"stride": 1, "padding": 0, "output_padding": 0, "dilation": 1}
         for name, default in defaults.items():
             value = getattr(self, name, default)
-            same = value == (default,) * self.dims or (name != "stride" and value == default)
-            text += "" if same else f", {name}={value}"
+            is_default = value == (default,) * self.dims or (name != "stride" and value == default)
+            text += "" if is_default else f", {name}={value}"
         text += "" if self.groups == 1 else f", groups={self.groups}"
         text += "" if self.bias is not None else ", bias=False"
-        for name, plain in {"padding_mode": "zeros", "init": "he", "algorithm": "auto"}.items():
+        for name, usual in {"padding_mode": "zeros", "init": "he", "algorithm": "auto"}.items():
             value = getattr(self, name)
-            text += "" if value == plain else f", {name}={value}"
+            text += "" if value == usual else f", {name}={value}"
         return text
 
 
 class _Conv(QConvNd):
-    """A quaternion convolution, y = W (x) x + b; swaps in for the one of torch.nn.
+    """A quaternion convolution, y = W (x) x + b; replaces the one of torch.nn.
 
-    Channels lie in four blocks [r | i | j | k]; the weight multiplies on the left (the formula is
-    in `sparseq.ops.hamilton_conv`). It has a quarter of the parameters of the real layer.
+    Channels are stored in four blocks [r | i | j | k]; the weight is the left factor of the
+    Hamilton product (formula in `sparseq.ops.hamilton_conv`). The weight has a quarter of the
+    parameters of the real layer's.
 
     Args:
         in_channels, out_channels: real channels, divisible by 4.
-        kernel_size, stride, dilation: one number, or one for each dimension.
-        padding: the same, on both sides, or "valid" (none) or "same" (stride 1 only).
-        groups: groups of QUATERNION channels: group g owns the same range in each of the blocks.
-        bias: add a bias of (out_channels), zeros at the start.
+        kernel_size, stride, dilation: one integer, or one for each dimension.
+        padding: likewise, added on both sides; or "valid" (none) or "same" (stride 1 only).
+        groups: groups of QUATERNION channels; each group has the same range of each block.
+        bias: add a bias of (out_channels), initially zero.
         padding_mode: "zeros", "reflect", "replicate" or "circular".
         device, dtype: of the parameters; torch's defaults.
         init: "he", "glorot" or "htorch", see `quaternion_init_`.
         algorithm: "auto", "8" or "16", see `sparseq.ops.hamilton`.
-        generator: source of the initial weights; torch's own by default.
+        generator: source of the initial weights; torch's default generator if None.
 
     Attributes:
-        weight: (4, out_channels / 4, in_channels / 4 / groups, *kernel_size), its r, i, j, k.
+        weight: (4, out_channels / 4, in_channels / 4 / groups, *kernel_size), r, i, j, k.
         bias: (out_channels) or None.
 
     Raises:
-        ValueError: channels not divisible by 4, numbers that do not fit, an unknown name.
+        ValueError: channels not divisible by 4, invalid settings, an unknown name.
 
     Source: Gaudet & Maida 2018, "Deep Quaternion Networks", section 3.3.
     """
@@ -195,46 +198,34 @@ class _Conv(QConvNd):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        numbers = {"kernel_size": kernel_size, "stride": stride, "dilation": dilation}
+        geometry = {"kernel_size": kernel_size, "stride": stride, "dilation": dilation}
         if isinstance(padding, str):
             self.padding: Any = padding
         else:
-            numbers["padding"] = padding
+            geometry["padding"] = padding
         names = {"init": init, "algorithm": algorithm, "padding_mode": padding_mode}
         self._set_up(
             (in_channels, out_channels),
-            numbers,
+            geometry,
             groups,
             bias,
             {"device": device, "dtype": dtype},
             names,
             generator,
         )
-        self._pads = self._both_sides()
+        self._check_padding()
+        self._pads = pad_argument(padding_sides(self))
 
-    def _both_sides(self) -> list[int]:
-        """Padding before and after, last dimension first, as F.pad takes it."""
-        padding = self.padding
-        if padding == "same":
-            require(
-                max(self.stride) == 1,
-                type(self).__name__,
-                "padding",
-                "must be numbers where the stride is not 1",
-                padding,
-            )
-            totals = [d * (k - 1) for d, k in zip(self.dilation, self.kernel_size, strict=True)]
-            sides = [(total // 2, total - total // 2) for total in totals]
-        elif isinstance(padding, str):
-            if padding != "valid":
-                raise unknown_name(f"{type(self).__name__} padding", padding, ["valid", "same"])
-            sides = [(0, 0)] * self.dims
-        else:
-            sides = [(number, number) for number in padding]
-        return list(chain.from_iterable(reversed(sides)))
+    def _check_padding(self) -> None:
+        """ValueError for an unknown named padding, or "same" with a stride."""
+        layer, padding = type(self).__name__, self.padding
+        if isinstance(padding, str) and padding not in NAMED_PADDINGS:
+            raise unknown_name(f"{layer} padding", padding, NAMED_PADDINGS)
+        fits = padding != "same" or max(self.stride) == 1
+        require(fits, layer, "padding", "must be integers if a stride is above 1", padding)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, in_channels, *spatial) -> (n, out_channels, *spatial'); n may be missing."""
+        """(N, in_channels, *spatial) -> (N, out_channels, *spatial'), or the same without N."""
         before, after = self._pads[-2::-2], self._pads[::-2]
         if self.padding_mode != "zeros":
             x, before = F.pad(x, self._pads, self.padding_mode), [0] * self.dims
@@ -253,23 +244,24 @@ class _Conv(QConvNd):
 
 
 def _conv_type(twin: type[nn.Module]) -> Callable[[Any], Any]:
-    known = {"op": "hamilton_conv", "weights": ("weight",), "quaternion": True}
-    return layer_type(twin=twin, fold=fold_quaternion, **known)
+    return layer_type(
+        twin=twin, op="hamilton_conv", weights=("weight",), quaternion=True, fold=fold_quaternion
+    )
 
 
 @_conv_type(nn.Conv1d)
 class QConv1d(_Conv):
-    __doc__ = f"Over one dimension, for nn.Conv1d.\n\n{_Conv.__doc__}"
+    __doc__ = f"Over one spatial dimension; twin of nn.Conv1d.\n\n{_Conv.__doc__}"
     dims, real = 1, nn.Conv1d
 
 
 @_conv_type(nn.Conv2d)
 class QConv2d(_Conv):
-    __doc__ = f"Over two dimensions, for nn.Conv2d.\n\n{_Conv.__doc__}"
+    __doc__ = f"Over two spatial dimensions; twin of nn.Conv2d.\n\n{_Conv.__doc__}"
     dims, real = 2, nn.Conv2d
 
 
 @_conv_type(nn.Conv3d)
 class QConv3d(_Conv):
-    __doc__ = f"Over three dimensions, for nn.Conv3d.\n\n{_Conv.__doc__}"
+    __doc__ = f"Over three spatial dimensions; twin of nn.Conv3d.\n\n{_Conv.__doc__}"
     dims, real = 3, nn.Conv3d

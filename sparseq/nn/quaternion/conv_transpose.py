@@ -1,4 +1,4 @@
-"""Transposed quaternion convolutions: the twins of torch.nn's, with sizes in real channels."""
+"""Transposed quaternion convolutions: twins of torch.nn's, with sizes in real channels."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sparseq.errors import require
-from sparseq.nn.affine import Affine, quaternion_rows
+from sparseq.nn.affine import Affine, mix_components
 from sparseq.nn.layer_types import layer_type
 from sparseq.nn.quaternion.conv import QConvNd
 from sparseq.ops.geometry import Sizes
@@ -17,26 +17,27 @@ from sparseq.ops.hamilton_conv import hamilton_conv_transpose
 
 
 class _Transpose(QConvNd):
-    """A transposed quaternion convolution, the W (x) x of each input spread over the outputs.
+    """A transposed quaternion convolution: the products W (x) x of each input, summed per output.
 
-    Swaps in for the one of torch.nn. The result has, in each dimension, (size - 1) stride
-    - 2 padding + dilation (kernel_size - 1) + output_padding + 1 entries.
+    Replaces the one of torch.nn. The result has, in each dimension, (size - 1) stride - 2 padding
+    + dilation (kernel_size - 1) + output_padding + 1 entries.
 
     Args:
         in_channels, out_channels: real channels, divisible by 4.
-        kernel_size, stride, padding, dilation: one number, or one for each dimension.
-        output_padding: added to one side of the result, below stride or dilation.
-        groups: groups of QUATERNION channels: group g owns the same range in each of the blocks.
-        bias: add a bias of (out_channels), zeros at the start.
+        kernel_size, stride, padding, dilation: one integer, or one for each dimension.
+        output_padding: added to the end of each dimension of the result; less than the stride or
+            the dilation.
+        groups: groups of QUATERNION channels; each group has the same range of each block.
+        bias: add a bias of (out_channels), initially zero.
         padding_mode: "zeros".
         device, dtype, init, algorithm, generator: as in `QConv2d`.
 
     Attributes:
-        weight: (4, in_channels / 4, out_channels / 4 / groups, *kernel_size), its r, i, j, k.
+        weight: (4, in_channels / 4, out_channels / 4 / groups, *kernel_size), r, i, j, k.
         bias: (out_channels) or None.
 
     Raises:
-        ValueError: channels not divisible by 4, numbers that do not fit, an unknown name.
+        ValueError: channels not divisible by 4, invalid settings, an unknown name.
     """
 
     transposed = True
@@ -69,7 +70,7 @@ class _Transpose(QConvNd):
             "must be 'zeros' in a transposed convolution",
             padding_mode,
         )
-        numbers = {
+        geometry = {
             "kernel_size": kernel_size,
             "stride": stride,
             "padding": padding,
@@ -79,7 +80,7 @@ class _Transpose(QConvNd):
         names = {"init": init, "algorithm": algorithm, "padding_mode": padding_mode}
         self._set_up(
             (in_channels, out_channels),
-            numbers,
+            geometry,
             groups,
             bias,
             {"device": device, "dtype": dtype},
@@ -88,27 +89,33 @@ class _Transpose(QConvNd):
         )
 
     def forward(self, x: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
-        """(n, in_channels, *spatial) -> (n, out_channels, *spatial'); n may be missing.
+        """(N, in_channels, *spatial) -> (N, out_channels, *spatial'), or the same without N.
 
-        `output_size` chooses among the sizes a stride allows, and replaces `output_padding`.
+        `output_size` selects one of the output sizes possible with a stride, and overrides
+        `output_padding`.
         """
-        extra = self.output_padding if output_size is None else self._reach(x, output_size)
+        if output_size is None:
+            output_padding: Sequence[int] = self.output_padding
+        else:
+            output_padding = self._output_padding_for(x, output_size)
         y = hamilton_conv_transpose(
             x,
             self.weight,
             self.stride,
             self.padding,
-            extra,
+            output_padding,
             self.dilation,
             self.groups,
             self.algorithm,
         )
         return y if self.bias is None else y + self.bias.to(y.dtype).view(-1, *[1] * self.dims)
 
-    def _reach(self, x: Tensor, output_size: Sequence[int]) -> list[int]:
-        """The output padding that makes the result as large as asked."""
-        wanted = list(output_size)[-self.dims :]
-        numbers = zip(
+    def _output_padding_for(self, x: Tensor, output_size: Sequence[int]) -> list[int]:
+        """The output padding with which the result has this size."""
+        sizes = list(output_size)[-self.dims :]
+        rule = f"must have {self.dims} spatial sizes"
+        require(len(sizes) == self.dims, type(self).__name__, "output_size", rule, output_size)
+        geometry = zip(
             x.shape[-self.dims :],
             self.kernel_size,
             self.stride,
@@ -116,45 +123,43 @@ class _Transpose(QConvNd):
             self.dilation,
             strict=True,
         )
-        least = [(n - 1) * s - 2 * p + d * (k - 1) + 1 for n, k, s, p, d in numbers]
-        require(
-            len(wanted) == self.dims,
-            type(self).__name__,
-            "output_size",
-            f"must have {self.dims} spatial sizes",
-            output_size,
-        )
-        return [size - small for size, small in zip(wanted, least, strict=True)]
+        smallest = [(n - 1) * s - 2 * p + d * (k - 1) + 1 for n, k, s, p, d in geometry]
+        return [size - least for size, least in zip(sizes, smallest, strict=True)]
 
 
 def fold_quaternion_transposed(layer: Any, affine: Affine) -> Tensor | None:
-    """Weight (4, in / 4, out / 4 / groups, ...)."""
-    left = affine.quaternion()
-    if left is None:
+    """Fold into a weight (4, in / 4, out / 4 / groups, ...)."""
+    product = affine.left_product()
+    if product is None:
         return None
     rows = layer.weight.double().unflatten(1, (layer.groups, -1)).transpose(2, 3)
-    new = quaternion_rows(left, rows.flatten(1, 2)).view(rows.shape)
-    return new.transpose(2, 3).flatten(1, 2)
+    folded = mix_components(product, rows.flatten(1, 2)).view(rows.shape)
+    return folded.transpose(2, 3).flatten(1, 2)
 
 
 def _transpose_type(twin: type[nn.Module]) -> Callable[[Any], Any]:
-    known = {"op": "hamilton_conv", "weights": ("weight",), "quaternion": True}
-    return layer_type(twin=twin, fold=fold_quaternion_transposed, **known)
+    return layer_type(
+        twin=twin,
+        op="hamilton_conv",
+        weights=("weight",),
+        quaternion=True,
+        fold=fold_quaternion_transposed,
+    )
 
 
 @_transpose_type(nn.ConvTranspose1d)
 class QConvTranspose1d(_Transpose):
-    __doc__ = f"Over one dimension, for nn.ConvTranspose1d.\n\n{_Transpose.__doc__}"
+    __doc__ = f"Over one spatial dimension; twin of nn.ConvTranspose1d.\n\n{_Transpose.__doc__}"
     dims, real = 1, nn.ConvTranspose1d
 
 
 @_transpose_type(nn.ConvTranspose2d)
 class QConvTranspose2d(_Transpose):
-    __doc__ = f"Over two dimensions, for nn.ConvTranspose2d.\n\n{_Transpose.__doc__}"
+    __doc__ = f"Over two spatial dimensions; twin of nn.ConvTranspose2d.\n\n{_Transpose.__doc__}"
     dims, real = 2, nn.ConvTranspose2d
 
 
 @_transpose_type(nn.ConvTranspose3d)
 class QConvTranspose3d(_Transpose):
-    __doc__ = f"Over three dimensions, for nn.ConvTranspose3d.\n\n{_Transpose.__doc__}"
+    __doc__ = f"Over three spatial dimensions; twin of nn.ConvTranspose3d.\n\n{_Transpose.__doc__}"
     dims, real = 3, nn.ConvTranspose3d

@@ -13,26 +13,28 @@ from sparseq.nn.layer_types import layer_type
 
 @layer_type()
 class QDropout(nn.Module):
-    """Drops whole quaternions while training: each is 0 with probability p, else times 1 / (1 - p).
+    """Dropout of whole quaternions: in training each becomes 0 with probability p.
 
-    Features lie in four blocks [r | i | j | k] of dimension 1; the four components of a quaternion,
-    which is one channel of one example at one position, are dropped together.
+        y = q m / (1 - p),  m = 0 with probability p, else 1
+
+    Features are stored in four blocks [r | i | j | k] along dimension 1; the four components of a
+    quaternion, which is one channel of one example at one position, are dropped together.
 
     Args:
-        p: probability of a quaternion to be dropped, 0 to 1.
-        inplace: work in x itself.
+        p: probability that a quaternion is dropped, in [0, 1].
+        inplace: overwrite x.
 
     Raises:
-        ValueError: a p outside 0 to 1, features that are no multiple of 4.
+        ValueError: p outside [0, 1], or a number of features not divisible by 4.
 
-    Source: Srivastava et al. 2014, for whole quaternions.
+    Source: Srivastava et al. 2014, applied to quaternions.
     """
 
     __constants__: ClassVar[list[str]] = ["p", "inplace"]
 
     def __init__(self, p: float = 0.5, inplace: bool = False) -> None:
         super().__init__()
-        require(0 <= p <= 1, "QDropout", "p", "must be from 0 to 1", p)
+        require(0 <= p <= 1, "QDropout", "p", "must be in [0, 1]", p)
         self.p, self.inplace = p, inplace
 
     def forward(self, x: Tensor) -> Tensor:
@@ -46,7 +48,8 @@ class QDropout(nn.Module):
         if self.inplace:
             parts.mul_(keep)
             return x
-        return (parts * keep).flatten(1, 2)
+        y: Tensor = (parts * keep).flatten(1, 2)
+        return y
 
     def extra_repr(self) -> str:
         """The constructor's arguments."""

@@ -26,12 +26,12 @@ def quaternion_init_(
     variance per component is 4 s^2 fan_in for inputs of variance one.
 
     Args:
-        weight: (4, ...), floating point; components r, i, j, k.
+        weight: (4, out, in, *kernel), floating point; components r, i, j, k.
         init: "he", s = 1 / sqrt(2 fan_in); "glorot", s = 1 / sqrt(2 (fan_in + fan_out)); or
             "htorch", s = 1 / sqrt(8 fan_in), the scale of the hTorch layers.
-        fan_in: quaternions read by one output; from a weight (4, out, in, *kernel) by default.
-        fan_out: quaternions written by one input; from the weight's shape by default.
-        generator: source of randomness, on any device; torch's own by default.
+        fan_in: input quaternions of one output; by default in times the kernel's area.
+        fan_out: output quaternions of one input; by default out times the kernel's area.
+        generator: source of randomness, on any device; torch's default generator if None.
 
     Returns:
         The weight.
@@ -56,7 +56,7 @@ def quaternion_init_(
 
 
 def quaternion_scale(init: str, fan_in: float, fan_out: float) -> float:
-    """The s of `quaternion_init_`; fans in quaternions, an empty fan counts as one."""
+    """The scale s of `quaternion_init_`; fans in quaternions. A sum below 1 counts as 1."""
     fans = {"he": 2 * fan_in, "glorot": 2 * (fan_in + fan_out), "htorch": 8 * fan_in}
     if init not in fans:
         raise unknown_name("quaternion init", init, INITS)
@@ -66,7 +66,7 @@ def quaternion_scale(init: str, fan_in: float, fan_out: float) -> float:
 def draw_quaternions(
     shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None
 ) -> Tensor:
-    """(4, *shape) random quaternions of scale s = 1, on like's device, at least float32."""
+    """(4, *shape) random quaternions of scale s = 1, on the device of `like`, at least float32."""
     device = like.device if generator is None else generator.device
     dtype = torch.promote_types(like.dtype, torch.float32)
     normal = torch.randn((7, *shape), device=device, dtype=dtype, generator=generator)
@@ -74,5 +74,6 @@ def draw_quaternions(
     phase = (2 * phase - 1) * math.pi
     modulus, axis = normal[:4].norm(dim=0), normal[4:]
     axis = axis / axis.norm(dim=0).clamp_min(torch.finfo(dtype).tiny)
-    parts = torch.cat([phase.cos()[None], phase.sin() * axis])
-    return (modulus * parts).to(like.device)
+    unit = torch.cat([phase.cos()[None], phase.sin() * axis])
+    quaternions: Tensor = (modulus * unit).to(like.device)
+    return quaternions

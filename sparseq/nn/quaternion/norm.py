@@ -21,21 +21,21 @@ NORM_MODES = ["whiten", "split"]
 
 
 def running_affine_of_quaternions(norm: Any) -> Affine:
-    """gamma W (x - mean) + beta, by the running statistics."""
+    """gamma W (x - mean) + beta, with the running statistics."""
     if norm.mode == "split":
         return running_affine(norm)
     matrix = inverse_cholesky(norm.running_cov.double(), norm.eps)
     matrix = matrix if norm.weight is None else matmul(norm.weight.double(), matrix)
     diagonal = matrix.diagonal(dim1=0, dim2=1)
-    plain = torch.equal(torch.diag_embed(diagonal).movedim(0, -1), matrix)
+    is_diagonal = torch.equal(torch.diag_embed(diagonal).movedim(0, -1), matrix)
     mean = norm.running_mean.double()
     shift = torch.zeros_like(mean) if norm.bias is None else norm.bias.double()
-    affine = Affine(None if plain else matrix, diagonal.t().flatten(), shift)
-    return affine.after(mean)
+    affine = Affine(None if is_diagonal else matrix, diagonal.t().flatten(), shift)
+    return affine.of_centered(mean)
 
 
 class QBatchNorm(nn.Module):
-    """What `QBatchNorm1d`, `QBatchNorm2d` and `QBatchNorm3d` share; see `QBatchNorm2d`."""
+    """Base class of `QBatchNorm1d`, `QBatchNorm2d` and `QBatchNorm3d`; see `QBatchNorm2d`."""
 
     __constants__: ClassVar[list[str]] = ["num_features", "eps", "momentum", "affine", "mode"]
     dims: ClassVar[tuple[int, ...]]
@@ -70,8 +70,8 @@ class QBatchNorm(nn.Module):
             shape = shapes.get(name)
             empty = None if shape is None else torch.empty(shape, device=device, dtype=dtype)
             self.register_parameter(name, None if empty is None else nn.Parameter(empty))
-        spread = "running_cov" if mode == "whiten" else "running_var"
-        for name, shape in (("running_mean", (num_features,)), (spread, matrix)):
+        second_moment = "running_cov" if mode == "whiten" else "running_var"
+        for name, shape in (("running_mean", (num_features,)), (second_moment, matrix)):
             empty = torch.empty(shape, device=device, dtype=dtype) if track_running_stats else None
             self.register_buffer(name, empty)
         count = torch.tensor(0, device=device) if track_running_stats else None
@@ -79,16 +79,16 @@ class QBatchNorm(nn.Module):
         self.reset_parameters()
 
     def reset_running_stats(self) -> None:
-        """Mean 0, covariance the identity (variance 1), nothing tracked."""
+        """Reset the mean and the count to 0, the covariance to the identity (variance to 1)."""
         if self.running_mean is None:
             return
         self.running_mean.zero_()
         self.num_batches_tracked.zero_()
-        _fill_(self._spread(), 1.0)
+        _fill_(self._second_moment(), 1.0)
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """The running statistics, gamma and beta as at the start."""
+        """Reset the running statistics, gamma and beta to their initial values."""
         self.reset_running_stats()
         if self.affine:
             _fill_(self.weight, 0.5 if self.mode == "whiten" else 1.0)
@@ -107,60 +107,60 @@ class QBatchNorm(nn.Module):
         track = self.training and self.num_batches_tracked is not None
         if track:
             self.num_batches_tracked.add_(1)
-        by_batch = self.training or self.running_mean is None
-        run = self._whiten if self.mode == "whiten" else self._split
-        return run(x, by_batch, track and x.numel() > 0)
+        use_batch = self.training or self.running_mean is None
+        normalize = self._whiten if self.mode == "whiten" else self._split
+        return normalize(x, use_batch, track and x.numel() > 0)
 
     def extra_repr(self) -> str:
         """The constructor's arguments."""
         names = ("eps", "momentum", "affine", "track_running_stats", "mode")
         return f"{self.num_features}, " + ", ".join(f"{n}={getattr(self, n)}" for n in names)
 
-    def _spread(self) -> Any:
+    def _second_moment(self) -> Any:
         return self.running_cov if self.mode == "whiten" else self.running_var
 
-    def _whiten(self, x: Tensor, by_batch: bool, track: bool) -> Tensor:
-        kind = sums_dtype(x)
-        gamma, beta = _as_dtype(self.weight, kind), _as_dtype(self.bias, kind)
-        if not by_batch:
-            given = _as_dtype(self.running_mean, kind), _as_dtype(self.running_cov, kind)
-            return whiten_by(x, given, gamma, beta, self.eps)
+    def _whiten(self, x: Tensor, use_batch: bool, track: bool) -> Tensor:
+        dtype = sums_dtype(x)
+        gamma, beta = _as_dtype(self.weight, dtype), _as_dtype(self.bias, dtype)
+        if not use_batch:
+            running = _as_dtype(self.running_mean, dtype), _as_dtype(self.running_cov, dtype)
+            return whiten_by(x, running, gamma, beta, self.eps)
         y, stats = whiten_batch(x, gamma, beta, self.eps)
         if track:
             self._track(stats[0].flatten(), stats[1:], x.numel() // self.num_features)
         return y
 
-    def _split(self, x: Tensor, by_batch: bool, track: bool) -> Tensor:
+    def _split(self, x: Tensor, use_batch: bool, track: bool) -> Tensor:
         count = x.numel() // max(self.num_features, 1)
         if track and count == 1:
             self._track(x.detach().flatten(), None, count)
-        given = (self.running_mean, self.running_var)
-        if by_batch and not (track and count > 1):
-            given = (None, None)
+        running = (self.running_mean, self.running_var)
+        if use_batch and not (track and count > 1):
+            running = (None, None)
         momentum = self.momentum if self.momentum is not None else float(self._factor())
         return torch.batch_norm(
             x,
             self.weight,
             self.bias,
-            *given,
-            by_batch,
+            *running,
+            use_batch,
             momentum,
             self.eps,
             torch.backends.cudnn.enabled,
         )
 
     def _factor(self) -> Any:
-        """Weight of this batch in the running statistics; None averages over all batches."""
+        """Weight of this batch in the running statistics; 1 / batches without momentum."""
         if self.momentum is not None:
             return self.momentum
         return 1.0 / self.num_batches_tracked.clamp(min=1)
 
     @torch.no_grad()
     def _track(self, mean: Tensor, cov: Tensor | None, count: int) -> None:
-        """Move the running statistics; one value says nothing of the spread and moves none."""
+        """Update the running statistics; a single value updates the mean only."""
         pairs = [(self.running_mean, mean)]
         if cov is not None and count > 1:
-            pairs.append((self._spread(), cov * (count / (count - 1))))
+            pairs.append((self._second_moment(), cov * (count / (count - 1))))
         factor = self._factor()
         for running, new in pairs:
             if isinstance(factor, float) and running.dtype == new.dtype:
@@ -180,35 +180,36 @@ class QBatchNorm1d(QBatchNorm):
 class QBatchNorm2d(QBatchNorm):
     """Batch normalization of quaternion features (N, num_features, H, W); for nn.BatchNorm2d.
 
-    Features lie in four blocks [r | i | j | k]. Mode "whiten" takes the four components of each
-    quaternion channel together, x (4), with mean m (4) and covariance V (4, 4) over the batch and
-    all positions:
+    Features are stored in four blocks [r | i | j | k]. Mode "whiten" normalizes the four components
+    of each quaternion channel jointly, x (4), with mean m (4) and covariance V (4, 4) over the
+    batch and all positions:
 
         y = gamma W (x - m) + beta,    V + eps 1 = L L^T,  W = L^-1
 
     W is the inverse Cholesky factor, so that V^-1 = W^T W, as in Deep Quaternion Networks; the
-    components of W (x - m) have variance 1 and no correlation. gamma starts at 1/2 times the
-    identity, 1 / sqrt(4), so that the modulus of y has variance 1. Mode "split" is plain batch
-    normalization of each component by itself.
+    components of W (x - m) have variance 1 and no correlation. gamma is initially 1 / sqrt(4) = 1/2
+    times the identity, so that the variances of the components of y sum to 1. Mode "split" is plain
+    batch normalization of each component separately.
 
-    While training, or without running statistics, the statistics are those of the batch. A batch
-    of one value a channel (a batch of 1 with 1x1 maps) is no error: y is beta, and the running
-    covariance stays, since one value says nothing of it. An empty batch moves nothing either.
-    Features in 16 bits are normalized in float32.
+    In training, or without running statistics, the statistics are those of the batch. A batch with
+    one value per channel (a batch of 1 with 1x1 maps) is not an error: y is beta, and the running
+    covariance is not updated. An empty batch updates nothing. 16-bit features are normalized in
+    float32.
 
     Args:
         num_features: real features, divisible by 4; C = num_features / 4 quaternions.
         eps: added to the covariance's diagonal.
-        momentum: weight of a batch in the running statistics, of which the covariance is unbiased;
-            None averages over all batches.
-        affine: learn gamma and beta; without them y = W (x - m).
-        track_running_stats: keep running statistics; without them each batch goes by its own.
+        momentum: weight of a batch in the running statistics; None averages over all batches. The
+            running covariance is the unbiased estimate.
+        affine: learn gamma and beta; otherwise y = W (x - m).
+        track_running_stats: keep running statistics for evaluation; otherwise the statistics are
+            always those of the batch.
         device, dtype: of parameters and statistics; torch's defaults.
         mode: "whiten" or "split".
 
     Attributes:
         weight: gamma (4, 4, C), or (num_features) in mode "split"; None without `affine`.
-        bias: beta (num_features), zeros at the start; None without `affine`.
+        bias: beta (num_features), initially zero; None without `affine`.
         running_mean: (num_features); None without running statistics.
         running_cov: (4, 4, C), or `running_var` (num_features) in mode "split".
 
@@ -229,12 +230,12 @@ class QBatchNorm3d(QBatchNorm):
 
 
 def _as_dtype(tensor: Any, dtype: torch.dtype) -> Any:
-    """`tensor.to(dtype)` without a call where it is that already; None stays."""
+    """`tensor.to(dtype)` without a call if it has this dtype; None for None."""
     return tensor if tensor is None or tensor.dtype == dtype else tensor.to(dtype)
 
 
 def _fill_(tensor: Tensor, value: float) -> None:
-    """All entries of a vector, or the diagonal of (4, 4, C) and zeros beside it."""
+    """Fill a vector, or the diagonal of (4, 4, C) with zeros elsewhere."""
     with torch.no_grad():
         if tensor.dim() == 1:
             tensor.fill_(value)

@@ -14,19 +14,20 @@ from sparseq.ops.quaternion_norm import sums_dtype
 
 @layer_type()
 class QMaxPool2d(nn.Module):
-    """Keeps in each window, of each quaternion channel, the quaternion of the largest norm.
+    """Max pooling of quaternions: selects in each window the quaternion with the largest norm.
 
-    Channels lie in four blocks [r | i | j | k]. Of equal norms the first of the window counts, row
-    by row, so that equal inputs give equal outputs; a NaN counts as the largest. Gradients go to
-    the quaternion kept. (Pooling each component by itself is `nn.MaxPool2d`.)
+    Channels are stored in four blocks [r | i | j | k]. Among equal norms the first of the window,
+    in row-major order, is selected, so that the result is deterministic; a NaN counts as the
+    largest. The gradient is passed to the selected quaternion. (For pooling each component
+    separately, use `nn.MaxPool2d`.)
 
     Args:
         kernel_size, stride, padding, dilation, ceil_mode: as in `nn.MaxPool2d`; the stride is the
-            kernel_size by default, padding is never kept.
+            kernel_size by default, and padding is never selected.
 
     Raises:
-        ValueError: maps that are not (N, 4 C, H, W) or (4 C, H, W).
-        RuntimeError: what `nn.MaxPool2d` refuses.
+        ValueError: x of another shape than (N, 4 C, H, W) or (4 C, H, W).
+        RuntimeError: settings that `nn.MaxPool2d` refuses.
 
     Source: the amplitude pooling of Yin et al. 2019, "Quaternion convolutional neural network for
     color image classification and forensics".
@@ -47,12 +48,12 @@ class QMaxPool2d(nn.Module):
         self.padding, self.dilation, self.ceil_mode = padding, dilation, ceil_mode
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, 4 C, H, W) -> (N, 4 C, H', W'); without N too."""
+        """(N, 4 C, H, W) -> (N, 4 C, H', W'), or the same without N."""
         fits = x.dim() in (3, 4) and x.shape[-3] % 4 == 0
         require(fits, "QMaxPool2d", "x", "must have shape (N, 4 C, H, W)", tuple(x.shape))
         parts = x.unflatten(-3, (4, -1))
-        norms = parts.detach().to(sums_dtype(x)).square().sum(-4)  # squares of 16 bits overflow
-        _, places = F.max_pool2d(
+        norms = parts.detach().to(sums_dtype(x)).square().sum(-4)  # 16-bit squares overflow
+        _, positions = F.max_pool2d(
             norms,
             self.kernel_size,
             self.stride,
@@ -61,9 +62,10 @@ class QMaxPool2d(nn.Module):
             self.ceil_mode,
             return_indices=True,
         )
-        chosen = places.flatten(-2).unsqueeze(-3).expand(*parts.shape[:-2], -1)
-        kept = parts.flatten(-2).gather(-1, chosen)
-        return kept.unflatten(-1, places.shape[-2:]).flatten(-4, -3)
+        index = positions.flatten(-2).unsqueeze(-3).expand(*parts.shape[:-2], -1)
+        selected = parts.flatten(-2).gather(-1, index)
+        y: Tensor = selected.unflatten(-1, positions.shape[-2:]).flatten(-4, -3)
+        return y
 
     def extra_repr(self) -> str:
         """The constructor's arguments."""

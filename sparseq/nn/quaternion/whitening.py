@@ -1,8 +1,9 @@
-"""Whitening of quaternion channels, by the statistics of a batch or by given ones.
+"""Whitening of quaternion channels, with the statistics of the batch or other ones.
 
     y = gamma W (x - m) + beta,   W = L^-1,   V + eps 1 = L L^T
 
-with mean m and covariance V of the four components of each channel; differentiable to any order.
+with the mean m and covariance V of the four components of each channel; differentiable to any
+order.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from sparseq.ops.quaternion_whiten import (
 def whiten_batch(
     x: Tensor, gamma: Tensor | None, beta: Tensor | None, eps: float
 ) -> tuple[Tensor, Tensor]:
-    """Whiten by the batch's own statistics.
+    """Whiten with the statistics of the batch.
 
     Args:
         x: (N, 4 C, ...), floating point.
@@ -33,8 +34,8 @@ def whiten_batch(
         eps: added to the covariance's diagonal.
 
     Returns:
-        y of x's shape, dtype and memory format; and the statistics (5, 4, C), the mean, then the
-        covariance undivided by n - 1, without gradient.
+        y of x's shape, dtype and memory format; and the statistics (5, 4, C), the mean followed by
+        the biased covariance (divided by n), without gradient.
     """
     rows = _channels_last_rows(x)
     y, stats = _WhitenBatch.apply(x if rows is None else rows, gamma, beta, eps)
@@ -44,7 +45,7 @@ def whiten_batch(
 def whiten_by(
     x: Tensor, stats: tuple[Tensor, Tensor], gamma: Tensor | None, beta: Tensor | None, eps: float
 ) -> Tensor:
-    """Whiten by the mean (4 C) and the covariance (4, 4, C) given; else as `whiten_batch`."""
+    """Whiten with `stats`, a mean (4 C) and a covariance (4, 4, C); else as `whiten_batch`."""
     mean, cov = stats
     rows = _channels_last_rows(x)
     y = quaternion_whiten(x if rows is None else rows, mean, cov, gamma, beta, eps)
@@ -52,9 +53,9 @@ def whiten_by(
 
 
 def _channels_last_rows(x: Tensor) -> Tensor | None:
-    """(N * positions, 4 C), a view, if x has its channels last and enough of them."""
-    enough = x.shape[1] >= 4 * measured().whitening.channels_last
-    if x.dim() == 2 or x.is_contiguous() or not enough:
+    """(N * positions, 4 C), a view, if x is in channels-last format with enough channels."""
+    has_enough = x.shape[1] >= 4 * measured().whitening.channels_last
+    if x.dim() == 2 or x.is_contiguous() or not has_enough:
         return None
     last = x.movedim(1, -1)
     return last.reshape(-1, x.shape[1]) if last.is_contiguous() else None
@@ -65,10 +66,12 @@ def _shaped_as(x: Tensor, y: Tensor, rows: Tensor | None) -> Tensor:
 
 
 class _WhitenBatch(torch.autograd.Function):
-    """The gradient in two passes over x and dy: their products, then one map of both."""
+    """Whitening whose gradient takes two passes over x and dy: sums of products, then dx."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, gamma: Tensor | None, beta: Tensor | None, eps: float):
+    def forward(
+        ctx: Any, x: Tensor, gamma: Tensor | None, beta: Tensor | None, eps: float
+    ) -> tuple[Tensor, Tensor]:
         stats = quaternion_moments(x)
         mean, cov = stats[0].flatten(), stats[1:]
         ctx.save_for_backward(x, gamma, stats)
@@ -78,18 +81,18 @@ class _WhitenBatch(torch.autograd.Function):
         return quaternion_whiten(x, mean, cov, gamma, beta, eps), stats
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor | None, _: Any):  # type: ignore[override]
+    def backward(ctx: Any, dy: Tensor | None, _: Any) -> tuple[Tensor | None, ...]:
         if dy is None:
             return None, None, None, None
         x, gamma, stats = ctx.saved_tensors
-        if torch.is_grad_enabled():  # a second gradient goes through the statistics again
+        if torch.is_grad_enabled():  # second derivatives need the statistics as a function of x
             stats = quaternion_moments(x)
         mean, cov = stats[0].flatten(), stats[1:]
         sums = quaternion_whiten_sums(dy, x, mean, cov, ctx.eps)
-        by_x, by_gamma, by_beta, _ = ctx.needs_input_grad
+        needs_dx, needs_dgamma, needs_dbeta, _ = ctx.needs_input_grad
         return (
-            quaternion_whiten_dx(dy, x, mean, cov, gamma, sums, ctx.eps) if by_x else None,
-            sums[1:] if by_gamma else None,
-            sums[0].flatten() if by_beta else None,
+            quaternion_whiten_dx(dy, x, mean, cov, gamma, sums, ctx.eps) if needs_dx else None,
+            sums[1:] if needs_dgamma else None,
+            sums[0].flatten() if needs_dbeta else None,
             None,
         )

@@ -1,1 +1,1 @@
-"""Sparse layers: only the kept weights exist, in memory, gradients and optimizer state."""
+"""Sparse layers: only kept weights take memory, also in gradients and optimizer states."""

@@ -1,4 +1,4 @@
-"""Sparse convolutions: only the kept weights exist, in memory, gradients and optimizer state."""
+"""Sparse convolutions: only kept weights take memory, also in gradients and optimizer states."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from sparseq.errors import require
 from sparseq.formats import CSRPattern
-from sparseq.nn.inference.eligibility import is_plain, is_recorded, tap_orders
-from sparseq.nn.sparse.conv_nd import SETTINGS, SparseConvNd, sparse_conv_type
+from sparseq.nn.conv_padding import SETTINGS
+from sparseq.nn.inference.eligibility import is_eager_cpu_tensor, is_recorded, tap_orders
+from sparseq.nn.sparse.conv_nd import SparseConvNd, sparse_conv_type
 from sparseq.nn.sparse.linear import fold_kept_rows
 from sparseq.nn.sparse.patterned import checked_mask
 from sparseq.nn.twins import match_twin
@@ -21,27 +22,30 @@ from sparseq.ops.sparse_conv_chain import chain_checked
 
 
 class _SparseConv(SparseConvNd):
-    """A sparse convolution, the twin of torch.nn's (the formula is in `sparseq.ops.sparse_conv`).
+    """A sparse convolution, the twin of torch.nn's (formula in `sparseq.ops.sparse_conv`).
 
-    The state_dict holds `values`, `row_ptr`, `col_idx` and `bias`. One with another pattern
-    replaces the layer's; that of the dense twin (`weight`) loads through the pattern.
+    The entries of the state_dict are `values`, `row_ptr`, `col_idx` and `bias`. Loading a
+    state_dict with another pattern replaces the layer's; from that of the dense twin (`weight`) the
+    kept entries are loaded.
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
             padding_mode: as in the layer of torch.nn.
         pattern: of the weight as a matrix, `weight.flatten(1)`: (out_channels, in_channels
-            / groups * places of the kernel).
-        values: (nnz) kept weights in CSR order, copied; None draws them and the bias from U(-b, b)
-            with b = 1 / sqrt(kept inputs of the row). The bias is zero where values are given.
-        device, dtype: of the parameters; by default those of values, else the pattern's device.
+            / groups * kernel taps).
+        values: (nnz) kept weights in CSR order, copied; if None, they and the bias are drawn from
+            U(-b, b) with b = 1 / sqrt(kept inputs of the row). The bias is zero if values are
+            passed.
+        device, dtype: of the parameters; by default those of `values`, or the pattern's device and
+            torch's default dtype.
 
     Attributes:
         values: (nnz) parameter.
         row_ptr, col_idx: int32 buffers; row_ptr_t, col_idx_t, perm: their transpose, not saved.
 
     Raises:
-        ValueError: numbers that torch.nn's layer refuses, a pattern or values of another shape,
-            values that are no floats.
+        ValueError: settings that torch.nn's layer refuses, a pattern or values of another shape,
+            values that are not floating point.
     """
 
     def __init__(
@@ -61,7 +65,7 @@ class _SparseConv(SparseConvNd):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self._take_numbers(
+        self._adopt_settings(
             self.dense(
                 in_channels,
                 out_channels,
@@ -88,11 +92,11 @@ class _SparseConv(SparseConvNd):
             self.reset_parameters()
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draw values and bias anew, by the true number of inputs of each row."""
+        """Draw values and bias from U(-b, b), b = 1 / sqrt(kept inputs of the row)."""
         self._draw_by_inputs(generator)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, *spatial) -> (N, out_channels, *spatial'); N may be missing."""
+        """(N, in_channels, *spatial) -> (N, out_channels, *spatial'), or the same without N."""
         return self._convolve(x, self._product)
 
     def _product(self, x: Tensor) -> Tensor:
@@ -100,14 +104,14 @@ class _SparseConv(SparseConvNd):
 
     @classmethod
     def from_dense(cls, module: Any, mask: Tensor | None = None) -> Any:
-        """The kept weights of a dense layer; `to_dense` is the exact inverse on these.
+        """A layer with the kept weights of a dense one; `to_dense` restores these exactly.
 
         Args:
-            module: the dense twin, left as it is.
-            mask: bool of the weight's shape, True = keep; by default the weights that are not 0.
+            module: the dense twin; it is not modified.
+            mask: bool of the weight's shape, True = keep; by default keeps weights other than 0.
 
         Raises:
-            ValueError: another kind of layer, a mask of another shape or dtype.
+            ValueError: another type of layer, a mask of another shape or dtype.
         """
         keep = checked_mask(f"{cls.__name__}.from_dense", module, cls.dense, mask)
         pattern = CSRPattern.from_mask(keep.flatten(1))
@@ -125,38 +129,32 @@ class _SparseConv(SparseConvNd):
         return layer
 
     def dense_weight(self) -> Tensor:
-        """The twin's weight, zero where nothing is kept; differentiable in `values`."""
+        """The twin's weight, zero at dropped entries; differentiable in the kept ones."""
         return conv_weight(self.kept_values(), self._pattern_tensors(), self.kernel_size)
 
     def _matrix(self, weight: Tensor) -> Tensor:
         shape = (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
-        require(
-            weight.shape == shape,
-            type(self).__name__,
-            "weight",
-            f"must have shape {shape}",
-            tuple(weight.shape),
-        )
+        self._check_weight(weight, shape)
         return weight.flatten(1)
 
 
-_real_type = sparse_conv_type(fold=fold_kept_rows, break_even=("Conv2d {}", "Conv2d {} by slice"))
+_conv_type = sparse_conv_type(fold=fold_kept_rows, break_even=("Conv2d {}", "Conv2d {} by slice"))
 
 
-@_real_type
+@_conv_type
 class SparseConv1d(_SparseConv):
-    __doc__ = f"Over one dimension, for nn.Conv1d.\n\n{_SparseConv.__doc__}"
+    __doc__ = f"Over one spatial dimension; twin of nn.Conv1d.\n\n{_SparseConv.__doc__}"
     dense = nn.Conv1d
 
 
-@_real_type
+@_conv_type
 class SparseConv2d(_SparseConv):
-    __doc__ = f"Over two dimensions, for nn.Conv2d.\n\n{_SparseConv.__doc__}"
+    __doc__ = f"Over two spatial dimensions; twin of nn.Conv2d.\n\n{_SparseConv.__doc__}"
     dense = nn.Conv2d
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, *spatial) -> (N, out_channels, *spatial'); N may be missing."""
-        if not is_plain(x) or is_recorded(x, (self,)) or not self._is_quicker_alone(x):
+        """(N, in_channels, *spatial) -> (N, out_channels, *spatial'), or the same without N."""
+        if not is_eager_cpu_tensor(x) or is_recorded(x, (self,)) or not self._chain_is_faster(x):
             return super().forward(x)
         values = self.kept_values()
         bias = values.new_empty(0) if self.bias is None else self.bias
@@ -171,21 +169,21 @@ class SparseConv2d(_SparseConv):
             [1],
         )
 
-    def _is_quicker_alone(self, x: Tensor) -> bool:
-        """Whether a chain of this layer alone was measured to be quicker than `sparse_conv`."""
+    def _chain_is_faster(self, x: Tensor) -> bool:
+        """Whether a chain of only this layer was measured to be faster than `sparse_conv`."""
         kernel, stride, padding, dilation, _, _ = self._geometry
-        same = stride == (1, 1) and all(
+        keeps_size = stride == (1, 1) and all(
             2 * p == d * (k - 1) for k, p, d in zip(kernel, padding, dilation, strict=True)
         )
-        if not same or self._pads or x.dim() != 4 or x.shape[1] != self.in_channels:
+        if not keeps_size or self._pads or x.dim() != 4 or x.shape[1] != self.in_channels:
             return False
         area = x.shape[2] * x.shape[3]
-        chain, numbers = measured().conv_chain, area * max(self.in_channels, self.out_channels)
-        pays = chain.pays_alone(x.shape[0], area, kernel == (3, 3))
-        return numbers > 0 and pays and chain.fits(numbers)
+        chain, map_size = measured().conv_chain, area * max(self.in_channels, self.out_channels)
+        is_faster = chain.pays_alone(x.shape[0], area, kernel == (3, 3))
+        return map_size > 0 and is_faster and chain.fits(map_size)
 
 
-@_real_type
+@_conv_type
 class SparseConv3d(_SparseConv):
-    __doc__ = f"Over three dimensions, for nn.Conv3d.\n\n{_SparseConv.__doc__}"
+    __doc__ = f"Over three spatial dimensions; twin of nn.Conv3d.\n\n{_SparseConv.__doc__}"
     dense = nn.Conv3d

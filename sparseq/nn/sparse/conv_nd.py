@@ -1,16 +1,16 @@
-"""What sparse convolutions share: the numbers of the dense twin, its padding, and its files."""
+"""Base class of the sparse convolutions: settings of the dense twin, padding, registration."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from itertools import chain
 from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sparseq.errors import require
+from sparseq.nn.conv_padding import SETTINGS, pad_argument, padding_sides
 from sparseq.nn.layer_types import constructor_arguments, layer_type
 from sparseq.nn.sparse.patterned import (
     PatternedLayer,
@@ -22,14 +22,12 @@ from sparseq.nn.sparse.patterned import (
 from sparseq.nn.twins import match_twin
 from sparseq.ops.sparse_conv import ConvGeometry
 
-SETTINGS = ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
-
 
 class SparseConvNd(PatternedLayer):
-    """What all sparse convolutions share: the numbers of the dense twin, and its padding."""
+    """Base class of all sparse convolutions: the settings of the dense twin, and its padding."""
 
     __constants__: ClassVar[list[str]] = ["in_channels", "out_channels", *SETTINGS]
-    dense: ClassVar[Any]  # the layer type it is the twin of
+    dense: ClassVar[Any]  # the dense twin's class
     in_channels: int
     out_channels: int
     kernel_size: tuple[int, ...]
@@ -54,8 +52,8 @@ class SparseConvNd(PatternedLayer):
         """Rows and columns of the pattern of a layer with these arguments."""
         return out_channels, in_channels // groups * math.prod(kernel_size)
 
-    def _take_numbers(self, twin: Any) -> None:
-        """Adopt the checked numbers of a dense twin."""
+    def _adopt_settings(self, twin: Any) -> None:
+        """Copy the settings of a dense twin, which has checked them."""
         for name in ("in_channels", "out_channels", *SETTINGS):
             setattr(self, name, getattr(twin, name))
         dims = len(self.kernel_size)
@@ -66,33 +64,35 @@ class SparseConvNd(PatternedLayer):
             "must be positive",
             (self.in_channels, self.out_channels),
         )
-        sides = _both_sides(twin)
-        same = self.padding_mode == "zeros" and all(before == after for before, after in sides)
-        self._pads = [] if same else list(chain.from_iterable(reversed(sides)))
-        inner = tuple(before for before, _ in sides) if same else (0,) * dims
+        sides = padding_sides(twin)
+        symmetric = all(before == after for before, after in sides)
+        # padding that the kernel cannot do is added to x by F.pad
+        by_kernel = self.padding_mode == "zeros" and symmetric
+        self._pads = [] if by_kernel else pad_argument(sides)
+        padding = tuple(before for before, _ in sides) if by_kernel else (0,) * dims
         self._geometry = ConvGeometry(
-            self.kernel_size, self.stride, inner, self.dilation, (0,) * dims, self._real_groups()
+            self.kernel_size, self.stride, padding, self.dilation, (0,) * dims, self._real_groups()
         )
 
     def _real_groups(self) -> int:
-        """Groups of the real convolution that runs."""
+        """Groups of the real convolution that the kernel computes."""
         return self.groups
 
     def _outputs(self) -> int:
         return self.out_channels
 
     def _convolve(self, x: Tensor, convolve: Callable[[Tensor], Tensor]) -> Tensor:
-        """Pad as the padding mode says, then convolve; takes x with and without a batch."""
-        batched = x.dim() == len(self.kernel_size) + 2
-        x = x if batched else x.unsqueeze(0)
+        """Pad x, with or without a batch dimension, by the padding mode and convolve it."""
+        is_batched = x.dim() == len(self.kernel_size) + 2
+        x = x if is_batched else x.unsqueeze(0)
         if self._pads:
             mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
             x = F.pad(x, self._pads, mode)
         y = convolve(x)
-        return y if batched else y.squeeze(0)
+        return y if is_batched else y.squeeze(0)
 
     def to_dense(self) -> Any:
-        """The dense twin with zeros at the dropped places; parameters are copied."""
+        """The dense twin with zeros at the dropped entries; parameters are copied."""
         settings = {name: getattr(self, name) for name in SETTINGS}
         layer = self.dense(
             self.in_channels,
@@ -109,43 +109,39 @@ class SparseConvNd(PatternedLayer):
         """The constructor's arguments and the kept fraction."""
         text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}"
         ones = (1,) * len(self.kernel_size)
-        plain = {"stride": ones, "padding": (0,) * len(ones), "dilation": ones, "groups": 1}
-        for name, usual in {**plain, "padding_mode": "zeros"}.items():
+        defaults: dict[str, Any] = {"stride": ones, "padding": (0,) * len(ones), "dilation": ones}
+        for name, default in {**defaults, "groups": 1, "padding_mode": "zeros"}.items():
             value = getattr(self, name)
-            text += "" if value == usual else f", {name}={value}"
+            text += "" if value == default else f", {name}={value}"
         return f"{text}, bias={self.bias is not None}, density={self.density:.4g}"
 
 
-def sparse_conv_type(**known: Any) -> Callable[[Any], Any]:
-    """Registers a sparse convolution, the twin of its `dense`; the pattern comes with the state."""
+def sparse_conv_type(**fields: Any) -> Callable[[Any], Any]:
+    """Class decorator that registers a sparse convolution as the twin of its `dense`.
 
-    def enter(kind: Any) -> Any:
+    The keywords are fields of `LayerType`. In files the pattern is part of the state, not of the
+    arguments.
+    """
+
+    def register(conv_class: Any) -> Any:
         def build(**arguments: Any) -> Any:
-            return kind(pattern=empty_pattern(*kind.pattern_shape(**arguments)), **arguments)
+            pattern = empty_pattern(*conv_class.pattern_shape(**arguments))
+            return conv_class(pattern=pattern, **arguments)
 
         return layer_type(
-            twin=kind.dense,
+            twin=conv_class.dense,
             op="sparse_conv",
             weights=stored_weights,
             arguments=_arguments,
             build=build_with_store(build),
-            **known,
-        )(kind)
+            **fields,
+        )(conv_class)
 
-    return enter
+    return register
 
 
 def _arguments(layer: SparseConvNd) -> dict[str, Any]:
-    numbers = constructor_arguments(layer)
-    kept = {name: value for name, value in numbers.items() if name not in ("pattern", "values")}
-    return with_store(kept, layer)
-
-
-def _both_sides(twin: Any) -> list[tuple[int, int]]:
-    """Zeros before and after each spatial dimension."""
-    if twin.padding == "valid":
-        return [(0, 0)] * len(twin.kernel_size)
-    if twin.padding == "same":
-        totals = [d * (k - 1) for d, k in zip(twin.dilation, twin.kernel_size, strict=True)]
-        return [(total // 2, total - total // 2) for total in totals]
-    return [(number, number) for number in twin.padding]
+    arguments = constructor_arguments(layer)
+    for name in ("pattern", "values"):
+        arguments.pop(name, None)
+    return with_store(arguments, layer)

@@ -1,4 +1,4 @@
-"""Sparse linear layers: only the kept weights exist, in memory, gradients and optimizer state."""
+"""Sparse linear layers: only kept weights take memory, also in gradients and optimizer states."""
 
 from __future__ import annotations
 
@@ -24,17 +24,18 @@ from sparseq.ops.spmm import dense_matrix, spmm
 
 
 def fold_kept_rows(layer: Any, affine: Affine) -> Tensor | None:
-    """Entries (nnz) or blocks (nnz, rows, columns) in the rows of a pattern."""
+    """Fold into kept entries (nnz) or blocks (nnz, rows, columns)."""
     if affine.matrix is not None:
         return None
-    values, rows = layer.kept_values().double(), layer.pattern.rows()
+    values: Tensor = layer.kept_values().double()
+    rows = layer.pattern.rows()
     if values.dim() == 1:
         return values * affine.scale[rows]
     return values * affine.scale.view(-1, values.shape[1])[rows][:, :, None]
 
 
 def _arguments(layer: SparseLinear) -> dict[str, Any]:
-    """Sizes, and whether there is a bias; the pattern comes with the state."""
+    """The constructor's arguments in a file, where the pattern is part of the state."""
     bias = {} if layer.bias is not None else {"bias": False}
     sizes = {"in_features": layer.in_features, "out_features": layer.out_features}
     return with_store({**sizes, **bias}, layer)
@@ -59,23 +60,25 @@ class SparseLinear(PatternedLayer):
 
         y[n, r] = b[r] + sum over p in row r of values[p] * x[n, col_idx[p]]
 
-    The state_dict holds `values`, `row_ptr`, `col_idx` and `bias`. One with another pattern
-    replaces the layer's; that of an `nn.Linear` (`weight`) loads through the pattern.
+    The entries of the state_dict are `values`, `row_ptr`, `col_idx` and `bias`. Loading a
+    state_dict with another pattern replaces the layer's; from that of an `nn.Linear` (`weight`) the
+    kept entries are loaded.
 
     Args:
         in_features, out_features: sizes of x and y.
         pattern: of shape (out_features, in_features).
-        values: (nnz) kept weights in CSR order, copied; None draws them and the bias from U(-b, b)
-            with b = 1 / sqrt(kept inputs of the row).
-        bias: add a bias of (out_features), zeros where values are given.
-        device, dtype: of the parameters; by default those of values, else the pattern's device.
+        values: (nnz) kept weights in CSR order, copied; if None, they and the bias are drawn from
+            U(-b, b) with b = 1 / sqrt(kept inputs of the row).
+        bias: add a bias of (out_features), zero if values are passed.
+        device, dtype: of the parameters; by default those of `values`, or the pattern's device and
+            torch's default dtype.
 
     Attributes:
         values: (nnz) parameter.
         row_ptr, col_idx: int32 buffers; row_ptr_t, col_idx_t, perm: their transpose, not saved.
 
     Raises:
-        ValueError: a pattern or values of another shape, values that are no floats.
+        ValueError: a pattern or values of another shape, values that are not floating point.
     """
 
     def __init__(
@@ -102,7 +105,7 @@ class SparseLinear(PatternedLayer):
             self.reset_parameters()
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draw values and bias anew, by the true number of inputs of each row."""
+        """Draw values and bias from U(-b, b), b = 1 / sqrt(kept inputs of the row)."""
         self._draw_by_inputs(generator)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -111,14 +114,14 @@ class SparseLinear(PatternedLayer):
 
     @classmethod
     def from_dense(cls, module: nn.Linear, mask: Tensor | None = None) -> SparseLinear:
-        """The kept weights of a dense layer; `to_dense` is the exact inverse on these.
+        """A layer with the kept weights of a dense one; `to_dense` restores these exactly.
 
         Args:
-            module: an `nn.Linear`, left as it is.
-            mask: bool of the weight's shape, True = keep; by default the weights that are not 0.
+            module: an `nn.Linear`; it is not modified.
+            mask: bool of the weight's shape, True = keep; by default keeps weights other than 0.
 
         Raises:
-            ValueError: another kind of layer, a mask of another shape or dtype.
+            ValueError: another type of layer, a mask of another shape or dtype.
         """
         keep = checked_mask("SparseLinear.from_dense", module, nn.Linear, mask)
         pattern = CSRPattern.from_mask(keep)
@@ -130,20 +133,13 @@ class SparseLinear(PatternedLayer):
         return layer
 
     def to_dense(self) -> nn.Linear:
-        """The `nn.Linear` with zeros at the dropped places; parameters are copied."""
+        """The `nn.Linear` with zeros at the dropped entries; parameters are copied."""
         return linear_of(self.dense_weight().detach(), self)
 
     def dense_weight(self) -> Tensor:
-        """(out_features, in_features), zero where nothing is kept; differentiable in `values`."""
+        """(out_features, in_features), zero at dropped entries; differentiable in the kept ones."""
         return dense_matrix(self.kept_values(), self._pattern_tensors())
 
     def _matrix(self, weight: Tensor) -> Tensor:
-        shape = (self.out_features, self.in_features)
-        require(
-            weight.shape == shape,
-            "SparseLinear",
-            "weight",
-            f"must have shape {shape}",
-            tuple(weight.shape),
-        )
+        self._check_weight(weight, (self.out_features, self.in_features))
         return weight

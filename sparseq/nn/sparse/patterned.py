@@ -1,4 +1,4 @@
-"""What the sparse layers share: a pattern in buffers, a store of kept entries, their loading."""
+"""Base class of the sparse layers: a pattern in buffers, a store of kept entries, loading."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ PATTERN = ("row_ptr", "col_idx", "row_ptr_t", "col_idx_t", "perm")
 
 
 class PatternedLayer(nn.Module):
-    """A layer that holds the kept entries of a weight, at a CSR pattern and in a value store.
+    """A layer with the kept entries of a weight: a CSR pattern and a value store.
 
-    The state_dict holds the store's tensors (`values` of the float store), `row_ptr`, `col_idx`
-    (int32) and `bias`; the transposed pattern is rebuilt on load. A state_dict with another pattern
-    replaces the layer's, after all checks; that of the dense twin (`weight`) loads through the
-    pattern. The parameters stay the same objects, but an optimizer's state for them fits only while
-    the number of entries stays.
+    The entries of the state_dict are the store's tensors (`values` of the float store), `row_ptr`,
+    `col_idx` (int32) and `bias`; the transposed pattern is rebuilt on load. Loading a state_dict
+    with another pattern replaces the layer's, after all checks; from that of the dense twin
+    (`weight`) the kept entries are loaded. The parameters remain the same objects, but an
+    optimizer's state for them is valid only if the number of entries does not change.
 
     Attributes:
-        store: how the kept entries are held, see `sparseq.quant.ValueStore`.
+        store: representation of the kept entries, see `sparseq.quant.ValueStore`.
     """
 
     store: ValueStore = FLOAT
@@ -40,35 +40,40 @@ class PatternedLayer(nn.Module):
     col_idx: Tensor
 
     def kept_values(self) -> Tensor:
-        """(nnz, ...) the kept entries as floats in CSR order, differentiable in what is trained."""
+        """(nnz, ...) the kept entries as floats in CSR order, differentiable."""
         return self.store.values(self)
 
     def use_store(self, store: ValueStore) -> None:
-        """Hold the kept entries in another store; what that one rounds away is lost."""
+        """Convert the kept entries to another store, in place; it may round them."""
         values = self.kept_values().detach()
-        trained = all(parameter.requires_grad for parameter in weight_parameters(self))
+        is_trained = all(parameter.requires_grad for parameter in weight_parameters(self))
         self.store.unregister(self)
         self.store = store
         bias = self._parameters.pop("bias")
         store.register(self, values)
-        self.register_parameter("bias", bias)  # after the entries, as in every layer
+        self.register_parameter("bias", bias)  # after the weight, as in every layer
         for parameter in weight_parameters(self):
-            parameter.requires_grad_(trained)
+            parameter.requires_grad_(is_trained)
 
     def dense_weight(self) -> Tensor:
-        """The dense twin's weight, zero where nothing is kept; differentiable in the entries."""
+        """The dense twin's weight, zero at dropped entries; differentiable in the kept ones."""
         raise NotImplementedError
 
     def _matrix(self, weight: Tensor) -> Tensor:
-        """The dense twin's weight as the matrix the pattern is of, checked; (m, k, ...)."""
+        """The dense twin's weight as a matrix (m, k, ...) of entries, checked."""
         raise NotImplementedError
+
+    def _check_weight(self, weight: Tensor, shape: tuple[int, ...]) -> None:
+        """ValueError unless a dense twin's weight has this shape."""
+        rule = f"must have shape {shape}"
+        require(weight.shape == shape, type(self).__name__, "weight", rule, tuple(weight.shape))
 
     def _entry_shape(self) -> tuple[int, ...]:
         """Shape of one kept entry."""
         return ()
 
     def _outputs(self) -> int:
-        """Number of biases."""
+        """Size of the bias."""
         return self.out_features
 
     @torch.no_grad()
@@ -83,13 +88,19 @@ class PatternedLayer(nn.Module):
             self.bias.copy_(_drawn_uniform(self.bias, bound, generator))
 
     def _pattern_tensors(self) -> list[Any]:
-        """The five tensors as the ops take them; straight from the dict, as it runs every call."""
-        own = self._buffers
-        return [own["row_ptr"], own["col_idx"], own["row_ptr_t"], own["col_idx_t"], own["perm"]]
+        """The five tensors of the pattern; read from the dict for speed, as every call does it."""
+        buffers = self._buffers
+        return [
+            buffers["row_ptr"],
+            buffers["col_idx"],
+            buffers["row_ptr_t"],
+            buffers["col_idx_t"],
+            buffers["perm"],
+        ]
 
     @property
     def pattern(self) -> CSRPattern:
-        """Where the kept entries are; its tensors are the layer's own buffers."""
+        """The positions of the kept entries; its tensors are the layer's buffers."""
         return CSRPattern(*self._pattern_tensors())
 
     @property
@@ -110,7 +121,7 @@ class PatternedLayer(nn.Module):
     def _register(
         self, pattern: CSRPattern, values: Tensor | None, bias: bool, device: Any, dtype: Any
     ) -> None:
-        """Enter the tensors; device and dtype are by default those of what is given."""
+        """Register all tensors; device and dtype are by default those of the arguments."""
         shape = (pattern.nnz, *self._entry_shape())
         if values is None:
             device = pattern.col_idx.device if device is None else device
@@ -119,8 +130,8 @@ class PatternedLayer(nn.Module):
             FLOAT.check(type(self).__name__, {"values": values}, shape)
             values = values.detach().to(device=device, dtype=dtype, copy=True)
         self.store.register(self, values)
-        zeros = values.new_zeros(self._outputs()) if bias else None
-        self.register_parameter("bias", None if zeros is None else nn.Parameter(zeros))
+        biases = values.new_zeros(self._outputs()) if bias else None
+        self.register_parameter("bias", None if biases is None else nn.Parameter(biases))
         self._register_pattern(pattern.map(lambda tensor: tensor.to(values.device)))
 
     def _register_pattern(self, pattern: CSRPattern) -> None:
@@ -129,118 +140,119 @@ class PatternedLayer(nn.Module):
 
     def _load_from_state_dict(
         self,
-        state_dict: dict,
+        state_dict: dict[str, Any],
         prefix: str,
-        local_metadata: dict,
+        local_metadata: dict[str, Any],
         strict: bool,
-        missing_keys: list,
-        unexpected_keys: list,
-        error_msgs: list,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
     ) -> None:
-        """Adopt the pattern that comes, or select by ours from a dense twin's weight."""
+        """Load the entries with their pattern, or the kept entries of a dense twin's weight."""
         assign = local_metadata.get("assign_to_params_buffers", False)
         names = (*self.store.tensors, "row_ptr", "col_idx", "weight")
         stored = {n: state_dict[prefix + n] for n in names if prefix + n in state_dict}
-        dense = set(stored) == {"weight"}
+        is_dense = set(stored) == {"weight"}
         try:
-            new = self._selected(stored["weight"]) if dense else self._adopted(stored, assign)
+            state = self._kept_state(stored["weight"]) if is_dense else self._adopt(stored, assign)
         except ValueError as error:
             error_msgs.append(f"{prefix.rstrip('.') or 'the layer'}: {error}")
             return
-        if dense:
+        if is_dense:
             del state_dict[f"{prefix}weight"]
-        state_dict.update({prefix + name: tensor for name, tensor in new.items()})
+        state_dict.update({prefix + name: tensor for name, tensor in state.items()})
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
 
-    def _selected(self, weight: Tensor) -> dict[str, Tensor]:
-        """State with our pattern and the kept entries of a dense weight."""
-        rule = "loads through the pattern, which must hold data"
-        op, held = type(self).__name__, not self.col_idx.is_meta
-        require(held, op, "weight", rule, "a layer on the meta device")
+    def _kept_state(self, weight: Tensor) -> dict[str, Tensor]:
+        """State with the layer's pattern and the kept entries of a dense weight."""
+        rule = "can be loaded only if the layer's pattern contains data"
+        op, has_data = type(self).__name__, not self.col_idx.is_meta
+        require(has_data, op, "weight", rule, "a layer on the meta device")
         kept = self.pattern.gather(self._matrix(weight.to(self.col_idx.device)))
         return {**self.store.encode(kept), "row_ptr": self.row_ptr, "col_idx": self.col_idx}
 
-    def _adopted(self, stored: dict[str, Tensor], assign: bool) -> dict[str, Tensor]:
-        """State with the entries and pattern that come, checked, after making room for them."""
+    def _adopt(self, stored: dict[str, Tensor], assign: bool) -> dict[str, Tensor]:
+        """State with stored entries and their pattern, after checking and making room for them."""
         names = (*self.store.tensors, "row_ptr", "col_idx")
         if not stored.keys() & set(names):
             return {}
         op, got = type(self).__name__, f"only {', '.join(sorted(stored))}"
-        rule = f"must hold {', '.join(names[:-1])} and {names[-1]} together"
+        rule = f"must contain {', '.join(names[:-1])} and {names[-1]} together"
         require(stored.keys() >= set(names), op, "state_dict", rule, got)
         row_ptr, col_idx = stored["row_ptr"], stored["col_idx"]
         rows, columns = self.pattern.shape
         rule = f"must have shape {(rows + 1,)}"
         require(row_ptr.shape == (rows + 1,), op, "row_ptr", rule, tuple(row_ptr.shape))
-        held = not (row_ptr.is_meta or col_idx.is_meta)
-        require(held, op, "pattern", "must hold data", "meta tensors")
+        has_data = not (row_ptr.is_meta or col_idx.is_meta)
+        require(has_data, op, "pattern", "must contain data", "meta tensors")
         entries = {name: stored[name] for name in self.store.tensors}
         self.store.check(op, entries, (*col_idx.shape, *self._entry_shape()))
         self._make_room(CSRPattern.from_csr(row_ptr, col_idx, columns), entries, assign)
         return {**entries, "row_ptr": self.row_ptr, "col_idx": self.col_idx}
 
     def _make_room(self, pattern: CSRPattern, entries: dict[str, Tensor], assign: bool) -> None:
-        """Replace the pattern if it is another, and the sizes of the store's tensors with it."""
+        """Replace the pattern by another one and resize the store's tensors accordingly."""
         first = self.store.tensors[0]
         device = entries[first].device if assign else getattr(self, first).device
         new = pattern.map(lambda tensor: tensor.to(device, copy=True))
-        if not _same(new.tensors, self.pattern.tensors):
+        if not _are_equal(new.tensors, self.pattern.tensors):
             self._register_pattern(new)
         self.store.resize_(self, entries)
 
 
 def _drawn_uniform(like: Tensor, bound: Tensor, generator: torch.Generator | None) -> Tensor:
-    """U(-bound, bound) of the shape, dtype and device of a tensor, drawn where the generator is."""
+    """U(-bound, bound) of the shape, dtype and device of a tensor, drawn on the generator's."""
     device = like.device if generator is None else generator.device
-    draw = torch.empty(like.shape, device=device, dtype=like.dtype)
-    draw.uniform_(-1, 1, generator=generator)
-    return draw.to(like.device) * bound
+    drawn = torch.empty(like.shape, device=device, dtype=like.dtype)
+    drawn.uniform_(-1, 1, generator=generator)
+    return drawn.to(like.device) * bound
 
 
-def _same(a: list[Tensor], b: list[Tensor]) -> bool:
-    """Whether two patterns lie on one device, not meta, and are equal."""
+def _are_equal(a: list[Tensor], b: list[Tensor]) -> bool:
+    """Whether the tensors of two patterns are equal and on the same device, which is not meta."""
     if a[0].device != b[0].device or a[0].is_meta:
         return False
     return all(torch.equal(one, other) for one, other in zip(a, b, strict=True))
 
 
-def checked_mask(op: str, module: Any, kind: type[nn.Module], mask: Tensor | None) -> Tensor:
-    """The mask where the module's weight is, or the weight's exact non-zeros, after all checks."""
-    if not isinstance(module, kind):
-        raise argument_error(op, "module", f"must be {kind.__name__}", type(module).__name__)
+def checked_mask(op: str, module: Any, dense_class: type[nn.Module], mask: Tensor | None) -> Tensor:
+    """The mask on the device of the module's weight, by default its entries other than 0."""
+    if not isinstance(module, dense_class):
+        raise argument_error(op, "module", f"must be {dense_class.__name__}", type(module).__name__)
     weight: Any = module.weight
     if mask is None:
-        require(not weight.is_meta, op, "mask", "must be given on the meta device", None)
-        return weight.detach() != 0
+        require(not weight.is_meta, op, "mask", "must be passed on the meta device", None)
+        nonzero: Tensor = weight.detach() != 0
+        return nonzero
     check_mask(op, "mask", mask, tuple(weight.shape))
     return mask if weight.is_meta else mask.to(weight.device)
 
 
 def stored_weights(layer: PatternedLayer) -> tuple[str, ...]:
-    """The trained tensor that holds a layer's kept entries, for the registry."""
+    """Name of the trained tensor of a layer's store, for `LayerType.weights`."""
     return layer.store.tensors[:1]
 
 
 def with_store(arguments: dict[str, Any], layer: PatternedLayer) -> dict[str, Any]:
-    """A layer's arguments in a file, with its value store where that is not the usual one."""
+    """A layer's arguments in a file, with its value store if it is not the default one."""
     return arguments if layer.store == FLOAT else {**arguments, "store": layer.store.to_json()}
 
 
 def build_with_store(build: Callable[..., Any]) -> Callable[..., Any]:
-    """A builder that also understands the argument that `with_store` adds."""
+    """A builder that also accepts the argument added by `with_store`."""
 
-    def building(store: Mapping[str, Any] | None = None, **arguments: Any) -> Any:
+    def build_layer(store: Mapping[str, Any] | None = None, **arguments: Any) -> Any:
         layer = build(**arguments)
         if store is not None:
             layer.use_store(store_from_json(store))
         return layer
 
-    return building
+    return build_layer
 
 
 def empty_pattern(rows: int, columns: int) -> CSRPattern:
-    """A pattern that keeps nothing: a place holder until the state is loaded."""
-    none = torch.zeros(0, dtype=torch.int32)
-    return CSRPattern.from_csr(torch.zeros(rows + 1, dtype=torch.int32), none, columns)
+    """A pattern without entries: a placeholder until the state is loaded."""
+    col_idx = torch.zeros(0, dtype=torch.int32)
+    return CSRPattern.from_csr(torch.zeros(rows + 1, dtype=torch.int32), col_idx, columns)

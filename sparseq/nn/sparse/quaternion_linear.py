@@ -1,4 +1,4 @@
-"""Sparse quaternion linear layers: only the kept components or whole quaternions exist."""
+"""Sparse quaternion linear layers: only the kept components or quaternions take memory."""
 
 from __future__ import annotations
 
@@ -28,20 +28,21 @@ GRANULARITIES = ["component", "quaternion"]
 
 
 def fold_kept_quaternions(layer: Any, affine: Affine) -> Tensor | None:
-    """Entries (nnz, 4), or (nnz) single components in rows component by component."""
-    left = affine.quaternion()
-    values, rows = layer.kept_values().double(), layer.pattern.rows()
-    if left is None:
+    """Fold into kept quaternions (nnz, 4), or kept components (nnz) of the matrix (4 m, k)."""
+    product = affine.left_product()
+    if product is None:
         return None
+    values: Tensor = layer.kept_values().double()
+    rows = layer.pattern.rows()
     if values.dim() == 2:
-        return torch.einsum("abe,eb->ea", left[:, :, rows], values)
-    if left[1:, 0].any():  # another component of a kept one may not be kept
+        return torch.einsum("abe,eb->ea", product[:, :, rows], values)
+    if product[1:, 0].any():  # would mix a kept component into dropped ones
         return None
-    return values * left[0, 0][rows % left.shape[2]]
+    return values * product[0, 0][rows % product.shape[2]]
 
 
 def _arguments(layer: SparseQLinear) -> dict[str, Any]:
-    """Sizes, granularity, and whether there is a bias; the pattern comes with the state."""
+    """The constructor's arguments in a file, where the pattern is part of the state."""
     sizes = {"in_features": layer.in_features, "out_features": layer.out_features}
     bias = {} if layer.bias is not None else {"bias": False}
     return with_store({**sizes, **bias, "granularity": layer.granularity}, layer)
@@ -67,19 +68,20 @@ def _build(
 class SparseQLinear(PatternedLayer):
     """Sparse quaternion linear layer, y = W (x) x + b; the twin of `QLinear`.
 
-    With m = out_features / 4 and k = in_features / 4, kept are single components ("component":
-    the pattern is of the weight (4, m, k) seen as (4 m, k), values are (nnz)) or whole quaternions
-    ("quaternion": the pattern is (m, k), values are (nnz, 4)). State_dicts load as in
-    `SparseLinear`.
+    With m = out_features / 4 and k = in_features / 4, the kept entries are single components
+    ("component": the pattern is that of the weight (4, m, k) as a matrix (4 m, k), values are
+    (nnz)) or quaternions ("quaternion": the pattern is (m, k), values are (nnz, 4)). State_dicts
+    are loaded as in `SparseLinear`.
 
     Args:
         in_features, out_features: real sizes of x and y, divisible by 4.
-        pattern: of shape (4 m, k) or (m, k), by the granularity.
-        values: kept weights in CSR order, copied; None draws them as "he" of `quaternion_init_`,
-            by the true number of inputs of each output quaternion.
-        bias: add a bias of (out_features), zeros at the start.
+        pattern: of shape (4 m, k) or (m, k), depending on the granularity.
+        values: kept weights in CSR order, copied; if None, drawn as by "he" of `quaternion_init_`
+            with the number of kept inputs of each output quaternion as fan_in.
+        bias: add a bias of (out_features), initially zero.
         granularity: "component" or "quaternion".
-        device, dtype: of the parameters; by default those of values, else the pattern's device.
+        device, dtype: of the parameters; by default those of `values`, or the pattern's device and
+            torch's default dtype.
 
     Raises:
         ValueError: sizes not divisible by 4, an unknown granularity, a pattern or values of
@@ -116,7 +118,7 @@ class SparseQLinear(PatternedLayer):
             self.reset_parameters()
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draw the values anew, by the true number of inputs, and zero the bias."""
+        """Draw the values as by "he", with the number of kept inputs as fan_in; zero the bias."""
         draw_kept_(self, self.out_features // 4, generator)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -127,18 +129,18 @@ class SparseQLinear(PatternedLayer):
     def from_dense(
         cls, module: QLinear, mask: Tensor | None = None, granularity: str | None = None
     ) -> SparseQLinear:
-        """The kept weights of a quaternion layer; `to_dense` is the exact inverse on these.
+        """A layer with the kept weights of a dense one; `to_dense` restores these exactly.
 
         Args:
-            module: a `QLinear`, left as it is.
-            mask: bool of the weight's shape (4, m, k), True = keep; by default what is not 0.
-            granularity: "component", "quaternion" or None, which is "quaternion" when the mask
-                keeps or drops every quaternion whole. "quaternion" without a mask keeps every
-                quaternion that is not 0.
+            module: a `QLinear`; it is not modified.
+            mask: bool of the weight's shape (4, m, k), True = keep; by default keeps components
+                other than 0 or, with granularity "quaternion", quaternions other than 0.
+            granularity: "component" or "quaternion"; if None, "quaternion" if the mask keeps or
+                drops the four components of each quaternion together, else "component".
 
         Raises:
-            ValueError: another kind of layer, a mask of another shape or dtype, or one that
-                splits quaternions where they are to be kept whole.
+            ValueError: another type of layer, a mask of another shape or dtype, or a mask that
+                splits quaternions, with granularity "quaternion".
         """
         pattern, values, granularity = kept_entries(cls, module, QLinear, mask, granularity)
         sizes = (module.in_features, module.out_features)
@@ -147,11 +149,11 @@ class SparseQLinear(PatternedLayer):
         return layer
 
     def to_dense(self) -> QLinear:
-        """The `QLinear` with zeros at the dropped places; parameters are copied."""
+        """The `QLinear` with zeros at the dropped entries; parameters are copied."""
         return quaternion_linear_of(self.dense_weight().detach(), self)
 
     def dense_weight(self) -> Tensor:
-        """(4, m, k), zero where nothing is kept; differentiable in `values`."""
+        """(4, m, k), zero at dropped entries; differentiable in the kept ones."""
         return compact_weight(self.kept_values(), self._pattern_tensors())
 
     def extra_repr(self) -> str:
@@ -162,48 +164,41 @@ class SparseQLinear(PatternedLayer):
         return () if self.granularity == "component" else (4,)
 
     def _matrix(self, weight: Tensor) -> Tensor:
-        shape = (4, self.out_features // 4, self.in_features // 4)
-        require(
-            weight.shape == shape,
-            "SparseQLinear",
-            "weight",
-            f"must have shape {shape}",
-            tuple(weight.shape),
-        )
+        self._check_weight(weight, (4, self.out_features // 4, self.in_features // 4))
         return entries_of(weight, self.granularity)
 
 
 def check_granularity(granularity: str) -> None:
-    """ValueError unless it is one of GRANULARITIES."""
+    """ValueError unless a granularity is one of GRANULARITIES."""
     if granularity not in GRANULARITIES:
         raise unknown_name("granularity", granularity, GRANULARITIES)
 
 
-def granularity_of(op: str, keep: Tensor, wanted: str | None) -> str:
-    """The granularity asked for, checked against the mask, or the one the mask has."""
-    if wanted is not None:
-        check_granularity(wanted)
-    whole = wanted != "component" and bool((keep == keep[:1]).all())
+def granularity_of(op: str, keep: Tensor, requested: str | None) -> str:
+    """The requested granularity, checked against the mask, or by default that of the mask."""
+    if requested is not None:
+        check_granularity(requested)
+    keeps_quaternions = requested != "component" and bool((keep == keep[:1]).all())
     require(
-        whole or wanted != "quaternion",
+        keeps_quaternions or requested != "quaternion",
         op,
         "mask",
-        "must keep or drop every quaternion whole for quaternion granularity",
+        "must keep or drop whole quaternions for quaternion granularity",
         "one that splits some",
     )
-    return "quaternion" if whole else "component"
+    return "quaternion" if keeps_quaternions else "component"
 
 
 def kept_entries(
     cls: type[nn.Module],
     module: Any,
-    kind: type[nn.Module],
+    dense_class: type[nn.Module],
     mask: Tensor | None,
     granularity: str | None,
 ) -> tuple[CSRPattern, Tensor, str]:
-    """Pattern, values and granularity of what `cls.from_dense` keeps of a quaternion layer."""
+    """Pattern, values and granularity for `cls.from_dense(module, mask, granularity)`."""
     op = f"{cls.__name__}.from_dense"
-    keep = checked_mask(op, module, kind, mask).flatten(2)
+    keep = checked_mask(op, module, dense_class, mask).flatten(2)
     if mask is None and granularity == "quaternion":
         keep = keep.any(dim=0).expand_as(keep)
     granularity = granularity_of(op, keep, granularity)
@@ -214,23 +209,23 @@ def kept_entries(
 
 @torch.no_grad()
 def draw_kept_(layer: Any, outputs: int, generator: torch.Generator | None) -> None:
-    """Draw values by the true number of inputs of each of the output quaternions; zero the bias."""
+    """Draw values as by "he", with the kept inputs of each output quaternion; zero the bias."""
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
     values = layer.kept_values()
     if values.is_meta:
         return
-    rows, least = layer.pattern.rows(), max(outputs, 1)
+    rows, modulus = layer.pattern.rows(), max(outputs, 1)
     drawn = draw_quaternions((len(rows),), values, generator)
-    counts = torch.bincount(rows % least, minlength=outputs)
+    counts = torch.bincount(rows % modulus, minlength=outputs)
     if layer.granularity == "quaternion":
         drawn = drawn.t() * (counts[rows] * 2).rsqrt()[:, None]
     else:
-        component = drawn.gather(0, (rows // least)[None])[0]
-        drawn = component * (counts[rows % least] / 2).rsqrt()
+        components = drawn.gather(0, (rows // modulus)[None])[0]
+        drawn = components * (counts[rows % modulus] / 2).rsqrt()
     layer.store.write_(layer, drawn)
 
 
 def entries_of(weight: Tensor, granularity: str) -> Tensor:
-    """A (4, m, k) weight as the matrix of entries: (4 m, k), or (m, k, 4) for quaternions."""
+    """A weight (4, m, k) as a matrix of entries: (4 m, k), or (m, k, 4) for quaternions."""
     return weight.flatten(0, 1) if granularity == "component" else weight.permute(1, 2, 0)

@@ -1,4 +1,4 @@
-"""A graph is stored as its seed: states, files and copies without an index."""
+"""A graph is stored as its name and seed: state_dicts, files and copies have no indices."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.nn.expanders import inputs, make, over_graphs, over_kinds
 
 @over_graphs
 @over_kinds
-def test_a_state_holds_no_index(kind, graph):
+def test_a_state_dict_has_no_indices(kind, graph):
     layer = make(kind, graph)
     assert list(layer.state_dict()) == ["values", "bias"]
     assert list(make(kind, graph, bias=False).state_dict()) == ["values"]
@@ -50,7 +50,7 @@ def test_the_values_of_another_graph_are_refused(kind, change):
 def test_misfit_states_are_refused():
     layer = make(ExpanderLinear)
     sparse = SparseLinear.from_dense(layer.to_dense())
-    with pytest.raises(RuntimeError, match="ExpanderLinear: state_dict must hold no pattern"):
+    with pytest.raises(RuntimeError, match="ExpanderLinear: state_dict must not contain a pattern"):
         layer.load_state_dict(sparse.state_dict())
     with pytest.raises(RuntimeError, match="size mismatch for values"):
         layer.load_state_dict({"values": torch.zeros(3), "bias": layer.bias})
@@ -80,15 +80,14 @@ def test_layers_built_on_the_meta_device(kind):
 
 @over_graphs
 @over_kinds
-def test_a_file_holds_no_index(kind, graph, tmp_path):
+def test_a_file_has_no_indices(kind, graph, tmp_path):
     model = nn.Sequential(make(kind, graph, dtype=torch.float64), nn.ReLU())
     model[0].bias.data.fill_(0.5)  # zeros would be stored by their positions
     path = tmp_path / "m.sparseq"
     sparseq.save(model, path)
     with safetensors.safe_open(path, "pt") as file:
         names = list(file.keys())
-    stored = {name.removesuffix(".nonzero") for name in names}  # the bias is all zeros
-    assert stored == {"0.values", "0.bias"}
+    assert {name.removesuffix(".nonzero") for name in names} == {"0.values", "0.bias"}
     rows = {row.name: row.bytes for row in describe_file(path)}
     assert rows["0.values"] == model[0].values.nbytes
     again = sparseq.load(path)

@@ -1,4 +1,4 @@
-"""Expander layers compute what their dense twins do, on the edges of the graph."""
+"""Expander layers compute the same as their dense twins with zeros off the edges."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ def test_forward_and_gradients_are_those_of_the_dense_twin(kind, graph):
     twin, x = layer.to_dense(), inputs(layer)
     results = []
     for module in (layer, twin):
-        own = x.clone().requires_grad_()
-        y = module(own)
+        leaf = x.clone().requires_grad_()
+        y = module(leaf)
         y.square().sum().backward()
-        results.append((y, own.grad, module.bias.grad))
+        results.append((y, leaf.grad, module.bias.grad))
     for ours, theirs in zip(*results, strict=True):
         torch.testing.assert_close(ours, theirs)
     gradients = make(kind, graph, dtype=torch.float64)
@@ -115,7 +115,7 @@ def test_a_graph_without_edges():
 
 
 @over_kinds
-def test_to_dense_is_exact_and_loads_back(kind):
+def test_to_dense_is_exact_and_its_state_can_be_loaded(kind):
     layer = make(kind, "block(4, xnet)", dtype=torch.bfloat16).eval()
     layer.bias.requires_grad_(False)
     nn.init.normal_(layer.bias)
@@ -142,7 +142,7 @@ def test_compress_and_profile_know_the_layer(kind):
 
 
 @pytest.mark.parametrize("graph", ["xnet", "block(8, xnet)"])
-def test_he_takes_the_true_fan_in(graph):
+def test_he_uses_the_number_of_edges(graph):
     layer = ExpanderLinear(512, 1024, 64, graph)
     fan = torch.from_numpy(layer.edges.out_degrees())
     rows = layer.dense_weight().detach().square().sum(1)
@@ -167,7 +167,7 @@ def test_an_edge_is_a_slice_of_the_kernel(kind, graph):
 
 
 @pytest.mark.parametrize("init", ["he", "dense_fan"])
-def test_a_convolution_draws_by_all_weights_of_an_output(init):
+def test_the_fan_in_of_a_convolution_counts_all_taps(init):
     layer = ExpanderConv2d(128, 256, 3, 32, init=init)
     fan = 9 * (128 if init == "dense_fan" else 32)
     assert layer.values.var().item() == pytest.approx(2 / fan, rel=0.05)
@@ -177,7 +177,7 @@ def test_a_convolution_draws_by_all_weights_of_an_output(init):
     "options",
     [{"stride": 2, "padding": 0}, {"padding": "same"}, {"padding_mode": "circular", "dilation": 2}],
 )
-def test_convolutions_take_the_numbers_of_their_twin(options):
+def test_convolutions_have_the_settings_of_their_twin(options):
     layer = make(ExpanderConv2d, **options, dtype=torch.float64)
     x = torch.randn(2, 32, 9, 8, dtype=torch.float64)
     torch.testing.assert_close(layer(x), layer.to_dense()(x))

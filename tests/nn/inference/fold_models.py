@@ -1,4 +1,4 @@
-"""Models with normalizations that may and that must not be folded."""
+"""Models with normalizations that may be folded and that must not be folded."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from torch import nn
 
 
 class Residual(nn.Module):
-    """A block as networks have them, with all that must be left alone."""
+    """A residual block, and all kinds of normalizations that must not be folded."""
 
     def __init__(self):
         super().__init__()
@@ -29,7 +29,7 @@ class Residual(nn.Module):
 
 
 class Untraceable(nn.Module):
-    """Control flow that depends on data, around what can be traced and a Sequential."""
+    """Data-dependent control flow around a traceable module and a Sequential."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""adjacent_pairs: who feeds whom, and no one else."""
+"""`adjacent_pairs`: modules whose output is the input of one other module only."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class Net(nn.Module):
         return self.d(x + self.c(x))
 
 
-def test_by_the_graph():
+def test_pairs_are_read_from_the_graph():
     assert pairs(Net()) == [("a", "b")]
     assert pairs(nn.Sequential(Net(), nn.Linear(4, 4), nn.ReLU())) == [("0.a", "0.b"), ("1", "2")]
 
 
-def test_the_model_is_left_as_it_is():
+def test_the_model_is_not_modified():
     class Counting(Net):
         calls = 0
 
@@ -42,7 +42,7 @@ def test_the_model_is_left_as_it_is():
     assert model.calls == 0
 
 
-def test_containers_of_ours_are_looked_into():
+def test_a_sparse_sequential_is_traced_into():
     model = nn.Sequential(SparseSequential(nn.Linear(4, 4), nn.ReLU()))
     assert pairs(model) == [("0.0", "0.1")]
     assert type(model[0]) is SparseSequential

@@ -25,15 +25,15 @@ def compressed(seed=0):
 
 @pytest.fixture
 def calls(monkeypatch):
-    """How many maps each call of the kernel took."""
-    taken = []
+    """The number of layers in each call of the kernel."""
+    lengths = []
 
-    def count(x, values, *rest):
-        taken.append(len(values))
+    def record(x, values, *rest):
+        lengths.append(len(values))
         return spmm_chain.spmm_chain(x, values, *rest)
 
-    monkeypatch.setattr("sparseq.nn.inference.runs.spmm_chain", count)
-    return taken
+    monkeypatch.setattr("sparseq.nn.inference.runs.spmm_chain", record)
+    return lengths
 
 
 @pytest.mark.parametrize("batch", [0, 1, 5, 70])
@@ -43,10 +43,10 @@ def test_runs_of_sparse_layers_are_one_call_at_inference(batch, calls):
     assert calls == []
     with torch.no_grad():
         torch.testing.assert_close(model(x), want)
-    assert calls == [3]  # the last layer stands alone behind a sigmoid
+    assert calls == [3]  # the last layer follows a sigmoid and runs alone
 
 
-def test_only_what_pays_goes_through_one_kernel(calls, monkeypatch):
+def test_only_runs_that_are_faster_use_one_kernel(calls, monkeypatch):
     model = compressed()
     with torch.no_grad():
         table = replace(measured(), linear_chain=LinearChain(0, 10_000, 6))
@@ -140,14 +140,14 @@ def convolutional(seed=0):
 @pytest.fixture
 def convolved(monkeypatch):
     """The poolings of each call of the kernel for convolutions."""
-    taken = []
+    pools = []
 
-    def count(x, *rest):
-        taken.append(rest[-1])
+    def record(x, *rest):
+        pools.append(rest[-1])
         return sparse_conv_chain.chain_checked(x, *rest)
 
-    monkeypatch.setattr("sparseq.nn.inference.runs.chain_checked", count)
-    return taken
+    monkeypatch.setattr("sparseq.nn.inference.runs.chain_checked", record)
+    return pools
 
 
 @pytest.mark.parametrize("batch", [1, 5, 20])
@@ -157,7 +157,7 @@ def test_runs_of_convolutions_are_one_call_at_inference(batch, convolved):
     assert convolved == []
     with torch.no_grad():
         torch.testing.assert_close(model(x), want)
-    assert convolved == [[1, 2, 1], [1]]  # circular padding and pooling that overlaps stand alone
+    assert convolved == [[1, 2, 1], [1]]  # circular padding and overlapping pooling end a run
 
 
 def test_a_graph_of_convolutions_is_a_run(convolved):
@@ -170,7 +170,7 @@ def test_a_graph_of_convolutions_is_a_run(convolved):
 
 
 @pytest.mark.parametrize("side", [2, (2, 2), [2, 2], (2, 3), (3, 2), (1, 1)], ids=str)
-def test_pooling_by_anything_but_squares_stands_alone(side, convolved):
+def test_pooling_over_other_windows_ends_a_run(side, convolved):
     layers = [sparseq.ExpanderConv2d(4, 8, 3, padding=1, degree=2), nn.ReLU(), nn.MaxPool2d(side)]
     model, x = SparseSequential(*layers).eval(), torch.randn(3, 4, 6, 6)
     with torch.no_grad():
@@ -178,7 +178,7 @@ def test_pooling_by_anything_but_squares_stands_alone(side, convolved):
     assert convolved == [[2 if side in (2, (2, 2), [2, 2]) else 1]]
 
 
-def test_what_does_not_fit_gets_the_message_of_its_layer(convolved):
+def test_input_that_does_not_fit_raises_the_error_of_its_layer(convolved):
     model = convolutional()
     with torch.no_grad(), pytest.raises(ValueError, match=r"x must be \(N, 3\) with 2 spatial"):
         model(torch.randn(2, 4, 18, 18))
@@ -213,7 +213,7 @@ def test_a_run_follows_changes_of_the_model(convolved):
     assert convolved[4:6] == [[1], [1]]
 
 
-def test_another_pattern_is_sorted_anew():
+def test_another_pattern_is_sorted_again():
     model, other, x = convolutional(), convolutional(seed=1), torch.randn(2, 3, 18, 18)
     with torch.no_grad():
         model(x)
@@ -233,4 +233,4 @@ def test_convolutions_copy_pickle_and_save(tmp_path):
         compiled = torch.compile(model, fullgraph=True, backend="eager")
         torch.testing.assert_close(compiled(x), want)
         assert type(sparseq.to_dense(model)) is nn.Sequential
-    assert "_found" not in pickle.dumps(model).decode("latin1")
+    assert "_cached_runs" not in pickle.dumps(model).decode("latin1")

@@ -1,4 +1,4 @@
-"""fold_batchnorm: the same function, in float64 to 1e-10, and only what may be folded."""
+"""`fold_batchnorm`: the same function to 1e-10 in float64; folds only what may be folded."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.ops.cases import normal
 
 
 def randomized(model: nn.Module) -> nn.Module:
-    """In float64 and evaluation mode, with random parameters and running statistics."""
+    """The model in float64 and evaluation mode, with random parameters and running statistics."""
     model = model.double().eval()
     for seed, (name, tensor) in enumerate(model.state_dict().items()):
         if tensor.is_floating_point():
@@ -46,10 +46,10 @@ def norms_of(model: nn.Module) -> list[str]:
     return [name for name, module in model.named_modules() if is_normalization(module)]
 
 
-def assert_folds(model: nn.Module, x: torch.Tensor, left: int = 0) -> nn.Module:
+def assert_folds(model: nn.Module, x: torch.Tensor, kept: int = 0) -> nn.Module:
     before = {key: value.clone() for key, value in model.state_dict().items()}
     folded = fold_batchnorm(model)
-    assert len(norms_of(folded)) == left, norms_of(folded)
+    assert len(norms_of(folded)) == kept, norms_of(folded)
     torch.testing.assert_close(folded(x), model(x), rtol=1e-10, atol=1e-10)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     return folded
@@ -91,7 +91,7 @@ REAL = {
     ],
 )
 @pytest.mark.parametrize("name", REAL)
-def test_scales_go_into_linear_layers(name, norm):
+def test_scales_are_folded_into_linear_layers(name, norm):
     folded = assert_folds(randomized(nn.Sequential(REAL[name](), norm(12))), normal(5, 8))
     assert folded[0].bias is not None
     assert isinstance(folded[1], nn.Identity)
@@ -111,17 +111,17 @@ CONVOLUTIONS = {
 
 
 @pytest.mark.parametrize("name", CONVOLUTIONS)
-def test_scales_go_into_convolutions(name):
+def test_scales_are_folded_into_convolutions(name):
     assert_folds(
         randomized(nn.Sequential(CONVOLUTIONS[name](), nn.BatchNorm2d(12))), normal(2, 4, 6, 5)
     )
 
 
 @pytest.mark.parametrize("name", CONVOLUTIONS)
-def test_whitening_goes_into_dense_real_convolutions_without_groups(name):
+def test_whitening_is_folded_into_dense_real_convolutions_without_groups(name):
     model = randomized(nn.Sequential(CONVOLUTIONS[name](), QBatchNorm2d(12)))
     refused = {"groups", "transposed with groups", "sparse", "expander"}
-    assert_folds(model, normal(2, 4, 6, 5), left=int(name in refused))
+    assert_folds(model, normal(2, 4, 6, 5), kept=int(name in refused))
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def quaternion_model(name, mode):
 
 
 @pytest.mark.parametrize("name", QUATERNION)
-def test_one_scale_for_the_four_components_goes_into_quaternion_weights(name):
+def test_one_scale_for_the_four_components_is_folded_into_quaternion_weights(name):
     model, x = quaternion_model(name, "split")
     norm = model[1]
     for tensor in (norm.weight.data, norm.running_var):
@@ -168,39 +168,39 @@ def test_one_scale_for_the_four_components_goes_into_quaternion_weights(name):
 
 
 @pytest.mark.parametrize("name", QUATERNION)
-def test_a_quaternion_factor_goes_into_quaternion_weights(name):
+def test_a_quaternion_factor_is_folded_into_quaternion_weights(name):
     model, x = quaternion_model(name, "whiten")
     a, b, c, d = normal(4, model[1].num_features // 4, seed=3)
     model[1].running_cov.copy_(torch.eye(4)[:, :, None].expand(4, 4, len(a)))
     left = [[a, -b, -c, -d], [b, a, -d, c], [c, d, a, -b], [d, -c, b, a]]
     model[1].weight.data = torch.stack([torch.stack(row) for row in left])
-    assert_folds(model, x, left=int("component" in name))
+    assert_folds(model, x, kept=int("component" in name))
 
 
 @pytest.mark.parametrize("mode", ["split", "whiten"])
 @pytest.mark.parametrize("name", QUATERNION)
-def test_other_scales_stay_out_of_quaternion_weights(name, mode, caplog):
+def test_other_scales_are_not_folded_into_quaternion_weights(name, mode, caplog):
     model, x = quaternion_model(name, mode)
     with caplog.at_level(logging.INFO, "sparseq"):
-        assert_folds(model, x, left=1)
-    assert f"left 1: a {type(model[0]).__name__} cannot hold" in caplog.text
+        assert_folds(model, x, kept=1)
+    assert f"kept 1: the weight of a {type(model[0]).__name__} cannot represent" in caplog.text
 
 
-def test_whitening_stays_out_of_sparse_layers():
+def test_whitening_is_not_folded_into_sparse_layers():
     model = randomized(nn.Sequential(sparse_linear(), QBatchNorm1d(12)))
-    assert_folds(model, normal(5, 8), left=1)
+    assert_folds(model, normal(5, 8), kept=1)
     model[1].weight.data = torch.diag_embed(normal(3, 4)).movedim(0, -1)
     model[1].running_cov.copy_(torch.eye(4)[:, :, None].expand(4, 4, 3))
     assert_folds(model, normal(5, 8))
 
 
-def test_finds_pairs_in_graphs_and_leaves_what_is_used_twice():
-    folded = assert_folds(randomized(Residual()), normal(2, 8, 5, 5), left=4)
+def test_finds_pairs_in_graphs_and_keeps_what_is_used_twice():
+    folded = assert_folds(randomized(Residual()), normal(2, 8, 5, 5), kept=4)
     assert norms_of(folded) == ["before", "after_two", "tied_norm", "shared.1"]
 
 
-def test_finds_pairs_below_what_cannot_be_traced():
-    folded = assert_folds(randomized(Untraceable()), normal(2, 8, 5, 5), left=4)
+def test_finds_pairs_inside_untraceable_modules():
+    folded = assert_folds(randomized(Untraceable()), normal(2, 8, 5, 5), kept=4)
     assert isinstance(folded.list[0][1], nn.Identity)
     assert isinstance(folded.block.bn2, nn.Identity)
 
@@ -220,21 +220,21 @@ def test_sequential_order_where_a_module_cannot_be_traced():
     assert_folds(randomized(model), normal(3, 4))
 
 
-def test_shared_modules_and_parameters_are_left():
+def test_shared_modules_and_parameters_are_kept():
     norm, layer = nn.BatchNorm1d(4), nn.Linear(4, 4)
     assert_folds(
         randomized(nn.Sequential(nn.Linear(4, 4), norm, nn.ReLU(), nn.Linear(4, 4), norm)),
         normal(3, 4),
-        left=1,
+        kept=1,
     )
     model = nn.Sequential(layer, nn.BatchNorm1d(4), layer, nn.ReLU())
-    assert_folds(randomized(model), normal(3, 4), left=1)
+    assert_folds(randomized(model), normal(3, 4), kept=1)
     model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 4), nn.ReLU())
     model[2].weight = model[0].weight
-    assert_folds(randomized(model), normal(3, 4), left=1)
+    assert_folds(randomized(model), normal(3, 4), kept=1)
     hooked = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
     hooked[0].register_forward_hook(lambda module, args, y: 2 * y)
-    assert_folds(randomized(hooked), normal(3, 4), left=1)
+    assert_folds(randomized(hooked), normal(3, 4), kept=1)
 
 
 def test_only_evaluation_by_running_statistics_is_folded(caplog):
@@ -244,11 +244,11 @@ def test_only_evaluation_by_running_statistics_is_folded(caplog):
         untracked = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4, track_running_stats=False))
         assert norms_of(fold_batchnorm(untracked.eval())) == ["1"]
         assert norms_of(fold_batchnorm(nn.BatchNorm1d(4).eval())) == [""]
-    assert "left 1: it is in training mode" in caplog.text
-    assert "left 1: it has no running statistics" in caplog.text
-    assert "left the model: it follows no layer" in caplog.text
+    assert "kept 1: it is in training mode" in caplog.text
+    assert "kept 1: it has no running statistics" in caplog.text
+    assert "kept the model: no layer precedes it" in caplog.text
     folded = fold_batchnorm(model.eval())
-    assert "took 1 into 0" not in caplog.text
+    assert "folded 1 into 0" not in caplog.text
     assert not any(module.training for module in folded.modules())
 
 
@@ -261,7 +261,7 @@ def test_keeps_dtype_gradient_flags_and_state():
     assert list(folded.state_dict()) == ["0.weight", "0.bias"]
 
 
-def test_a_whole_network():
+def test_a_network():
     model = nn.Sequential(
         *(nn.Conv2d(3, 8, 3), QBatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8)),
         *(nn.ReLU(), nn.Flatten(), nn.Linear(8 * 9, 8), nn.BatchNorm1d(8), nn.Linear(8, 2)),

@@ -1,4 +1,4 @@
-"""QModReLU and QuaternionToReal against their formulas, and at zero."""
+"""QModReLU and QuaternionToReal against their formulas, and at 0."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sparseq.nn import QModReLU, QuaternionToReal
-from tests.nn.whole_graph import assert_compiles_whole
+from tests.nn.full_graph import assert_compiles_in_one_graph
 from tests.ops.cases import normal
 
 SHAPES = [(5, 8), (1, 4, 1, 1), (3, 12, 5, 7), (2, 8, 3), (0, 8, 3)]
@@ -76,12 +76,12 @@ def test_norm_gradients():
 
 
 @pytest.mark.parametrize("layer", [QModReLU(8, -0.3), QuaternionToReal()], ids=str)
-def test_survive_copies_compilation_export_and_dtypes(layer):
+def test_copies_compilation_export_and_dtypes(layer):
     x = torch.randn(3, 8, 5)
     want = layer(x)
     for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
         assert torch.equal(twin(x), want)
-    assert_compiles_whole(layer, x)
+    assert_compiles_in_one_graph(layer, x)
     torch.testing.assert_close(torch.export.export(layer, (x,)).module()(x), want)
     for dtype in (torch.bfloat16, torch.float16):
         low = copy.deepcopy(layer).to(dtype)(x.to(dtype))
@@ -89,7 +89,7 @@ def test_survive_copies_compilation_export_and_dtypes(layer):
         torch.testing.assert_close(low.float(), want, rtol=5e-2, atol=5e-2)
 
 
-def test_name_what_does_not_fit():
+def test_errors():
     with pytest.raises(ValueError, match="QModReLU: num_features must be divisible by 4"):
         QModReLU(6)
     with pytest.raises(ValueError, match="QModReLU: x must have 8 features, got"):

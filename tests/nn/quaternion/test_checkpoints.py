@@ -9,7 +9,7 @@ from sparseq.nn.quaternion.checkpoints import COMPONENTS
 
 
 class Foreign(nn.Module):
-    """A quaternion linear layer as hTorch and Orkis store it: x @ (in / 4, out / 4) products."""
+    """A quaternion linear layer as in hTorch and Orkis, with components of (in / 4, out / 4)."""
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
         super().__init__()
@@ -49,21 +49,21 @@ def test_names_shapes_and_order():
     assert converted["0.weight"].shape == (4, 2, 3)
 
 
-def test_a_lone_layer_has_no_prefix():
+def test_a_single_layer_has_no_prefix():
     theirs = Foreign(8, 4)
     converted = convert_htorch(theirs.state_dict())
     assert sorted(converted) == ["bias", "weight"]
     assert torch.equal(converted["weight"][2], theirs.j_weight.t())
 
 
-def test_other_state_dicts_pass_unchanged():
+def test_other_state_dicts_are_unchanged():
     state = our_net().state_dict()
     converted = convert_htorch(state)
     assert converted.keys() == state.keys()
     assert all(converted[name] is state[name] for name in state)
 
 
-def test_the_dtype_stays():
+def test_the_dtype_is_kept():
     assert convert_htorch(Foreign(8, 4).double().state_dict())["weight"].dtype == torch.float64
 
 
@@ -89,7 +89,7 @@ def test_layers_that_do_not_fit_are_refused_by_name(change, message):
 
 
 def parts_of(layer: nn.Module, swapped: bool) -> dict[str, torch.Tensor]:
-    """Our weight as four foreign components, the first two sizes exchanged where asked."""
+    """A weight as the components of another library, the first two dimensions swapped if asked."""
     weight = layer.weight.detach()
     return dict(zip(COMPONENTS, weight.transpose(1, 2) if swapped else weight, strict=True))
 

@@ -21,12 +21,12 @@ from sparseq.nn import (
     to_dense,
 )
 from sparseq.nn.quaternion.init import INITS
-from tests.nn.whole_graph import assert_compiles_whole, assert_exports_with_any_batch
+from tests.nn.full_graph import assert_compiles_in_one_graph, assert_exports_with_any_batch
 
 KINDS = (QConv1d, QConv2d, QConv3d, QConvTranspose1d, QConvTranspose2d, QConvTranspose3d)
 over_kinds = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 # none of the arguments is the default
-NUMBERS = {"kernel_size": 3, "stride": 2, "padding": 1, "dilation": 2, "groups": 2}
+SETTINGS = {"kernel_size": 3, "stride": 2, "padding": 1, "dilation": 2, "groups": 2}
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -45,15 +45,15 @@ def drawn(kind, *args, **options):
     return layer
 
 
-def few(kind):
-    """A layer of each kind that is quick to compile."""
+def small(kind):
+    """A small layer, which compiles quickly."""
     return drawn(kind, 8, 4, 3, padding=1)
 
 
 @over_kinds
 def test_computes_what_torchs_layer_with_the_real_weight_does(kind):
-    for numbers in (NUMBERS, {"kernel_size": 2}, {"kernel_size": 1, "bias": False}):
-        layer = drawn(kind, 16, 8, **numbers)
+    for settings in (SETTINGS, {"kernel_size": 2}, {"kernel_size": 1, "bias": False}):
+        layer = drawn(kind, 16, 8, **settings)
         dense = layer.to_dense()
         assert type(dense) is kind.real
         x = image(kind.dims)
@@ -63,7 +63,7 @@ def test_computes_what_torchs_layer_with_the_real_weight_does(kind):
 
 @over_kinds
 def test_gradients_are_those_of_the_real_layer(kind):
-    layer = drawn(kind, 16, 8, **NUMBERS, dtype=torch.float64)
+    layer = drawn(kind, 16, 8, **SETTINGS, dtype=torch.float64)
     x = image(kind.dims).double().requires_grad_()
     y, dense = layer(x), layer.to_dense()
     dy = torch.randn(y.shape, generator=seeded(3), dtype=torch.float64)
@@ -145,14 +145,14 @@ def test_sizes_not_divisible_by_four(kind, name, size):
         ({"padding": -1}, "padding must be one integer or 2, at least 0"),
         ({"kernel_size": (3, 3, 3)}, "kernel_size must be one integer or 2"),
         ({"dilation": 1.5}, "dilation must be one integer or 2"),
-        ({"padding": "same", "stride": 2}, "padding must be numbers where the stride is not 1"),
+        ({"padding": "same", "stride": 2}, "padding must be integers if a stride is above 1"),
         ({"padding": "full"}, "unknown QConv2d padding 'full'; choose one of: valid, same"),
         ({"padding_mode": "wrap"}, "QConv2d padding_mode 'wrap'.*zeros, reflect"),
         ({"init": "xavier"}, r"QConv2d init 'xavier'.*he, glorot, htorch"),
         ({"algorithm": "9"}, r"QConv2d algorithm '9'.*auto, 8, 16"),
     ],
 )
-def test_arguments_that_make_no_sense_are_refused(options, message):
+def test_invalid_arguments_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         QConv2d(8, 16, **{"kernel_size": 3, **options})
 
@@ -164,7 +164,7 @@ def test_transposed_layers_pad_with_zeros_only():
 
 @over_kinds
 def test_copies_and_state(kind):
-    layer, x = few(kind), image(kind.dims, 8)
+    layer, x = small(kind), image(kind.dims, 8)
     assert list(layer.state_dict()) == ["weight", "bias"]
     fresh = kind(8, 4, 3, padding=1)
     fresh.load_state_dict(layer.state_dict())
@@ -175,7 +175,7 @@ def test_copies_and_state(kind):
 
 @over_kinds
 def test_meta_layers_are_filled_by_loading(kind):
-    layer, x = few(kind), image(kind.dims, 8)
+    layer, x = small(kind), image(kind.dims, 8)
     empty = copy.deepcopy(layer).to("meta")
     assert empty(x.to("meta")).shape == layer(x).shape
     empty.to_empty(device="cpu").load_state_dict(layer.state_dict())
@@ -186,7 +186,7 @@ def test_meta_layers_are_filled_by_loading(kind):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
 @over_kinds
 def test_dtypes(kind, dtype):
-    layer, x = few(kind), image(kind.dims, 8)
+    layer, x = small(kind), image(kind.dims, 8)
     y = copy.deepcopy(layer).to(dtype)(x.to(dtype))
     assert y.dtype == dtype
     torch.testing.assert_close(y.float(), layer(x), rtol=5e-2, atol=5e-2)
@@ -194,8 +194,8 @@ def test_dtypes(kind, dtype):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @over_kinds
-def test_autocast_is_that_of_a_convolution(kind, dtype):
-    layer, x = few(kind), image(kind.dims, 8)
+def test_autocast_as_in_a_convolution(kind, dtype):
+    layer, x = small(kind), image(kind.dims, 8)
     with torch.autocast("cpu", dtype):
         y = layer(x)
     assert y.dtype == dtype
@@ -205,16 +205,16 @@ def test_autocast_is_that_of_a_convolution(kind, dtype):
 
 
 @over_kinds
-def test_compiled_whole_forward_and_backward(kind):
-    assert_compiles_whole(few(kind), image(kind.dims, 8))
+def test_compiled_in_one_graph_forward_and_backward(kind):
+    assert_compiles_in_one_graph(small(kind), image(kind.dims, 8))
 
 
 @over_kinds
 def test_export(kind):
-    assert_exports_with_any_batch(few(kind), image(kind.dims, 8))
+    assert_exports_with_any_batch(small(kind), image(kind.dims, 8))
 
 
-def test_repr_shows_what_is_not_default():
+def test_repr_shows_non_default_arguments():
     assert repr(QConv2d(8, 4, 3)) == "QConv2d(8, 4, kernel_size=(3, 3))"
     text = repr(QConv1d(8, 8, 3, 2, "valid", 3, 2, False, "circular", init="glorot"))
     assert text == (
@@ -238,7 +238,7 @@ def conv_net() -> nn.Sequential:
     )
 
 
-def test_swap_makes_convolutions_of_the_same_numbers(caplog):
+def test_swap_makes_convolutions_with_the_same_settings(caplog):
     table = {nn.Conv2d: QConv2d, nn.ConvTranspose2d: QConvTranspose2d, nn.Linear: QLinear}
     with caplog.at_level(logging.INFO, "sparseq"):
         new = swap(conv_net(), table, generator=seeded())
@@ -247,15 +247,15 @@ def test_swap_makes_convolutions_of_the_same_numbers(caplog):
     assert kinds[5] is QConvTranspose2d
     assert (new[2].stride, new[2].padding, new[2].groups) == ((2, 2), "valid", 2)
     assert (new[5].output_padding, new[5].stride) == ((1, 1), (2, 2))
-    left = [text for text in caplog.messages if text.startswith("swap left")]
-    assert left[0].startswith("swap left 0: QConv2d: in_channels must be divisible by 4")
-    assert left[1].startswith("swap left 4: QConv2d: groups must divide the 4 and 4 quaternion")
+    kept = [text for text in caplog.messages if text.startswith("swap kept")]
+    assert kept[0].startswith("swap kept 0: QConv2d: in_channels must be divisible by 4")
+    assert kept[1].startswith("swap kept 4: QConv2d: groups must divide the 4 and 4 quaternion")
     x = torch.randn(2, 3, 7, 7, generator=seeded(2))
     assert new[:6](x).shape == conv_net()[:6](x).shape
 
 
 def test_to_dense_of_a_model():
-    model = nn.Sequential(few(QConv2d), nn.ReLU(), drawn(QConvTranspose2d, 4, 8, 2, groups=1))
+    model = nn.Sequential(small(QConv2d), nn.ReLU(), drawn(QConvTranspose2d, 4, 8, 2, groups=1))
     dense, x = to_dense(model.eval()), image(2, 8)
     assert [type(module) for module in dense] == [nn.Conv2d, nn.ReLU, nn.ConvTranspose2d]
     assert not dense[0].training
@@ -264,7 +264,7 @@ def test_to_dense_of_a_model():
 
 @pytest.mark.parametrize("granularity", ["component", "quaternion"])
 def test_convolutions_are_pruned(granularity):
-    model = nn.Sequential(few(QConv2d), nn.ReLU(), drawn(QConvTranspose2d, 4, 8, 2))
+    model = nn.Sequential(small(QConv2d), nn.ReLU(), drawn(QConvTranspose2d, 4, 8, 2))
     mask = prune(model, "magnitude", density=0.5, granularity=granularity)
     assert set(mask) == {"0.weight", "2.weight"}
     assert mask.kept == round(0.5 * mask.total)

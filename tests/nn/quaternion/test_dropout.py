@@ -1,4 +1,4 @@
-"""QDropout: whole quaternions, the right fraction, both ends of p."""
+"""QDropout: quaternions are dropped as a whole, with probability p, from 0 to 1."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_the_ends_of_p(inplace):
     assert torch.equal(QDropout(1.0, inplace)(x.clone()), torch.zeros(3, 4))
 
 
-def test_evaluation_passes():
+def test_evaluation_is_the_identity():
     x = torch.randn(3, 8, 2)
     assert QDropout(0.9).eval()(x) is x
 
@@ -44,7 +44,7 @@ def test_in_place():
     assert QDropout(1.0, inplace=True)(strided).abs().sum() == 0
 
 
-def test_gradients_pass_where_features_do():
+def test_gradients_are_dropped_with_their_features():
     x = torch.randn(5, 8, 3, requires_grad=True)
     y = QDropout(0.5)(x)
     y.sum().backward()
@@ -57,7 +57,7 @@ def test_keeps_the_dtype(dtype):
     assert QDropout()(torch.ones(2, 4, dtype=dtype)).dtype == dtype
 
 
-def test_survives_copies_compilation_and_export():
+def test_copies_compilation_and_export():
     layer, x = QDropout(0.25), torch.ones(64, 8, 3)
     for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
         torch.manual_seed(1)
@@ -71,9 +71,9 @@ def test_survives_copies_compilation_and_export():
     assert torch.equal(program.module()(x), x)
 
 
-def test_names_what_does_not_fit():
+def test_errors():
     for p in (-0.1, 1.5):
-        with pytest.raises(ValueError, match="QDropout: p must be from 0 to 1"):
+        with pytest.raises(ValueError, match=r"QDropout: p must be in \[0, 1\]"):
             QDropout(p)
     with pytest.raises(ValueError, match="QDropout: x must be features"):
         QDropout()(torch.zeros(2, 6))

@@ -54,9 +54,8 @@ def test_the_kernel_area_counts_in_both_fans():
     assert weight[0].var().item() == pytest.approx(2 * scale**2, rel=0.1)
 
 
-def test_given_fans_win():
-    plain, given = drawn("he"), drawn("he", fan_in=FAN_IN * 4)
-    torch.testing.assert_close(given, plain / 2)
+def test_passed_fans_override_the_shape():
+    torch.testing.assert_close(drawn("he", fan_in=FAN_IN * 4), drawn("he") / 2)
 
 
 def test_same_seed_same_weight():
@@ -94,7 +93,7 @@ def test_meta_and_empty_weights():
     assert quaternion_scale("he", 0, 0) == 1
 
 
-def test_unknown_init_lists_the_known():
+def test_an_unknown_init_lists_the_available_ones():
     with pytest.raises(ValueError, match=r"unknown quaternion init 'xavier'.*he, glorot, htorch"):
         quaternion_init_(torch.empty(4, 2, 2), "xavier")
 
@@ -102,6 +101,6 @@ def test_unknown_init_lists_the_known():
 @pytest.mark.parametrize(
     "weight", [torch.empty(3, 2, 2), torch.empty(4, 2), torch.empty(4, 2, 2, dtype=torch.int32)]
 )
-def test_what_is_no_quaternion_weight(weight):
+def test_other_tensors_than_quaternion_weights_are_refused(weight):
     with pytest.raises(ValueError, match="quaternion_init_: weight must be floating point"):
         quaternion_init_(weight)

@@ -94,7 +94,7 @@ def test_sizes_not_divisible_by_four(name, size, kind):
         layer(**sizes)
 
 
-def test_unknown_names_list_the_known():
+def test_unknown_names_list_the_available_ones():
     with pytest.raises(ValueError, match=r"QLinear init 'xavier'.*he, glorot, htorch"):
         QLinear(4, 4, init="xavier")
     with pytest.raises(ValueError, match=r"QLinear algorithm '9'.*auto, 8, 16"):
@@ -171,7 +171,7 @@ def test_dtype_and_meta():
     assert layer(torch.zeros(3, 8)).shape == (3, 4)
 
 
-def test_repr_shows_what_is_not_default():
+def test_repr_shows_non_default_arguments():
     assert repr(QLinear(8, 4)) == "QLinear(in_features=8, out_features=4, bias=True)"
     text = repr(QLinear(8, 4, False, init="glorot", algorithm="8"))
     assert text == ("QLinear(in_features=8, out_features=4, bias=False, init=glorot, algorithm=8)")

@@ -1,4 +1,4 @@
-"""QBatchNorm: whitening by definition, modes, running statistics, what torch's twin does too."""
+"""QBatchNorm: whitening by its definition, modes, running statistics, agreement with torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from sparseq.nn import QBatchNorm1d, QBatchNorm2d, QBatchNorm3d
-from tests.nn.whole_graph import assert_compiles_whole
+from tests.nn.full_graph import assert_compiles_in_one_graph
 from tests.ops.cases import normal
 
 SHAPES = {QBatchNorm1d: (6, 12), QBatchNorm2d: (5, 12, 3, 7), QBatchNorm3d: (2, 12, 3, 1, 5)}
@@ -70,7 +70,7 @@ def test_training_is_the_definition(kind):
 
 
 @over_kinds
-def test_evaluation_goes_by_the_running_statistics(kind):
+def test_evaluation_uses_the_running_statistics(kind):
     layer, x = random_layer(kind).eval(), mixed(*SHAPES[kind])
     layer.running_mean.copy_(normal(12, seed=5))
     layer.running_cov.copy_(covariances(mixed(9, 12, 4, seed=3)))
@@ -117,7 +117,7 @@ def test_running_statistics_are_unbiased(momentum):
 @pytest.mark.parametrize(
     "options", [{}, {"momentum": None}, {"affine": False}, {"track_running_stats": False}], ids=str
 )
-def test_split_is_torchs_own(options):
+def test_split_is_batch_normalization_of_torch(options):
     ours = QBatchNorm2d(12, mode="split", dtype=torch.float64, **options)
     theirs = nn.BatchNorm2d(12, dtype=torch.float64, **options)
     assert {k: v.shape for k, v in ours.state_dict().items()} == {
@@ -133,10 +133,10 @@ def test_split_is_torchs_own(options):
 
 
 @over_modes
-def test_one_value_a_channel(mode):
+def test_one_value_per_channel(mode):
     layer = QBatchNorm2d(8, mode=mode)
     nn.init.normal_(layer.bias)
-    spread = layer._spread().clone()
+    second_moment = layer._second_moment().clone()
     x = torch.randn(1, 8, 1, 1, requires_grad=True)
     y = layer(x)
     torch.testing.assert_close(y, layer.bias.view(1, 8, 1, 1))
@@ -144,14 +144,14 @@ def test_one_value_a_channel(mode):
     assert torch.isfinite(x.grad).all()
     assert torch.isfinite(layer.weight.grad).all()
     torch.testing.assert_close(layer.running_mean, 0.1 * x.detach().flatten())
-    assert torch.equal(layer._spread(), spread)
+    assert torch.equal(layer._second_moment(), second_moment)
     assert layer.num_batches_tracked == 1
     assert torch.isfinite(layer.eval()(x)).all()
 
 
 @over_modes
 @pytest.mark.parametrize("shape", [(0, 8, 3, 3), (2, 8, 0, 3)])
-def test_an_empty_batch_moves_nothing(mode, shape):
+def test_an_empty_batch_updates_nothing(mode, shape):
     layer = QBatchNorm2d(8, mode=mode)
     before = {k: v.clone() for k, v in layer.state_dict().items() if "running" in k}
     for training in (True, False):
@@ -172,18 +172,18 @@ def test_gradients_to_second_order(mode, affine, training):
     ).train(training)
     names = [name for name, _ in layer.named_parameters()]
     x = mixed(3, 8, 2, 2).requires_grad_()
-    given = [normal(*p.shape, seed=2).requires_grad_() for p in layer.parameters()]
+    parameters = [normal(*p.shape, seed=2).requires_grad_() for p in layer.parameters()]
 
     def run(x, *values):
         return torch.func.functional_call(layer, dict(zip(names, values, strict=True)), (x,))
 
-    assert torch.autograd.gradcheck(run, (x, *given))
-    assert torch.autograd.gradgradcheck(run, (x, *given))
+    assert torch.autograd.gradcheck(run, (x, *parameters))
+    assert torch.autograd.gradgradcheck(run, (x, *parameters))
 
 
 @over_modes
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_16_bits_are_normalized_in_32(mode, dtype):
+def test_16_bit_features_are_normalized_in_float32(mode, dtype):
     x = mixed(8, 12, 5, 5)
     exact = random_layer(mode=mode)
     layer = copy.deepcopy(exact).to(dtype)
@@ -197,7 +197,7 @@ def test_16_bits_are_normalized_in_32(mode, dtype):
 
 
 @over_modes
-def test_autocast_leaves_the_dtype(mode):
+def test_autocast_keeps_the_dtype(mode):
     layer = random_layer(mode=mode, dtype=torch.float32)
     x = mixed(8, 12, 5, 5, dtype=torch.float32)
     want = copy.deepcopy(layer)(x)
@@ -226,14 +226,14 @@ def test_perfectly_correlated_components_stay_finite():
 
 @over_kinds
 @over_modes
-def test_survives_copies_compilation_and_export(kind, mode):
+def test_copies_compilation_and_export(kind, mode):
     layer, x = random_layer(kind, mode=mode, dtype=torch.float32), mixed(*SHAPES[kind]).float()
     for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
         assert torch.equal(twin(x), copy.deepcopy(layer)(x))
     fresh = kind(12, mode=mode)
     fresh.load_state_dict(layer.state_dict())
     assert torch.equal(fresh(x), copy.deepcopy(layer)(x))
-    assert_compiles_whole(layer, x)
+    assert_compiles_in_one_graph(layer, x)
     program = torch.export.export(layer.eval(), (x,))
     torch.testing.assert_close(program.module()(x), layer(x))
 
@@ -255,7 +255,7 @@ def test_meta_layers_are_filled_by_loading():
     torch.testing.assert_close(empty(x), layer(x))
 
 
-def test_names_what_does_not_fit():
+def test_errors():
     with pytest.raises(ValueError, match="QBatchNorm2d: num_features must be divisible by 4"):
         QBatchNorm2d(6)
     with pytest.raises(ValueError, match=r"unknown QBatchNorm1d mode 'x'.*whiten, split"):

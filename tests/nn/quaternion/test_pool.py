@@ -24,14 +24,14 @@ over_options = pytest.mark.parametrize("options", OPTIONS, ids=str)
 
 
 def by_definition(x, options):
-    """Every window looked at by itself: nn.MaxPool2d of norms says where, plain indexing takes."""
+    """Every window separately: the position from nn.MaxPool2d of the norms, then indexing."""
     n, channels, _, width = x.shape
     norms = x.unflatten(1, (4, -1)).norm(dim=1)
-    pooled, places = nn.MaxPool2d(**options, return_indices=True)(norms)
+    pooled, positions = nn.MaxPool2d(**options, return_indices=True)(norms)
     y = x.new_empty(n, channels, *pooled.shape[2:])
     for index in torch.cartesian_prod(*[torch.arange(size) for size in pooled.shape]).tolist():
         example, c, i, j = index
-        at = int(places[example, c, i, j])
+        at = int(positions[example, c, i, j])
         y[example, c :: channels // 4, i, j] = x[
             example, c :: channels // 4, at // width, at % width
         ]
@@ -55,7 +55,7 @@ def test_gradients_to_second_order(options):
     assert torch.autograd.gradgradcheck(lambda x: layer(x).square(), (x,))
 
 
-def test_of_equals_the_first_counts():
+def test_the_first_of_equal_norms_is_selected():
     x = torch.zeros(1, 4, 2, 4)
     x[0, 1, 0, 1], x[0, 0, 1, 0], x[0, 3, 1, 1] = 2.0, -2.0, 2.0
     y = QMaxPool2d(2)(x)
@@ -72,7 +72,7 @@ def test_batches_of_one_and_single_pixels_and_none():
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_16_bits_whose_squares_overflow(dtype):
+def test_16_bit_values_whose_squares_overflow(dtype):
     x = torch.zeros(1, 4, 1, 2, dtype=dtype)
     x[0, 0, 0, 0], x[0, 2, 0, 1] = 1000, -2000
     y = QMaxPool2d((1, 2))(x)
@@ -86,7 +86,7 @@ def test_nan_counts_as_the_largest():
     assert QMaxPool2d(2)(x).isnan().flatten().tolist() == [False, False, True, False]
 
 
-def test_survives_copies_compilation_and_export():
+def test_copies_compilation_and_export():
     layer, x = QMaxPool2d(3, 2, 1), torch.randn(3, 8, 7, 5)
     want = layer(x)
     for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
@@ -101,13 +101,13 @@ def test_survives_copies_compilation_and_export():
     assert layer.state_dict() == {}
 
 
-def test_pools_the_rest_like_torch_where_components_are_zero():
+def test_real_maps_are_pooled_as_by_torch():
     x = torch.randn(2, 1, 6, 6).abs()
     padded = torch.cat([x, *[torch.zeros_like(x)] * 3], 1)
     assert torch.equal(QMaxPool2d(2)(padded)[:, :1], F.max_pool2d(x, 2))
 
 
-def test_names_what_does_not_fit():
+def test_errors():
     for shape in [(2, 6, 4, 4), (4, 4), (1, 2, 4, 4, 4)]:
         with pytest.raises(ValueError, match=r"QMaxPool2d: x must have shape \(N, 4 C, H, W\)"):
             QMaxPool2d(2)(torch.zeros(shape))
@@ -117,9 +117,9 @@ def test_names_what_does_not_fit():
 @pytest.mark.parametrize("shape", [(2, 3, 8, 6), (3, 5, 7), (0, 2, 4, 4)])
 def test_vector_pooling_is_torchs(options, shape):
     ours, plain = VectorMaxPool2d(**options), nn.MaxPool2d(**options)
-    for form in (torch.contiguous_format, torch.channels_last):
+    for memory_format in (torch.contiguous_format, torch.channels_last):
         x = normal(*shape)
-        x = (x if x.dim() == 3 else x.contiguous(memory_format=form)).requires_grad_()
+        x = (x if x.dim() == 3 else x.contiguous(memory_format=memory_format)).requires_grad_()
         y, want = ours(x), plain(x)
         assert torch.equal(y, want)
         assert y.stride() == want.stride()
@@ -127,10 +127,10 @@ def test_vector_pooling_is_torchs(options, shape):
         assert torch.equal(got, torch.autograd.grad(want.sum(), x)[0])
 
 
-def test_vector_pooling_leaves_to_torch_what_is_not_its_own():
+def test_vector_pooling_of_other_windows_is_done_by_torch():
     x = normal(1, 2, 5, 7)
-    places = VectorMaxPool2d(2, return_indices=True)(x)[1]
-    assert torch.equal(places, nn.MaxPool2d(2, return_indices=True)(x)[1])
+    positions = VectorMaxPool2d(2, return_indices=True)(x)[1]
+    assert torch.equal(positions, nn.MaxPool2d(2, return_indices=True)(x)[1])
     assert VectorMaxPool2d(2, ceil_mode=True)(x).shape == (1, 2, 3, 4)
     assert VectorMaxPool2d((2, 2), [2, 2])(x).shape == (1, 2, 2, 3)
     with pytest.raises(RuntimeError, match="too small"):

@@ -14,12 +14,12 @@ from sparseq.formats import CSRPattern
 from sparseq.nn import SparseConv1d, SparseConv2d, SparseConv3d, to_dense
 from sparseq.ops.sparse_conv_chain import chain_checked
 from tests.nn.conftest import assert_same
-from tests.nn.whole_graph import assert_compiles_whole, assert_exports_with_any_batch
+from tests.nn.full_graph import assert_compiles_in_one_graph, assert_exports_with_any_batch
 
 KINDS = (SparseConv1d, SparseConv2d, SparseConv3d)
 over_kinds = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding=.same. with even kernel")
-NUMBERS = (
+SETTINGS = (
     {"kernel_size": 3},
     {"kernel_size": 3, "stride": 2, "padding": 1, "dilation": 2, "groups": 2, "bias": False},
     {"kernel_size": 1, "stride": 2},
@@ -39,9 +39,9 @@ def image(kind, channels: int = 4, batch: int = 3, size: int = 7, dtype=torch.fl
     return torch.randn(batch, channels, *[size] * dims, generator=seeded(7), dtype=dtype)
 
 
-def masked(kind, dtype=torch.float32, seed: int = 0, **numbers):
-    """A dense layer with zeros in random places, and where it has none."""
-    dense = kind.dense(4, 6, **{"kernel_size": 3, "padding": 1, **numbers}, dtype=dtype)
+def masked(kind, dtype=torch.float32, seed: int = 0, **settings):
+    """A dense layer with zeros at random positions, and the mask of its other weights."""
+    dense = kind.dense(4, 6, **{"kernel_size": 3, "padding": 1, **settings}, dtype=dtype)
     for number, parameter in enumerate(dense.parameters()):
         parameter.data = torch.randn(parameter.shape, generator=seeded(seed + number), dtype=dtype)
     keep = torch.rand(dense.weight.shape, generator=seeded(100 + seed)) < 0.4
@@ -49,15 +49,15 @@ def masked(kind, dtype=torch.float32, seed: int = 0, **numbers):
     return dense, keep
 
 
-def few(kind, seed: int = 0, **numbers):
-    """A sparse layer."""
-    return kind.from_dense(*masked(kind, seed=seed, **numbers))
+def sparse_layer(kind, seed: int = 0, **settings):
+    """A sparse layer with a random pattern."""
+    return kind.from_dense(*masked(kind, seed=seed, **settings))
 
 
 @over_kinds
-@pytest.mark.parametrize("numbers", NUMBERS, ids=str)
-def test_computes_what_the_masked_dense_layer_does(kind, numbers):
-    dense, keep = masked(kind, torch.float64, **{"padding": 0, **numbers})
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_computes_what_the_masked_dense_layer_does(kind, settings):
+    dense, keep = masked(kind, torch.float64, **{"padding": 0, **settings})
     sparse = kind.from_dense(dense, keep)
     results = []
     for layer in (sparse, dense):
@@ -67,8 +67,8 @@ def test_computes_what_the_masked_dense_layer_does(kind, numbers):
         results.append((y, x.grad, *([] if layer.bias is None else [layer.bias.grad])))
     for ours, theirs in zip(*results, strict=True):
         torch.testing.assert_close(ours, theirs)
-    wanted = sparse.pattern.gather(dense.weight.grad.flatten(1))
-    torch.testing.assert_close(sparse.values.grad, wanted)
+    want = sparse.pattern.gather(dense.weight.grad.flatten(1))
+    torch.testing.assert_close(sparse.values.grad, want)
 
 
 @over_kinds
@@ -82,16 +82,16 @@ def test_padding_modes(kind, mode, padding):
 
 
 @over_kinds
-def test_takes_one_image_without_a_batch(kind):
-    layer, x = few(kind), image(kind)
+def test_accepts_one_image_without_a_batch(kind):
+    layer, x = sparse_layer(kind), image(kind)
     assert torch.equal(layer(x[0]), layer(x[:1])[0])
 
 
 @over_kinds
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-@pytest.mark.parametrize("numbers", NUMBERS, ids=str)
-def test_to_dense_is_the_exact_inverse(kind, dtype, numbers):
-    dense, keep = masked(kind, dtype, **{"padding": 0, **numbers})
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_to_dense_is_the_exact_inverse(kind, dtype, settings):
+    dense, keep = masked(kind, dtype, **{"padding": 0, **settings})
     for sparse in (kind.from_dense(dense), kind.from_dense(dense, keep)):
         again = sparse.to_dense()
         assert type(again) is kind.dense
@@ -104,7 +104,7 @@ def test_to_dense_is_the_exact_inverse(kind, dtype, numbers):
 
 @over_kinds
 def test_deepcopy_pickle_and_another_dtype(kind):
-    layer, x = few(kind), image(kind)
+    layer, x = sparse_layer(kind), image(kind)
     for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
         assert_same(layer, twin)
         assert torch.equal(layer(x), twin(x))
@@ -118,7 +118,7 @@ def test_deepcopy_pickle_and_another_dtype(kind):
 
 @over_kinds
 def test_loads_another_pattern_a_dense_state_and_on_meta(kind):
-    one, other, x = few(kind), few(kind, seed=5), image(kind)
+    one, other, x = sparse_layer(kind), sparse_layer(kind, seed=5), image(kind)
     assert sorted(one.state_dict()) == ["bias", "col_idx", "row_ptr", "values"]
     adopted = copy.deepcopy(other)
     adopted.load_state_dict(one.state_dict())
@@ -140,18 +140,18 @@ def test_loads_another_pattern_a_dense_state_and_on_meta(kind):
 
 
 @over_kinds
-def test_compiled_whole_forward_and_backward(kind):
-    assert_compiles_whole(few(kind, stride=2), image(kind))
+def test_compiled_in_one_graph_forward_and_backward(kind):
+    assert_compiles_in_one_graph(sparse_layer(kind, stride=2), image(kind))
 
 
 @over_kinds
 def test_export_with_any_batch(kind):
-    assert_exports_with_any_batch(few(kind), image(kind))
+    assert_exports_with_any_batch(sparse_layer(kind), image(kind))
 
 
 @over_kinds
 def test_files(kind, tmp_path):
-    model = nn.Sequential(few(kind, stride=2, padding_mode="reflect"), nn.ReLU())
+    model = nn.Sequential(sparse_layer(kind, stride=2, padding_mode="reflect"), nn.ReLU())
     save(model, tmp_path / "m.sparseq")
     again = load(tmp_path / "m.sparseq")
     assert_same(model, again)
@@ -159,7 +159,7 @@ def test_files(kind, tmp_path):
     assert torch.equal(again(image(kind)), model(image(kind)))
 
 
-def test_draws_by_the_kept_inputs():
+def test_initial_values_depend_on_the_kept_inputs():
     pattern = CSRPattern.from_mask(torch.rand(64, 32 * 9, generator=seeded()) < 0.2)
     layer = SparseConv2d(32, 64, 3, pattern)
     bound = layer.row_ptr.diff().float().rsqrt()
@@ -171,7 +171,7 @@ def test_draws_by_the_kept_inputs():
     assert not torch.equal(layer.values, before)
 
 
-def test_refuses_what_does_not_fit():
+def test_errors():
     pattern = CSRPattern.from_mask(torch.ones(4, 18, dtype=torch.bool))
     with pytest.raises(ValueError, match=r"SparseConv2d: pattern must have shape \(4, 27\)"):
         SparseConv2d(3, 4, 3, pattern)
@@ -194,7 +194,7 @@ def test_nothing_kept_gives_the_bias():
 @pytest.mark.parametrize("size", [(3, 3), (8, 7), (9, 9)], ids=str)
 @pytest.mark.parametrize("batch", [1, 5, 6, 17])
 def test_inference_agrees_with_training(batch, size, monkeypatch):
-    layer, chained = few(SparseConv2d), []
+    layer, chained = sparse_layer(SparseConv2d), []
     x = torch.randn(batch, 4, *size, generator=seeded(7))
 
     def count(*arguments):

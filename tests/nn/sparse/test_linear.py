@@ -34,10 +34,10 @@ def test_forward_and_gradients_are_those_of_the_masked_twin(case, x):
     sparse, dense = case.layer(dtype=torch.float64), masked(case, torch.float64)
     results = []
     for layer in (sparse, dense):
-        own = x.double().requires_grad_()
-        y = layer(own)
+        leaf = x.double().requires_grad_()
+        y = layer(leaf)
         y.square().sum().backward()
-        results.append((y, own.grad, layer.bias.grad))
+        results.append((y, leaf.grad, layer.bias.grad))
     for ours, theirs in zip(*results, strict=True):
         torch.testing.assert_close(ours, theirs)
     twin = case.from_dense(dense, case.mask())
@@ -75,7 +75,7 @@ def test_kept_special_values_survive_and_dropped_ones_do_not_leak(case, x):
     assert not case.from_dense(twin, mask)(x).isnan().any()
 
 
-def test_without_a_mask_exact_zeros_go_and_nan_stays(case):
+def test_without_a_mask_exact_zeros_are_dropped_and_nan_is_kept(case):
     twin = masked(case)
     twin.weight.data[case.mask()] = math.nan
     assert case.from_dense(twin).nnz == case.mask().sum()
@@ -83,7 +83,7 @@ def test_without_a_mask_exact_zeros_go_and_nan_stays(case):
     assert case.from_dense(twin).nnz == 0
 
 
-def test_flags_follow_and_memory_does_not(case):
+def test_flags_are_copied_and_memory_is_not_shared(case):
     twin = case.twin().eval()
     twin.weight.requires_grad_(False)
     sparse = case.from_dense(twin, case.mask())
@@ -140,7 +140,7 @@ def test_density_counts_the_weights_of_the_twin(case):
 
 
 @pytest.mark.parametrize("kind", ["shape", "dtype", "rank"])
-def test_misfit_masks_are_refused(case, kind):
+def test_masks_that_do_not_fit_are_refused(case, kind):
     mask = case.mask()
     wrong = {"shape": mask[:, 1:], "dtype": mask.float(), "rank": mask.flatten()}[kind]
     with pytest.raises(ValueError, match=r"from_dense: mask must be a bool tensor of shape"):
@@ -169,7 +169,7 @@ def test_a_pattern_of_another_shape_is_refused():
 @pytest.mark.parametrize(
     "values", [torch.zeros(5), torch.zeros(6, 4), torch.zeros(6, dtype=torch.int64)]
 )
-def test_misfit_values_are_refused(values):
+def test_values_that_do_not_fit_are_refused(values):
     with pytest.raises(ValueError, match=r"SparseLinear: values must be floating point of shape"):
         SparseLinear(3, 2, full_pattern(2, 3), values)
 
@@ -183,7 +183,7 @@ def test_values_are_copied():
     assert SparseLinear(3, 2, full_pattern(2, 3), values, bias=False).bias is None
 
 
-def test_granularity_is_found_in_the_mask():
+def test_granularity_is_determined_by_the_mask():
     layer = QLinear(12, 8)
     whole = torch.tensor([True, False, True]).expand(4, 2, 3)
     split = whole.clone()
@@ -193,7 +193,7 @@ def test_granularity_is_found_in_the_mask():
     asked = SparseQLinear.from_dense(layer, whole, "component")
     assert (asked.granularity, asked.values.shape) == ("component", (16,))
     assert SparseQLinear.from_dense(layer, whole).values.shape == (4, 4)
-    with pytest.raises(ValueError, match="must keep or drop every quaternion whole"):
+    with pytest.raises(ValueError, match="must keep or drop whole quaternions"):
         SparseQLinear.from_dense(layer, split, "quaternion")
 
 
@@ -207,7 +207,7 @@ def test_a_quaternion_with_one_zero_component_is_kept_whole_when_asked():
     assert torch.equal(whole.to_dense().weight, layer.weight)
 
 
-def test_unknown_granularity_lists_the_known():
+def test_an_unknown_granularity_lists_the_available_ones():
     with pytest.raises(ValueError, match=r"granularity 'row'.*component, quaternion"):
         SparseQLinear(12, 8, full_pattern(8, 3), granularity="row")
     with pytest.raises(ValueError, match=r"granularity 'row'.*component, quaternion"):

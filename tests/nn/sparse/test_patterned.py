@@ -1,4 +1,4 @@
-"""Loading of sparse layers: the same pattern, another one, a dense one, a corrupt one."""
+"""Loading of sparse layers: the same pattern, another one, a dense state, a corrupt state."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_layers_that_share_a_pattern_do_not_load_into_each_other():
     assert torch.equal(pattern.col_idx, torch.arange(4, dtype=torch.int32))
 
 
-def test_an_optimizer_goes_on_with_the_adopted_values(case, x):
+def test_an_optimizer_continues_with_the_adopted_values(case, x):
     a, b = case.layer(seed=0), case.layer(seed=1)
     optimizer = torch.optim.SGD(b.parameters(), lr=0.1)
     b.load_state_dict(a.state_dict())
@@ -84,7 +84,7 @@ def test_an_optimizer_goes_on_with_the_adopted_values(case, x):
 
 
 @pytest.mark.parametrize("assign", [False, True])
-def test_a_dense_state_dict_loads_through_the_pattern(case, assign):
+def test_the_kept_entries_of_a_dense_state_dict_are_loaded(case, assign):
     layer, twin = case.layer(seed=0), case.twin(seed=3)
     pattern = [getattr(layer, name) for name in BUFFERS]
     state = twin.state_dict()
@@ -130,7 +130,7 @@ def corruptions(state: dict[str, torch.Tensor]) -> dict[str, tuple[dict, str]]:
             {"col_idx": col_idx[None], "values": values[None]},
             "col_idx must be integers in a row",
         ),
-        "meta rows": ({"row_ptr": row_ptr.to("meta")}, "must hold data"),
+        "meta rows": ({"row_ptr": row_ptr.to("meta")}, "must contain data"),
     }
 
 
@@ -148,16 +148,16 @@ def test_a_corrupt_state_dict_is_refused_with_nothing_changed(case, kind):
 
 @pytest.mark.parametrize("missing", ["values", "row_ptr", "col_idx"])
 @pytest.mark.parametrize("strict", [True, False])
-def test_half_a_pattern_is_refused_with_nothing_changed(case, missing, strict):
+def test_an_incomplete_state_is_refused_with_nothing_changed(case, missing, strict):
     layer, state = case.layer(seed=0), dict(case.layer(seed=1).state_dict())
     before = snapshot(layer)
     del state[missing]
-    with pytest.raises(RuntimeError, match="must hold values, row_ptr and col_idx together"):
+    with pytest.raises(RuntimeError, match="must contain values, row_ptr and col_idx together"):
         layer.load_state_dict(state, strict=strict)
     assert all(torch.equal(before[name], tensor) for name, tensor in snapshot(layer).items())
 
 
-def test_a_misfit_weight_is_refused_and_named(case):
+def test_a_weight_that_does_not_fit_is_refused_and_named(case):
     model = nn.Sequential(case.layer())
     before = snapshot(model)
     with pytest.raises(RuntimeError, match=r"0: Sparse\w+: weight must have shape"):
@@ -213,9 +213,9 @@ def test_a_meta_layer_is_built_without_memory(case):
     layer = type(real)(12, 8, real.pattern, device="meta", **options)
     assert all(tensor.is_meta for tensor in [*layer.parameters(), *layer.buffers()])
     assert case.from_dense(case.twin().to("meta"), case.mask()).values.is_meta
-    with pytest.raises(RuntimeError, match="loads through the pattern, which must hold data"):
+    with pytest.raises(RuntimeError, match="only if the layer's pattern contains data"):
         layer.load_state_dict(case.twin().state_dict(), assign=True)
-    with pytest.raises(ValueError, match="mask must be given on the meta device"):
+    with pytest.raises(ValueError, match="mask must be passed on the meta device"):
         case.from_dense(case.twin().to("meta"))
 
 

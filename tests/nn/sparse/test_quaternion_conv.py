@@ -16,12 +16,12 @@ from sparseq.nn import QConv2d, SparseConv2d, SparseQConv1d, SparseQConv2d, Spar
 from sparseq.nn.convert import to_dense
 from sparseq.reports.profiling import profile
 from tests.nn.conftest import assert_same
-from tests.nn.whole_graph import assert_compiles_whole, assert_exports_with_any_batch
+from tests.nn.full_graph import assert_compiles_in_one_graph, assert_exports_with_any_batch
 
 KINDS = (SparseQConv1d, SparseQConv2d, SparseQConv3d)
 over_kinds = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 over_granularities = pytest.mark.parametrize("granularity", ["component", "quaternion"])
-NUMBERS = (
+SETTINGS = (
     {"kernel_size": 3},
     {"kernel_size": 3, "stride": 2, "padding": 1, "dilation": 2, "groups": 2, "bias": False},
     {"kernel_size": 3, "padding": 1, "padding_mode": "circular"},
@@ -36,10 +36,10 @@ def image(kind, batch: int = 3, dtype=torch.float32):
     return torch.randn(batch, 16, *[7] * kind.dense.dims, generator=seeded(7), dtype=dtype)
 
 
-def masked(kind, granularity, dtype=torch.float32, seed: int = 0, **numbers):
-    """A dense layer with zeros in random places, and where it has none."""
-    numbers = {"kernel_size": 3, "padding": 1, **numbers}
-    dense = kind.dense(16, 8, **numbers, dtype=dtype, generator=seeded(seed))
+def masked(kind, granularity, dtype=torch.float32, seed: int = 0, **settings):
+    """A dense layer with zeros at random positions, and the mask of its other weights."""
+    settings = {"kernel_size": 3, "padding": 1, **settings}
+    dense = kind.dense(16, 8, **settings, dtype=dtype, generator=seeded(seed))
     if dense.bias is not None:
         nn.init.normal_(dense.bias, generator=seeded(seed + 1))
     drawn = torch.rand(dense.weight.shape, generator=seeded(100 + seed))
@@ -48,15 +48,15 @@ def masked(kind, granularity, dtype=torch.float32, seed: int = 0, **numbers):
     return dense, keep
 
 
-def few(kind, granularity="component", seed: int = 0, **numbers):
-    return kind.from_dense(*masked(kind, granularity, seed=seed, **numbers))
+def sparse_layer(kind, granularity="component", seed: int = 0, **settings):
+    return kind.from_dense(*masked(kind, granularity, seed=seed, **settings))
 
 
 @over_kinds
 @over_granularities
-@pytest.mark.parametrize("numbers", NUMBERS, ids=str)
-def test_computes_what_the_masked_dense_layer_does(kind, granularity, numbers):
-    dense, keep = masked(kind, granularity, torch.float64, **{"padding": 0, **numbers})
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_computes_what_the_masked_dense_layer_does(kind, granularity, settings):
+    dense, keep = masked(kind, granularity, torch.float64, **{"padding": 0, **settings})
     sparse = kind.from_dense(dense, keep)
     assert sparse.granularity == granularity
     results = []
@@ -76,8 +76,8 @@ def test_computes_what_the_masked_dense_layer_does(kind, granularity, numbers):
 @over_kinds
 @over_granularities
 def test_to_dense_is_the_exact_inverse(kind, granularity):
-    for numbers in NUMBERS:
-        dense, keep = masked(kind, granularity, **{"padding": 0, **numbers})
+    for settings in SETTINGS:
+        dense, keep = masked(kind, granularity, **{"padding": 0, **settings})
         sparse = kind.from_dense(dense, keep)
         again = sparse.to_dense()
         assert type(again) is kind.dense
@@ -89,7 +89,11 @@ def test_to_dense_is_the_exact_inverse(kind, granularity):
 @over_kinds
 @over_granularities
 def test_copies_and_states(kind, granularity, tmp_path):
-    one, other, x = few(kind, granularity), few(kind, granularity, seed=5), image(kind)
+    one, other, x = (
+        sparse_layer(kind, granularity),
+        sparse_layer(kind, granularity, seed=5),
+        image(kind),
+    )
     for twin in (copy.deepcopy(one), pickle.loads(pickle.dumps(one))):
         assert_same(one, twin)
         assert torch.equal(one(x), twin(x))
@@ -111,13 +115,13 @@ def test_copies_and_states(kind, granularity, tmp_path):
 
 @over_granularities
 def test_compile_and_export(granularity):
-    layer, x = few(SparseQConv2d, granularity), image(SparseQConv2d)
-    assert_compiles_whole(layer, x)
+    layer, x = sparse_layer(SparseQConv2d, granularity), image(SparseQConv2d)
+    assert_compiles_in_one_graph(layer, x)
     assert_exports_with_any_batch(layer, x)
 
 
 @over_granularities
-def test_draws_with_variance_two(granularity):
+def test_initial_output_variance_is_two(granularity):
     rows = 256 if granularity == "component" else 64
     drawn = torch.rand(rows, 64 * 9, generator=seeded())
     layer = SparseQConv2d(256, 256, 3, CSRPattern.from_mask(drawn < 0.2), granularity=granularity)
@@ -143,7 +147,7 @@ def test_networks_are_compressed_and_profiled():
     torch.testing.assert_close(real(x), model(x), rtol=1e-4, atol=1e-5)
 
 
-def test_refuses_what_does_not_fit():
+def test_errors():
     pattern = CSRPattern.from_mask(torch.ones(8, 18, dtype=torch.bool))
     with pytest.raises(ValueError, match=r"pattern must have shape \(8, 36\) for component"):
         SparseQConv2d(16, 8, 3, pattern)
@@ -152,5 +156,5 @@ def test_refuses_what_does_not_fit():
     with pytest.raises(ValueError, match="in_channels must be divisible by 4"):
         SparseQConv2d(6, 8, 3, pattern)
     dense, keep = masked(SparseQConv2d, "component")
-    with pytest.raises(ValueError, match="must keep or drop every quaternion whole"):
+    with pytest.raises(ValueError, match="must keep or drop whole quaternions"):
         SparseQConv2d.from_dense(dense, keep, "quaternion")
