@@ -72,8 +72,8 @@ def pruned_networks(name: str, density: float) -> tuple[nn.Module, nn.Module]:
 
 
 @headline(name="vgg16bn", batch=32, density=[0.1, 0.01])
-@headline(name=["vgg16bn", "resnet18"], batch=1, density=0.05)
-@headline(name=["conv_4", "resnet18", "resnet50"], batch=32, density=0.1)
+@headline(name=["vgg16bn", "resnet18", "resnet50"], batch=1, density=0.05)
+@headline(name="conv_4", batch=32, density=0.05, thread_count=1)
 @over_names
 @over_batches
 @over_densities
@@ -172,7 +172,6 @@ def masked_twin(model: nn.Module) -> tuple[nn.Module, Mask]:
 
 
 @headline(graph="regular", name="vgg16bn")
-@headline(graph="regular", name="resnet18", thread_count=1)
 @pytest.mark.parametrize("name", ["vgg16bn", "resnet18"])
 @pytest.mark.parametrize("graph", GRAPHS)
 def test_expander_training(race, name, graph):
@@ -230,7 +229,7 @@ def test_expander_memory(record, name):
     )
 
 
-@headline(name="vgg16bn", density=0.1)
+@headline(name="vgg16bn", density=0.1, thread_count=1)
 @over_names
 @pytest.mark.parametrize("density", [0.1, 0.05], ids="density-{}".format)
 def test_sparse_training(race, name, density):
