@@ -50,8 +50,8 @@ SPARSEQ_INLINE void transpose_block(const S* src, int64_t sj, D* dst, int64_t ld
 // dst[i * ld + j] = src[i * si + j * sj] for i < rows, j < columns, converting the type.
 // Fast where si or sj is 1.
 template <typename S, typename D>
-void copy2d(const S* src, int64_t si, int64_t sj, D* dst, int64_t ld, int64_t rows,
-            int64_t columns) {
+SPARSEQ_INLINE void copy2d(const S* src, int64_t si, int64_t sj, D* dst, int64_t ld, int64_t rows,
+                           int64_t columns) {
   using T = std::conditional_t<(sizeof(S) > sizeof(D)), S, D>;
   constexpr int n = kLanes<T>;
   if (sj == 1) {
