@@ -12,10 +12,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from bench.baselines import BEST
 from bench.results import Row
 from bench.timing import QUIET as UNDISTURBED
 from sparseq.reports.figures import save_figure
-from sparseq.reports.figures.figure import COLORS, FAINT, INK, QUIET
+from sparseq.reports.figures.canvas import COLORS, FAINT, INK, QUIET
 
 WIDTH = 2048  # inputs and outputs of the layer drawn
 SPEEDUPS = [1, 2, 4, 8, 16]
@@ -43,10 +44,11 @@ POINT: dict[str, Any] = {"markersize": 7, "markeredgecolor": "white", "markeredg
 
 @dataclass(frozen=True)
 class Roof:
-    """Rates in GFLOP/s that bound a panel."""
+    """Rates in GFLOP/s that bound a panel, and the name of the dense one."""
 
     peak: float | None
     dense: float
+    name: str
 
 
 def useful(density: float, batch: int, microseconds: float) -> float:
@@ -54,14 +56,30 @@ def useful(density: float, batch: int, microseconds: float) -> float:
     return 2e-3 * density * WIDTH**2 * batch / microseconds
 
 
-def roofline(rows: Iterable[Row], threads: Iterable[int] = (1, 2)) -> Figure:
+def threads_drawn(rows: Iterable[Row]) -> list[int]:
+    """The numbers of threads, 1 and 2, that have a dense rate and a sparse layer to draw."""
+    rows = list(rows)
+    by_count = {count: [row for row in rows if row.get("threads") == count] for count in (1, 2)}
+    return [
+        count
+        for count, some in by_count.items()
+        if _dense_times(some) and any(_timed(some, line[0], line[1]) for line in LINES)
+    ]
+
+
+def can_be_drawn(rows: Iterable[Row]) -> bool:
+    """Whether the rows give a figure."""
+    return bool(threads_drawn(rows))
+
+
+def roofline(rows: Iterable[Row]) -> Figure:
     """One panel per number of threads.
 
     Args:
-        rows: of the suites sweep, layers and peak.
-        threads: the panels.
+        rows: of the suites sweep, layers and peak; `can_be_drawn` of them is true.
     """
-    rows, counts = list(rows), list(threads)
+    rows = list(rows)
+    counts = threads_drawn(rows)
     figure = Figure(figsize=(5.4 * len(counts), 5.2), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, len(counts), sharey=True, squeeze=False)[0]
@@ -121,25 +139,29 @@ def _cases(rows: list[Row], suite: str, subject: str, batch: int) -> list[Row]:
     return [row for row in rows if all(row.get(name) == value for name, value in case.items())]
 
 
+def _dense_times(rows: list[Row]) -> dict[str, list[float]]:
+    """Name of a dense form -> its times on the layer drawn; the best form known comes first."""
+    found: dict[str, list[float]] = {}
+    for name in (BEST, "nn.Linear fp32"):
+        for row in _cases(rows, "layers", "SparseLinear", 512):
+            if row["baseline"] == name and row.get("others", 1.0) < UNDISTURBED:
+                found.setdefault(name, []).append(row["baseline_us"])
+    for row in _cases(rows, "sweep", "Linear", 512):
+        found.setdefault("nn.Linear fp32", []).extend(row.get("baseline_us", []))
+    return {name: times for name, times in found.items() if times}
+
+
 def _roof(rows: list[Row]) -> Roof:
     peaks = [row["gflops"] for row in rows if row["suite"] == "peak"]
-    swept = [
-        row["baseline_us"] for row in _cases(rows, "sweep", "Linear", 512) if "baseline_us" in row
-    ]
-    layers = [
-        [row["baseline_us"]]
-        for row in _cases(rows, "layers", "SparseLinear", 512)
-        if row["baseline"] == "nn.Linear fp32" and row.get("others", 1.0) < UNDISTURBED
-    ]
-    dense = min(min(times) for times in swept or layers)
-    return Roof(max(peaks, default=None), useful(1, 512, dense))
+    name, times = next(iter(_dense_times(rows).items()))
+    return Roof(max(peaks, default=None), useful(1, 512, min(times)), name)
 
 
 def _style(axes: Axes, title: str, roof: Roof) -> None:
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlim(80, 1.6)
-    axes.set_ylim(8, 290)
+    axes.set_ylim(8, max(290, 1.25 * (roof.peak or 0)))
     axes.set_title(title, loc="left", fontsize=10, color=INK)
     axes.set_xlabel("weights kept (%)")
     for axis, ticks in ((axes.xaxis, TICKS_X), (axes.yaxis, TICKS_Y)):
@@ -155,7 +177,7 @@ def _style(axes: Axes, title: str, roof: Roof) -> None:
 
 def _roof_lines(axes: Axes, roof: Roof) -> None:
     """The peak, the dense rate, and the rates at which a layer is so many times faster."""
-    lines = [(roof.peak, "peak", "-"), (roof.dense, "dense fp32", (0, (5, 2)))]
+    lines = [(roof.peak, "peak", "-"), (roof.dense, roof.name, (0, (5, 2)))]
     for rate, name, line in lines:
         if rate is None:
             continue

@@ -1,29 +1,32 @@
-"""Tables of the README and of NOTES.md, and the figure, from the rows that are kept.
+"""Tables of the README and of NOTES.md, and the figures, from the rows that are kept.
 
     python -m bench.report
 
-Each table stands between `<!-- results:NAME -->` and `<!-- /results:NAME -->` and is replaced.
+The README's section has every machine with rows; NOTES.md has the tables of one of them. Each table
+stands between `<!-- results:NAME -->` and `<!-- /results:NAME -->` and is replaced.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bench.figure import write_roofline
-from bench.results import ROOT, Row, machine
-from bench.tables import NOTES, speed_section
+from bench.figure import can_be_drawn, write_roofline
+from bench.machine import RESULTS, ROOT, machine
+from bench.results import Row, load_rows
+from bench.tables.notes import NOTES
+from bench.tables.speed import speed_section
 from sparseq.files.container import write_atomically
 
 README, NOTES_FILE = ROOT / "README.md", ROOT / "bench" / "NOTES.md"
 
 
-def load_rows(folder: Path) -> list[Row]:
-    """All rows of a machine."""
-    return [row for path in sorted(folder.glob("*.json")) for row in json.loads(path.read_text())]
+def machines_of(results: Path) -> dict[str, list[Row]]:
+    """Machine -> its rows, of every folder that has some."""
+    found = {path.name: load_rows(path) for path in sorted(results.iterdir()) if path.is_dir()}
+    return {name: rows for name, rows in found.items() if rows}
 
 
 def fill(text: str, name: str, body: str) -> str:
@@ -41,25 +44,44 @@ def fill(text: str, name: str, body: str) -> str:
     return between.sub(lambda _: f"{opening}\n{body.strip()}\n{closing}", text)
 
 
-def report(rows: Iterable[Row], folder: Path) -> None:
-    """Write the figure, and the tables into the README and the notes."""
-    rows = list(rows)
-    figure = write_roofline(rows, folder)
-    readme = fill(README.read_text(), "speed", speed_section(rows, figure.relative_to(ROOT)))
-    write_atomically(README, readme.encode(), overwrite=True)
-    notes = NOTES_FILE.read_text()
-    for name, table in NOTES.items():
-        notes = fill(notes, name, table(rows))
-    write_atomically(NOTES_FILE, notes.encode(), overwrite=True)
+def draw_figures(machines: Mapping[str, Sequence[Row]], results: Path) -> dict[str, Path]:
+    """The figure of every machine whose rows give one."""
+    return {
+        name: write_roofline(rows, results / name)
+        for name, rows in machines.items()
+        if can_be_drawn(rows)
+    }
+
+
+def report(results: Path, notes_of: str, readme: Path = README, notes: Path = NOTES_FILE) -> None:
+    """Write the figures, and the tables into the README and the notes.
+
+    Args:
+        results: a folder per machine.
+        notes_of: the machine whose rows fill the notes; they stay as they are if it has none.
+        readme: the file with the section on speed.
+        notes: the file with a table per suite.
+    """
+    machines = machines_of(results)
+    figures = draw_figures(machines, results)
+    paths = {name: path.relative_to(readme.parent) for name, path in figures.items()}
+    text = fill(readme.read_text(), "speed", speed_section(machines, paths))
+    write_atomically(readme, text.encode(), overwrite=True)
+    if notes_of in machines:
+        text = notes.read_text()
+        for name, table in NOTES.items():
+            text = fill(text, name, table(machines[notes_of]))
+        write_atomically(notes, text.encode(), overwrite=True)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m bench.report", description=__doc__)
-    parser.add_argument("--machine", default=machine()["machine"], help="folder of the rows")
-    folder = ROOT / "bench" / "results" / parser.parse_args(arguments).machine
-    report(load_rows(folder), folder)
-    print(f"{README}, {NOTES_FILE} and {folder / 'roofline.png'} from {folder}")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the machines")
+    parser.add_argument("--notes-of", help="machine whose tables go to NOTES.md (this one)")
+    chosen = parser.parse_args(arguments)
+    report(chosen.results, chosen.notes_of or machine(chosen.results)["machine"])
+    print(f"{README} and {NOTES_FILE} from {chosen.results}")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ from sparseq.timing import seconds_per_call
 
 TURN_SECONDS = 1e-3
 MOST_ROUNDS = 400
+CLEARLY_SLOWER = 2.0  # times the quickest form
+LONG = 0.05  # seconds of a call from which on one trial tells forms apart
 QUIET = 0.1  # cores that others may use before a measurement counts as disturbed
 GLANCE = 0.3  # seconds over which to see whether others are at work
 CLOCK = Path("/proc/stat")  # of Linux; without it every machine counts as quiet
@@ -67,22 +69,33 @@ def wait_for_quiet(patience: float) -> None:
 
 
 class Race:
-    """Calls that compute the same thing and take turns; the first named is ours."""
+    """Calls that compute the same thing and take turns; the first named is ours.
+
+    A call that stands under several names runs once a round and counts for all of them.
+    """
 
     def __init__(self, sides: Mapping[str, Callable[[], object]]) -> None:
-        self.sides = dict(sides)
-        self.ours = next(iter(self.sides))
+        self.ours = next(iter(sides))
+        self._runs_as = {
+            name: next(first for first, other in sides.items() if other is call)
+            for name, call in sides.items()
+        }
+        self.names = list(sides)
+        self.sides = {name: sides[name] for name in dict.fromkeys(self._runs_as.values())}
         self.samples: dict[str, list[float]] = {name: [] for name in self.sides}
-        self._calls = {name: self._calibrate(call) for name, call in self.sides.items()}
+        self._calls: dict[str, int] = {}
+        self._turn_seconds: dict[str, float] = {}
+        for name, call in self.sides.items():
+            self._calibrate(name, call)
 
-    @staticmethod
-    def _calibrate(call: Callable[[], object]) -> int:
+    def _calibrate(self, name: str, call: Callable[[], object]) -> None:
         """Warm the side up, then choose how many calls fill one turn."""
         call()
         once = seconds_per_call(call, 1)
         if once < TURN_SECONDS:
             once = seconds_per_call(call, 5)
-        return max(1, math.ceil(TURN_SECONDS / max(once, 1e-7)))
+        self._calls[name] = max(1, math.ceil(TURN_SECONDS / max(once, 1e-7)))
+        self._turn_seconds[name] = once * self._calls[name]
 
     def turn(self, name: str) -> None:
         """One sample of one side."""
@@ -95,13 +108,8 @@ class Race:
                 self.turn(name)
 
     def rounds(self, budget: float, least: int) -> int:
-        """How many rounds fit into `budget` seconds, from one trial round; at least `least`."""
-        start = time.perf_counter()
-        self.others()
-        self.turn(self.ours)
-        fit = int(budget / (time.perf_counter() - start))
-        for samples in self.samples.values():
-            samples.clear()
+        """How many rounds fit into `budget` seconds; at least `least`."""
+        fit = int(budget / sum(self._turn_seconds.values()))
         return min(max(least, fit, 1), max(MOST_ROUNDS, least))
 
     def run(self, rounds: int) -> None:
@@ -112,20 +120,25 @@ class Race:
 
     def median(self, name: str) -> float:
         """Median seconds per call of one side."""
-        return median(self.samples[name])
+        return median(self.samples[self._runs_as[name]])
 
     def ratios(self) -> dict[str, float]:
         """Baseline -> its median time / ours."""
         ours = self.median(self.ours)
-        return {name: self.median(name) / ours for name in self.sides if name != self.ours}
+        return {name: self.median(name) / ours for name in self.names if name != self.ours}
 
 
 def fastest(variants: Mapping[str, Callable[[], object]], trials: int = 3) -> str:
-    """Name of the quickest of several forms of one baseline; the race then runs it alone."""
+    """Name of the quickest of several forms of one baseline; the race then runs it alone.
+
+    Forms that are clearly slower after the first trial get no other, and there is only one trial
+    where the calls are so long that noise weighs little.
+    """
     for call in variants.values():
         call()
-    best = dict.fromkeys(variants, math.inf)
-    for _ in range(trials):
-        for name, call in variants.items():
-            best[name] = min(best[name], seconds_per_call(call, 1))
+    best = {name: seconds_per_call(call, 1) for name, call in variants.items()}
+    for _ in range(0 if min(best.values()) > LONG else trials - 1):
+        limit = CLEARLY_SLOWER * min(best.values())
+        for name in [name for name, seconds in best.items() if seconds <= limit]:
+            best[name] = min(best[name], seconds_per_call(variants[name], 1))
     return min(best, key=best.__getitem__)

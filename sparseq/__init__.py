@@ -1,11 +1,12 @@
 """sparseq: small and fast pruned, expander-structured and quaternion PyTorch networks.
 
-The public names are loaded when they are first used, so that `import sparseq` costs nothing.
+The public names are loaded on first use, so that `import sparseq` is cheap.
 """
 
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 from sparseq._version import __version__
@@ -51,6 +52,10 @@ if TYPE_CHECKING:
     from sparseq.pruning import Mask, prune
     from sparseq.reports.profiling import profile
 
+# triton_kernels/ is in this folder where sparseq is installed, and beside it in a checkout
+if not os.path.isdir(os.path.join(__path__[0], "triton_kernels")):
+    __path__.append(os.path.dirname(__path__[0]))
+
 __all__ = [
     "QConv1d",
     "QConv2d",
@@ -94,7 +99,7 @@ __all__ = [
     "__version__",
 ]
 
-# the part of the package that a public name comes from
+# public name -> the subpackage that defines it
 _HOMES = {
     **dict.fromkeys(__all__, "nn"),
     **dict.fromkeys(("Mask", "prune"), "pruning"),

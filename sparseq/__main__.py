@@ -1,4 +1,4 @@
-"""`python -m sparseq` is `sparseq`."""
+"""`python -m sparseq` runs the command line, as `sparseq` does."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""L1: sparse patterns and masks: where the kept entries are; the values live elsewhere."""
+"""L1: sparse patterns and masks: the positions of the kept entries, without their values."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sparseq.ops.host import transpose_csr
 from sparseq.ops.spmm import row_indices
 
 INT32_MAX = 2**31 - 1
-# integers of an element's size: its bits
+# element size in bytes -> the integer dtype that views the same bits
 BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -24,8 +24,8 @@ class CSRPattern:
 
     Attributes:
         row_ptr: (m + 1) int32, non-decreasing, from 0 to nnz.
-        col_idx: (nnz) int32, rising within each row, in 0..k-1.
-        row_ptr_t, col_idx_t: the same of the (k, m) transpose.
+        col_idx: (nnz) int32, strictly increasing within each row, in 0..k-1.
+        row_ptr_t, col_idx_t: the same for the (k, m) transpose.
         perm: (nnz) int32, transposed order -> CSR order: values_t = values[perm].
     """
 
@@ -37,7 +37,7 @@ class CSRPattern:
 
     @classmethod
     def from_csr(cls, row_ptr: Tensor, col_idx: Tensor, columns: int) -> CSRPattern:
-        """From the two CSR tensors of an (m, columns) matrix; ValueError if they are no pattern."""
+        """From the CSR tensors of an (m, columns) matrix; ValueError if they are not valid."""
         check_csr(row_ptr, col_idx, columns)
         row_ptr, col_idx = row_ptr.to(torch.int32), col_idx.to(torch.int32)
         row_ptr, col_idx = row_ptr.contiguous(), col_idx.contiguous()
@@ -51,8 +51,8 @@ class CSRPattern:
     def from_mask(cls, mask: Tensor) -> CSRPattern:
         """From an (m, k) bool tensor, True = kept."""
         got = f"{mask.dtype} {tuple(mask.shape)}"
-        fits = mask.dim() == 2 and mask.dtype == torch.bool
-        require(fits, "CSRPattern.from_mask", "mask", "must be a bool matrix", got)
+        valid = mask.dim() == 2 and mask.dtype == torch.bool
+        require(valid, "CSRPattern.from_mask", "mask", "must be a bool matrix", got)
         return cls.from_csr(_pointers(mask.sum(1)), mask.nonzero()[:, 1], mask.shape[1])
 
     @property
@@ -67,11 +67,11 @@ class CSRPattern:
 
     @property
     def tensors(self) -> list[Tensor]:
-        """The five tensors in the order the ops take them."""
+        """The five tensors in the order in which the ops expect them."""
         return [self.row_ptr, self.col_idx, self.row_ptr_t, self.col_idx_t, self.perm]
 
     def rows(self) -> Tensor:
-        """(nnz) int64: the row of every entry."""
+        """(nnz) int64: the row of each entry."""
         return row_indices(self.row_ptr, self.col_idx)
 
     def mask(self) -> Tensor:
@@ -85,23 +85,23 @@ class CSRPattern:
         return matrix[self.rows(), self.col_idx.long()]
 
     def map(self, convert: Callable[[Tensor], Tensor]) -> CSRPattern:
-        """The pattern with `convert` applied to each of its tensors (a move to a device)."""
+        """The pattern with `convert` (a move to a device) applied to each of its tensors."""
         return CSRPattern(*(convert(tensor) for tensor in self.tensors))
 
 
 def check_mask(op: str, argument: str, mask: Any, shape: tuple[int, ...] | None = None) -> None:
-    """ValueError, naming both, unless it is a bool tensor (of that shape, where one is given)."""
+    """ValueError that names op and argument unless the mask is a bool tensor (of `shape`)."""
     is_bool = isinstance(mask, Tensor) and mask.dtype == torch.bool
-    fits = is_bool and shape in (None, tuple(mask.shape))
+    valid = is_bool and shape in (None, tuple(mask.shape))
     rule = "must be a bool tensor" + ("" if shape is None else f" of shape {shape}")
     got = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
-    require(fits, op, argument, rule, got)
+    require(valid, op, argument, rule, got)
 
 
 def check_masks(
     op: str, argument: str, masks: Mapping[str, Any], parameters: Mapping[str, Tensor]
 ) -> None:
-    """`check_mask` of masks by the names of the parameters that they must fit."""
+    """`check_mask` for masks by parameter name: each must have the shape of its parameter."""
     for name, mask in masks.items():
         rule = f"must name parameters of the model: {', '.join(parameters)}"
         require(name in parameters, op, argument, rule, repr(name))
@@ -113,21 +113,21 @@ def _pointers(counts: Tensor) -> Tensor:
 
 
 def check_csr(row_ptr: Tensor, col_idx: Tensor, columns: int) -> None:
-    """ValueError, naming the tensor and the rule, unless the two are a CSR pattern."""
+    """ValueError that names the tensor and the rule unless the two form a CSR pattern."""
     for name, tensor in (("row_ptr", row_ptr), ("col_idx", col_idx)):
         integral = tensor.dim() == 1 and not tensor.is_floating_point()
         got = f"{tensor.dtype} {tuple(tensor.shape)}"
-        _require(integral and tensor.dtype != torch.bool, name, "must be integers in a row", got)
-    _require(row_ptr.numel() > 0, "row_ptr", "must have one entry more than rows", "none")
+        _require(integral and tensor.dtype != torch.bool, name, "must be a vector of integers", got)
+    _require(row_ptr.numel() > 0, "row_ptr", "must have one entry more than there are rows", "none")
     got = f"{col_idx.numel()} entries, {columns} columns"
     fits = max(col_idx.numel(), columns) <= INT32_MAX
-    _require(fits, "col_idx", "must fit 32-bit indices", got)
+    _require(fits, "col_idx", "must fit in 32-bit indices", got)
     if row_ptr.is_meta:
         return
     ends, nnz = (int(row_ptr[0]), int(row_ptr[-1])), col_idx.numel()
     _require(ends == (0, nnz), "row_ptr", f"must go from 0 to {nnz}", ends)
-    rising = bool((row_ptr.diff() >= 0).all())
-    _require(rising, "row_ptr", "must not fall", "an entry below the one before")
+    increasing = bool((row_ptr.diff() >= 0).all())
+    _require(increasing, "row_ptr", "must not decrease", "an entry below its predecessor")
     if nnz:
         _check_ids(row_ptr, col_idx, columns)
 
@@ -137,8 +137,9 @@ def _check_ids(row_ptr: Tensor, col_idx: Tensor, columns: int) -> None:
     rule = f"must lie in 0..{columns - 1}"
     _require(low >= 0 and high < columns, "col_idx", rule, f"{low}..{high}")
     key = row_indices(row_ptr, col_idx) * columns + col_idx
-    rising = bool((key.diff() > 0).all())
-    _require(rising, "col_idx", "must rise within each row", "an entry that repeats or falls")
+    increasing = bool((key.diff() > 0).all())
+    rule = "must increase strictly within each row"
+    _require(increasing, "col_idx", rule, "an entry not above its predecessor")
 
 
 def _require(condition: bool, argument: str, rule: str, got: object) -> None:

@@ -1,4 +1,4 @@
-"""The one way to extend sparseq by name: layers, stores, criteria, models, data sets, recipes."""
+"""Registries of named entries, the one way to extend sparseq: layers, criteria, models, ..."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ class Registry(Generic[T]):
         self._entries: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Decorator that enters a function or class under `name`; a name is entered once."""
+        """Decorator that registers a function or class; ValueError if the name is taken."""
 
-        def enter(entry: T) -> T:
+        def add(entry: T) -> T:
             if name in self._entries:
                 raise ValueError(f"{self.kind} {name!r} is registered twice")
             self._entries[name] = entry
             return entry
 
-        return enter
+        return add
 
     def get(self, name: str) -> T:
-        """The entry of that name; ValueError with the known names otherwise."""
+        """The entry of that name; ValueError that lists the registered names if there is none."""
         if name not in self._entries:
             raise unknown_name(self.kind, name, self.names())
         return self._entries[name]
@@ -39,7 +39,7 @@ class Registry(Generic[T]):
         return self._entries.get(name)
 
     def entries(self) -> list[T]:
-        """All entries, in the order in which they were registered."""
+        """All entries, in the order of their registration."""
         return list(self._entries.values())
 
     def names(self) -> list[str]:

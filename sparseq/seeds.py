@@ -1,7 +1,7 @@
-"""Random numbers that are a function of the arguments alone, never of what ran before.
+"""Random numbers that depend on the arguments alone, never on what ran before.
 
-Seeds are derived from their purpose too: a mask drawn with seed 0 must have nothing in common with
-weights drawn with seed 0, as the same stream of random numbers would.
+The purpose is a part of each seed: a mask and weights drawn with seed 0 must not share one stream
+of random numbers, or they would be correlated.
 """
 
 from __future__ import annotations

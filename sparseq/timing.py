@@ -1,4 +1,4 @@
-"""Wall time of calls; the sides of a comparison take turns, so that drift meets all alike."""
+"""Wall time of calls; compared calls are interleaved, so that drift affects all of them equally."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 
 
 def seconds_per_call(work: Work, calls: int = 1, device: torch.device = CPU) -> float:
-    """Mean wall time of a call over `calls` calls in a row, until the device has done them."""
+    """Mean wall time of `calls` consecutive calls, in seconds; waits for the device to finish."""
     _wait(device)
     start = time.perf_counter()
     for _ in range(calls):
@@ -26,7 +26,7 @@ def seconds_per_call(work: Work, calls: int = 1, device: torch.device = CPU) -> 
 
 
 def median_ms(works: Sequence[Work], device: torch.device = CPU, repeats: int = 20) -> list[float]:
-    """Median milliseconds of each of several pieces of work, run in turn after a warm-up."""
+    """Median milliseconds of each of several pieces of work, interleaved, after a warm-up."""
     samples: list[list[float]] = [[] for _ in works]
     for repeat in range(WARM_UP + repeats):
         for work, times in zip(works, samples, strict=True):

@@ -109,16 +109,16 @@ def sddmm(draw: Draw) -> Iterator[Arguments]:
 
 
 def sparse_conv(draw: Draw) -> Iterator[Arguments]:
-    some, plain = pattern(6, 27), ConvGeometry.of((3, 3), padding=1).numbers()
+    some, plain = pattern(6, 27), ConvGeometry.of((3, 3), padding=1).flat()
     yield draw(2, 3, 5, 4), draw(some.nnz), draw(6), some.tensors, False, plain
     yield draw(1, 6, 5, 4), draw(some.nnz), draw(3), some.tensors, True, plain
-    line, apart = pattern(4, 6), ConvGeometry((3,), (2,), (1,), (2,), (1,), 2).numbers()
+    line, apart = pattern(4, 6), ConvGeometry((3,), (2,), (1,), (2,), (1,), 2).flat()
     yield draw(17, 4, 9), draw(line.nnz), None, line.tensors, False, apart
     yield draw(2, 4, 4), draw(line.nnz), None, line.tensors, True, apart
     edges = slices(4, 3)
     yield draw(2, 3, 4, 4), draw(edges.nnz), draw(4), edges.tensors, False, plain
     yield draw(2, 4, 3, 16), draw(edges.nnz), draw(3), edges.tensors, True, plain
-    none, cube = pattern(5, 8, density=0), ConvGeometry.of((2, 2, 2)).numbers()
+    none, cube = pattern(5, 8, density=0), ConvGeometry.of((2, 2, 2)).flat()
     yield draw(2, 1, 3, 2, 2), draw(0), draw(5), none.tensors, False, cube
 
 
@@ -128,15 +128,15 @@ def sparse_conv_chain(draw: Draw) -> Iterator[Arguments]:
     tensors = [*first.tensors, *second.tensors]
     geometry = ConvGeometry.of((3, 3), padding=1)
     orders = [*tap_order(first.tensors, geometry), *tap_order(second.tensors, geometry)]
-    numbers = geometry.numbers()
+    numbers = geometry.flat()
     yield draw(17, 3, 8, 4), values, biases, tensors, orders, 2 * numbers, [1, 0], [2, 1]
     yield draw(2, 3, 5, 7), values[:1], biases[:1], tensors[:5], [], numbers, [0], [3]
 
 
 def sparse_conv_dv(draw: Draw) -> Iterator[Arguments]:
-    some, plain = pattern(6, 27), ConvGeometry.of((3, 3), padding=1).numbers()
+    some, plain = pattern(6, 27), ConvGeometry.of((3, 3), padding=1).flat()
     yield draw(2, 6, 5, 4), draw(2, 3, 5, 4), some.tensors, plain
-    line, apart = pattern(4, 6), ConvGeometry((3,), (2,), (1,), (2,), (0,), 2).numbers()
+    line, apart = pattern(4, 6), ConvGeometry((3,), (2,), (1,), (2,), (0,), 2).flat()
     yield draw(17, 4, 4), draw(17, 4, 9), line.tensors, apart
     edges = slices(4, 3)
     yield draw(2, 4, 4, 4), draw(2, 3, 4, 4), edges.tensors, plain

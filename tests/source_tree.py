@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import ast
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PYTHON_FOLDERS = ["sparseq", "triton_kernels", "bench", "tests"]
-CPP_SUFFIXES = {".h", ".cpp", ".cu", ".cuh"}
 BLOCKS = (ast.If, ast.For, ast.While, ast.With, ast.Try, ast.Match, ast.AsyncFor, ast.AsyncWith)
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
@@ -19,11 +17,6 @@ def python_files(*folders: str) -> list[Path]:
     """The Python files below the folders (all source folders by default), and the root's own."""
     found = [path for name in folders or PYTHON_FOLDERS for path in (ROOT / name).rglob("*.py")]
     return sorted([*found, *(() if folders else ROOT.glob("*.py"))])
-
-
-def cpp_files() -> list[Path]:
-    """Every C++ and CUDA source and header."""
-    return sorted(path for path in (ROOT / "csrc").rglob("*") if path.suffix in CPP_SUFFIXES)
 
 
 def name_of(path: Path) -> str:
@@ -95,39 +88,3 @@ def imported_modules(path: Path) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
             yield from (str(arg.value) for arg in node.args if isinstance(arg, ast.Constant))
-
-
-def cpp_functions(text: str) -> Iterator[tuple[str, int]]:
-    """(name, lines) of each function definition a brace counter can tell.
-
-    Namespaces, classes and extern "C" are looked into; a body is a `{` that follows `)`.
-    """
-    code = _without_comments(text)
-    position = 0
-    while (opening := code.find("{", position)) >= 0:
-        head = re.split(r"[;{}]", code[:opening])[-1]
-        called = re.search(r"([~\w:<>]+)\s*\(", head)
-        if called is None or re.search(r"\b(namespace|class|struct|enum|union)\b[^()]*$", head):
-            position = opening + 1
-            continue
-        closing = _closing_brace(code, opening)
-        yield called[1], code.count("\n", opening, closing) + 1
-        position = closing + 1
-
-
-def _closing_brace(code: str, opening: int) -> int:
-    depth = 0
-    for match in re.compile(r"[{}]").finditer(code, opening):
-        depth += 1 if match[0] == "{" else -1
-        if depth == 0:
-            return match.start()
-    return len(code)
-
-
-def _without_comments(text: str) -> str:
-    """Comments, literals and preprocessor lines blanked; line breaks stay."""
-    pattern = (
-        r'//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\\n])*"'
-        r"|'(?:\\.|[^'\\\n])*'|^[ \t]*#(?:[^\n]*\\\n)*[^\n]*"
-    )
-    return re.sub(pattern, lambda match: "\n" * match[0].count("\n"), text, flags=re.S | re.M)

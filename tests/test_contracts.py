@@ -7,10 +7,12 @@ import dataclasses
 import inspect
 import itertools
 import json
+import typing
 
 import pytest
 import torch
 import torch.nn.functional as F
+from matplotlib.figure import Figure
 from torch import nn
 
 import sparseq
@@ -19,13 +21,14 @@ from sparseq.graphs import GRAPHS, draw_edges
 from sparseq.models import ALGEBRAS, MODELS, build, std_hparams
 from sparseq.pruning import CRITERIA, SCHEDULES, prune
 from sparseq.recipes import RECIPES
+from sparseq.reports.figures import FIGURES
 from sparseq.train import OPTIMIZERS, RATES
 from tests.models.zoo import QUICK, parameter_count, quick_shape
 
 over_algebras = pytest.mark.parametrize("algebra", ALGEBRAS)
 
 
-REGISTRIES = [GRAPHS, CRITERIA, SCHEDULES, MODELS, DATASETS, RECIPES, OPTIMIZERS, RATES]
+REGISTRIES = [GRAPHS, CRITERIA, SCHEDULES, MODELS, DATASETS, RECIPES, OPTIMIZERS, RATES, FIGURES]
 
 
 @pytest.mark.parametrize("registry", REGISTRIES, ids=lambda registry: registry.kind)
@@ -34,6 +37,11 @@ def test_registries_name_what_they_know(registry):
     with pytest.raises(ValueError, match=rf"unknown {registry.kind} 'nothing'") as caught:
         registry.get("nothing")
     assert all(name in str(caught.value) for name in registry.names())
+
+
+@pytest.mark.parametrize("name", FIGURES.names())
+def test_figures_return_a_matplotlib_figure(name):
+    assert typing.get_type_hints(FIGURES.get(name))["return"] is Figure
 
 
 # with a size of 4 where they need one

@@ -48,14 +48,14 @@ def test_sizes_without_data():
     [
         ([0, 1], [5], r"CSRPattern: col_idx must lie in 0..2, got 5..5"),
         ([0, 1], [-1], r"CSRPattern: col_idx must lie in 0..2, got -1..-1"),
-        ([0, 2], [1, 1], r"CSRPattern: col_idx must rise within each row"),
-        ([0, 2], [2, 0], r"CSRPattern: col_idx must rise within each row"),
-        ([0, 2, 1], [0], r"CSRPattern: row_ptr must not fall"),
+        ([0, 2], [1, 1], r"CSRPattern: col_idx must increase strictly within each row"),
+        ([0, 2], [2, 0], r"CSRPattern: col_idx must increase strictly within each row"),
+        ([0, 2, 1], [0], r"CSRPattern: row_ptr must not decrease"),
         ([1, 1], [0], r"CSRPattern: row_ptr must go from 0 to 1, got \(1, 1\)"),
         ([0, 3], [0], r"CSRPattern: row_ptr must go from 0 to 1, got \(0, 3\)"),
-        ([], [], r"CSRPattern: row_ptr must have one entry more than rows, got none"),
-        ([0.0, 1.0], [0], r"CSRPattern: row_ptr must be integers in a row, got torch.float32"),
-        ([[0, 1]], [0], r"CSRPattern: row_ptr must be integers in a row, got .* \(1, 2\)"),
+        ([], [], r"CSRPattern: row_ptr must have one entry more than there are rows, got none"),
+        ([0.0, 1.0], [0], r"CSRPattern: row_ptr must be a vector of integers, got torch.float32"),
+        ([[0, 1]], [0], r"CSRPattern: row_ptr must be a vector of integers, got .* \(1, 2\)"),
     ],
 )
 def test_names_what_is_wrong(row_ptr, col_idx, message):

@@ -10,11 +10,10 @@ from statistics import median
 import pytest
 
 import sparseq
+from tests.cpp_tree import cpp_files
 from tests.source_tree import (
     ROOT,
     Function,
-    cpp_files,
-    cpp_functions,
     functions_of,
     imported_modules,
     name_of,
@@ -56,7 +55,6 @@ MANY_ARGUMENTS = {
     "sparseq/pruning/api.py:prune": "the public signature; all but two are keyword-only",
     "sparseq/train/loop.py:fit": "a training loop's settings, keyword-only",
 }
-LONG_CPP_FUNCTIONS: dict[str, str] = {}
 # what lies among the operators and serves all of them
 SHARED = {"choice", "backend", "host", "geometry", "dtypes"}
 # operators that plain torch serves so far
@@ -189,10 +187,9 @@ def test_the_package_imports_neither_tests_nor_benchmarks():
     assert not wrong, wrong
 
 
-@pytest.mark.parametrize(("files", "limit"), [(python_files, 300), (cpp_files, 400)])
-def test_files_are_short(files, limit):
-    lengths = {name_of(path): len(path.read_text().splitlines()) for path in files()}
-    assert not {name: lines for name, lines in lengths.items() if lines >= limit}
+def test_files_are_short():
+    lengths = {name_of(path): len(path.read_text().splitlines()) for path in python_files()}
+    assert not {name: lines for name, lines in lengths.items() if lines >= 300}
 
 
 def test_functions_are_short():
@@ -210,16 +207,6 @@ def test_blocks_are_not_nested_deeply():
 def test_functions_take_few_arguments():
     over = {function.name for function in functions(*PRODUCT, "bench") if function.arguments() > 8}
     assert over == set(MANY_ARGUMENTS)
-
-
-def test_cpp_functions_are_short():
-    lengths = {
-        f"{name_of(path)}:{name}": lines
-        for path in cpp_files()
-        for name, lines in cpp_functions(path.read_text())
-        if lines >= 60
-    }
-    assert set(lengths) == set(LONG_CPP_FUNCTIONS), lengths
 
 
 def stems(folder: str, pattern: str) -> set[str]:
@@ -257,15 +244,6 @@ def test_no_file_is_a_drawer():
         name_of(path) for path in (*python_files(), *cpp_files()) if path.stem in FORBIDDEN_NAMES
     }
     assert not names
-
-
-def test_only_the_vector_headers_use_intrinsics():
-    using = [
-        name_of(path)
-        for path in cpp_files()
-        if path.parent.name != "simd" and re.search(r"\b_mm\d*_|\b__m\d+", path.read_text())
-    ]
-    assert not using
 
 
 def readme_tree() -> list[str]:

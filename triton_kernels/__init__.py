@@ -1,6 +1,6 @@
 """Triton kernels, one file per operator; installed as sparseq.triton_kernels.
 
-A kernel enters KERNELS under its operator's name and takes the operator's arguments.
+KERNELS lists each kernel under the name of its operator; both accept the same arguments.
 """
 
 from __future__ import annotations

@@ -1,58 +1,57 @@
-"""hamilton: Y = W (x) X, quaternion linear maps and their gradients, by one fused product
+"""hamilton: the quaternion linear map y = W (x) x + b and its gradients, as one fused product
 
     C = A (x) B,   A (rows, depth), B (depth, lanes), C (rows, lanes), entries quaternions
 
 forward: A = W, B = x^T;   dx: A = W* (conjugate transpose), B = dy^T;   dW: A = dy^T, B = x*.
-An operand is its first component and three strides, in elements: from a component to the next,
-from a row to the next, from a column to the next; so every layout is read where it lies.
+An operand is a pointer to its first component and three strides in elements, between components,
+rows and columns, so that every layout is read in place.
 
 A program computes one tile of all four components of C. Each step over the depth loads the four
-tiles of A and the four of B once; the edges are masked. "16" multiplies them as the definition
-says, into four accumulators. "8" (Howell & Lafon 1975) forms in registers, with H = [[1,1,1,1],
+tiles of A and the four of B once; the edges are masked. "16" multiplies them by definition, into
+four accumulators. "8" (Howell & Lafon 1975) computes in registers, with H = [[1,1,1,1],
 [1,-1,1,-1],[1,1,-1,-1],[1,-1,-1,1]],
 
     S_r = 1/2 sum_i H[r,i] A_i,  V_r = 1/2 sum_j H[r,j] B_j,  G = H (S_r V_r)
     C_0 = 2 A_0 B_0 - G_0   C_1 = G_1 - 2 A_3 B_2   C_2 = G_2 - 2 A_1 B_3   C_3 = G_3 - 2 A_2 B_1
 
-The factor 1/4 is shared out so that float16 sums neither overflow nor lose bits early. Sums are
-formed in float32 and rounded to the operands' dtype once.
+The factor 1/4 is split between the operands, so that float16 sums neither overflow nor lose bits
+early. S and V are computed in float32 and rounded once, to the operands' dtype.
 
-Registers bound the tile. The eight products are summed over the depth apart and meet once, after
-the last step: adding each to the four outputs it belongs to at every step would need half the
-accumulators but twenty tile additions outside the tensor cores. Eight float32 accumulators of
-64 x 64 over eight warps are 128 of a thread's 255 registers; the rest holds addresses and the
-operands' sums. Where sizes are no multiples of 16 each entry has an address of its own, and half
-the lanes are left to a tile. Below 64 rows tensor cores fall back to an instruction whose operands
-all lie in registers, so their tiles keep 64. "16" has half the accumulators and takes 64 x 64 at
-any alignment, but its sixteen products share all eight operand tiles: multiplied as float32,
-outside the tensor cores, a thread holds its part of all of them, and 32 x 16 is what fits.
+Registers limit the tile. The eight products have separate accumulators over the depth, which are
+combined once, after the last step: adding each product to its four outputs in every step would
+need half the accumulators but twenty tile additions outside the tensor cores. Eight float32
+accumulators of 64 x 64 over eight warps are 128 of a thread's 255 registers; the others are for
+addresses and S and V. If a size is not a multiple of 16, every entry needs its own address, and a
+tile has half the lanes. Below 64 rows the tensor cores use an instruction with all operands in
+registers, so tiles on tensor cores always have 64 rows. "16" has half the accumulators and fits
+64 x 64 at any alignment, but its sixteen products share all eight operand tiles: for float32
+products, outside the tensor cores, a thread needs its part of all of them, and 32 x 16 fits.
 
-Sums run over the depth in one order: the same bits at every call. There are no atomics. float32
-is multiplied as float32, or as tf32 where torch.backends.cuda.matmul says so; float16 and
-bfloat16 are summed in float32. Other dtypes go to the plain-torch reference.
+The order of the sums over the depth is fixed and there are no atomics, so every call gives the same
+bits. float32 is multiplied as float32, or as tf32 if torch.backends.cuda.matmul allows it; float16
+and bfloat16 are summed in float32. Other dtypes use the plain-torch reference.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import prod
 from typing import Any, NamedTuple
 
 import torch
 import triton
 import triton.language as tl
+from sparseq.triton_kernels._hamilton_plan import Plan, Sizes, plan_for
 from torch import Tensor
 
 from sparseq.ops.hamilton import hamilton_dw_reference, hamilton_dx_reference, hamilton_reference
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-FEW = 16  # quaternions; from here down the operands' bytes bound the product, not its arithmetic
-STAGES = 3  # steps over the depth in flight
+STAGES = 3  # pipelined steps over the depth
 INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
 
 
 class Operand(NamedTuple):
-    """Quaternion matrix in memory; strides in elements."""
+    """A quaternion matrix in memory: its data, and its strides in elements."""
 
     data: Any
     component: Any
@@ -63,30 +62,9 @@ class Operand(NamedTuple):
         return Operand(self.data, self.component, self.column, self.row)
 
 
-class Sizes(NamedTuple):
-    """Of a product, in quaternions."""
-
-    rows: Any
-    lanes: Any
-    depth: Any
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a kernel is compiled for: the form, the conjugated operand, and the tile."""
-
-    eight: bool
-    conjugate: str  # "a", "b" or ""
-    precision: str  # of float32 products
-    rows: int
-    lanes: int
-    depth: int
-    warps: int
-
-
 @triton.jit
 def _quad(operand, rows, columns, height, width):
-    """The four components of one tile; zero outside of the matrix."""
+    """Load the four components of one tile; zero outside the matrix."""
     at = operand.data + rows.to(tl.int64)[:, None] * operand.row
     at += columns.to(tl.int64)[None, :] * operand.column
     inside = (rows[:, None] < height) & (columns[None, :] < width)
@@ -94,7 +72,7 @@ def _quad(operand, rows, columns, height, width):
     tile1 = tl.load(at + operand.component, mask=inside, other=0.0)
     tile2 = tl.load(at + 2 * operand.component, mask=inside, other=0.0)
     tile3 = tl.load(at + 3 * operand.component, mask=inside, other=0.0)
-    if INTERPRETED:  # whose bfloat16 is only storage
+    if INTERPRETED:  # the interpreter has no bfloat16 arithmetic
         tile0, tile1 = tile0.to(tl.float32), tile1.to(tl.float32)
         tile2, tile3 = tile2.to(tl.float32), tile3.to(tl.float32)
     return tile0, tile1, tile2, tile3
@@ -102,7 +80,7 @@ def _quad(operand, rows, columns, height, width):
 
 @triton.jit
 def _h(x0, x1, x2, x3):
-    """H applied to four tiles."""
+    """H times four tiles."""
     even, odd = x0 + x1, x0 - x1
     even2, odd2 = x2 + x3, x2 - x3
     return even + even2, odd + odd2, even - even2, odd - odd2
@@ -110,7 +88,7 @@ def _h(x0, x1, x2, x3):
 
 @triton.jit
 def _half_h(x0, x1, x2, x3, CONJUGATE: tl.constexpr):
-    """1/2 H of four tiles or of their conjugate, rounded to their dtype."""
+    """1/2 H times four tiles or their conjugate, rounded to their dtype."""
     sign: tl.constexpr = -0.5 if CONJUGATE else 0.5
     z1, z2, z3 = sign * x1.to(tl.float32), sign * x2.to(tl.float32), sign * x3.to(tl.float32)
     y0, y1, y2, y3 = _h(0.5 * x0.to(tl.float32), z1, z2, z3)
@@ -119,7 +97,7 @@ def _half_h(x0, x1, x2, x3, CONJUGATE: tl.constexpr):
 
 @triton.jit
 def _eight(a, b, rows, lanes, sizes, PLAN: tl.constexpr):
-    """Howell & Lafon's form: the four tiles of C."""
+    """The four tiles of C by the eight products of Howell & Lafon."""
     zero = tl.zeros((PLAN.rows, PLAN.lanes), tl.float32)
     p0, p1, p2, p3 = zero, zero, zero, zero
     q0, q1, q2, q3 = zero, zero, zero, zero
@@ -144,7 +122,7 @@ def _eight(a, b, rows, lanes, sizes, PLAN: tl.constexpr):
 
 @triton.jit
 def _sixteen(a, b, rows, lanes, sizes, PLAN: tl.constexpr):
-    """The definition: the four tiles of C."""
+    """The four tiles of C by definition, with sixteen products."""
     zero = tl.zeros((PLAN.rows, PLAN.lanes), tl.float32)
     c0, c1, c2, c3 = zero, zero, zero, zero
     for start in range(0, sizes.depth, PLAN.depth):
@@ -177,7 +155,7 @@ def _sixteen(a, b, rows, lanes, sizes, PLAN: tl.constexpr):
 
 @triton.jit
 def _store(tile, c, bias, rows, lanes, sizes, COMPONENT: tl.constexpr):
-    """Write one component's tile, the bias of its rows added."""
+    """Add the bias of the rows to one component's tile and store it."""
     if bias is not None:
         at = bias + COMPONENT * sizes.rows + rows
         tile += tl.load(at, mask=rows < sizes.rows, other=0.0).to(tl.float32)[:, None]
@@ -189,7 +167,7 @@ def _store(tile, c, bias, rows, lanes, sizes, COMPONENT: tl.constexpr):
 
 @triton.jit
 def _product(a, b, c, bias, sizes, PLAN: tl.constexpr):
-    """One tile of C; neighbours in the launch order share operands in the cache."""
+    """One tile of C; programs adjacent in the launch order share operands in the cache."""
     row_tiles, lane_tiles = tl.cdiv(sizes.rows, PLAN.rows), tl.cdiv(sizes.lanes, PLAN.lanes)
     program = tl.program_id(0)
     row_tile, lane_tile = tl.swizzle2d(
@@ -207,30 +185,6 @@ def _product(a, b, c, bias, sizes, PLAN: tl.constexpr):
     _store(c3, c, bias, rows, lanes, sizes, 3)
 
 
-def plan_for(sizes: Sizes, dtype: torch.dtype, algorithm: str, conjugate: str = "") -> Plan:
-    """Form and tile by size; "auto" takes "8" unless few rows or lanes share what is read."""
-    eight = algorithm == "8" or (algorithm != "16" and min(sizes) > FEW)
-    tf32 = torch.backends.cuda.matmul.fp32_precision == "tf32"
-    exact = dtype == torch.float32 and not tf32
-    rows, lanes = _tile(sizes, exact, eight)
-    warps = 8 if rows * lanes > 256 else 4
-    depth = 64 // dtype.itemsize
-    return Plan(eight, conjugate, "ieee" if exact else "tf32", rows, lanes, depth, warps)
-
-
-def _tile(sizes: Sizes, exact: bool, eight: bool) -> tuple[int, int]:
-    """(rows, lanes) that fit the sizes and the registers; see the top of this file."""
-    if exact and not eight:
-        return _fit(sizes.rows, 32), _fit(sizes.lanes, 16)
-    aligned = all(size % 16 == 0 for size in sizes)
-    rows = _fit(sizes.rows, 64) if exact else 64
-    return rows, _fit(sizes.lanes, 64 if aligned or not eight else 32)
-
-
-def _fit(size: int, most: int) -> int:
-    return min(most, max(16, triton.next_power_of_2(size)))
-
-
 def _multiply(
     a: Operand, b: Operand, c: Operand, bias: Tensor | None, sizes: Sizes, plan: Plan
 ) -> None:
@@ -243,18 +197,18 @@ def _multiply(
 
 
 def _served(fits: bool, *tensors: Tensor | None) -> bool:
-    """Whether the kernels take these; the reference takes the rest, or says what is wrong."""
-    kinds = {(t.dtype, t.device) for t in tensors if t is not None}
+    """Whether the kernels accept these tensors; otherwise the reference runs, or raises."""
+    kinds = {(tensor.dtype, tensor.device) for tensor in tensors if tensor is not None}
     return fits and len(kinds) == 1 and next(iter(kinds))[0] in DTYPES
 
 
 def _weight(weight: Tensor) -> Operand:
-    """(4, m, k): rows m, columns k."""
+    """A weight (4, m, k) as an operand with rows m and columns k."""
     return Operand(weight, *weight.stride())
 
 
 def _features(x: Tensor) -> Operand:
-    """(..., 4 k): rows k, columns the batch."""
+    """Features (..., 4 k) as an operand with rows k and the batch as columns."""
     flat = x.reshape(prod(x.shape[:-1]), x.shape[-1])
     batch, feature = flat.stride()
     return Operand(flat, flat.shape[1] // 4 * feature, feature, batch)

@@ -6,14 +6,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from bench.baselines import agrees, linear_bf16
+from bench.baselines import agrees, dw_sides, linear_bf16, linear_sides
 from bench.cases import (
+    headline,
     name_of,
     normal,
     over_few_batches,
     over_few_densities,
     over_large_sizes,
     random_pattern,
+    useful_flop,
 )
 from sparseq.ops.block_mm import block_mm, block_mm_dv_reference, matrix_of_blocks
 
@@ -40,12 +42,14 @@ def row_names(subject, block, size, batch, density):
     }
 
 
+@headline(size=(2048, 2048), batch=512, density=0.1, block=(16, 16), transposed=False)
+@headline(size=(2048, 2048), batch=512, density=0.1, block=[(64, 64), (8, 1)], thread_count=1)
 @over_large_sizes
 @over_few_batches
 @over_few_densities
 @over_blocks
 @pytest.mark.parametrize("transposed", [False, True], ids=["forward", "transposed"])
-def test_product(race, size, batch, density, block, transposed):
+def test_product(race, extras, size, batch, density, block, transposed):
     values, pattern = operands(size, density, block)
     matrix = matrix_of_blocks(values, pattern)
     weight = matrix.t().contiguous() if transposed else matrix
@@ -55,15 +59,15 @@ def test_product(race, size, batch, density, block, transposed):
         return block_mm(x, values, pattern, None, transposed)
 
     agrees(ours(), F.linear(x.double(), weight.double()), "block_mm")
-    sides = {
-        "sparseq": ours,
-        "F.linear fp32": lambda: F.linear(x, weight),
-        "F.linear bf16": linear_bf16(x, weight, None),
-    }
+    sides = {"sparseq": ours, **linear_sides("F.linear fp32", x, weight, None)}
+    if extras:
+        sides["F.linear bf16"] = linear_bf16(x, weight, None)
     subject = "transposed" if transposed else "forward"
-    race(sides, "block_mm", **row_names(subject, block, size, batch, density))
+    useful = useful_flop(values.numel(), batch)
+    race(sides, "block_mm", useful, **row_names(subject, block, size, batch, density))
 
 
+@headline(size=(2048, 2048), batch=512, density=0.1, block=(16, 16))
 @over_large_sizes
 @over_few_batches
 @over_few_densities
@@ -78,5 +82,6 @@ def test_dv(race, size, batch, density, block):
 
     exact = block_mm_dv_reference(dy.double(), x.double(), pattern, *values.shape[1:])
     agrees(ours(), exact, "block_mm_dv")
-    sides = {"sparseq": ours, "dense fp32": lambda: dy.t() @ x}
-    race(sides, "block_mm_dv", **row_names("dv", block, size, batch, density))
+    sides = {"sparseq": ours, **dw_sides(dy, x)}
+    useful = useful_flop(values.numel(), batch)
+    race(sides, "block_mm_dv", useful, **row_names("dv", block, size, batch, density))

@@ -6,8 +6,21 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from bench.baselines import agrees, cat_then_conv
-from bench.cases import name_of_map, normal, over_image_batches, over_maps
+from bench.baselines import (
+    agrees,
+    cat_then_conv,
+    conv_forward_sides,
+    conv_gradient,
+    conv_gradient_sides,
+)
+from bench.cases import (
+    headline,
+    name_of_map,
+    normal,
+    over_image_batches,
+    over_maps,
+    useful_flop,
+)
 from sparseq.ops.hamilton import fold_real, real_weight
 from sparseq.ops.hamilton_conv import hamilton_conv
 
@@ -23,48 +36,43 @@ def operands(size, batch):
     return x, weight, normal(*x.shape, seed=2)
 
 
-def gradient(dy, x, real, mask):
-    """One gradient of torch's convolution."""
-    results = torch.ops.aten.convolution_backward(
-        dy, x, real, None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, mask
-    )
-    return results[mask.index(True)]
+def race_conv(race, sides, name, size, batch):
+    """The race, and what names its rows."""
+    useful = useful_flop(9 * size[0] ** 2, batch * size[1] ** 2)
+    case = name_of_map(size)
+    race(sides, name, useful, suite="hamilton_conv", subject=name, case=case, batch=batch)
 
 
+@headline(size=(128, 16), batch=32)
+@headline(size=(512, 4), batch=1, thread_count=1)
 @over_maps
 @over_image_batches
-def test_forward(race, size, batch):
+def test_forward(race, extras, size, batch):
     x, weight, _ = operands(size, batch)
     real, parts = real_weight(weight), list(weight)
     exact = F.conv2d(x.double(), real.double(), padding=1)
     agrees(hamilton_conv(x, weight, None, 1, 1), exact, "hamilton_conv")
     sides = {
         "sparseq": lambda: hamilton_conv(x, weight, None, 1, 1),
-        "F.conv2d fp32": lambda: F.conv2d(x, real, padding=1),
-        "cat then conv": lambda: cat_then_conv(x, parts, None, padding=1),
+        **conv_forward_sides("F.conv2d fp32", x, real),
     }
-    race(
-        sides,
-        "hamilton_conv",
-        suite="hamilton_conv",
-        subject="hamilton_conv",
-        case=name_of_map(size),
-        batch=batch,
-    )
+    if extras:
+        sides["cat then conv"] = lambda: cat_then_conv(x, parts, None, padding=1)
+    race_conv(race, sides, "hamilton_conv", size, batch)
 
 
+@headline(size=(128, 16), batch=32, thread_count=1)
 @over_maps
 @over_image_batches
 @pytest.mark.parametrize("of", ["dx", "dw"])
 def test_gradients(race, size, batch, of):
     x, weight, dy = operands(size, batch)
-    real, mask = real_weight(weight), [of == "dx", of == "dw", False]
-    exact = gradient(dy.double(), x.double(), real.double(), mask)
+    real = real_weight(weight)
+    exact = conv_gradient(of, dy.double(), x.double(), real.double())
     ours = {
         "dx": lambda: OP.hamilton_conv_dx(dy, weight, x.shape[2:], *SETTINGS),
         "dw": lambda: OP.hamilton_conv_dw(dy, x, [3, 3], *SETTINGS),
     }[of]
     name = f"hamilton_conv_{of}"
     agrees(ours(), exact if of == "dx" else fold_real(exact), name)
-    sides = {"sparseq": ours, "dense fp32": lambda: gradient(dy, x, real, mask)}
-    race(sides, name, suite="hamilton_conv", subject=name, case=name_of_map(size), batch=batch)
+    race_conv(race, {"sparseq": ours, **conv_gradient_sides(of, dy, x, real)}, name, size, batch)

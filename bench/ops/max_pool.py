@@ -6,10 +6,12 @@ import torch
 import torch.nn.functional as F
 
 from bench.baselines import agrees
-from bench.cases import name_of_map, normal, over_image_batches, over_maps, over_steps
+from bench.cases import headline, name_of_map, normal, over_image_batches, over_maps, over_steps
 from sparseq.ops.max_pool import max_pool
 
 
+@headline(size=(64, 32), batch=32)
+@headline(size=(512, 4), batch=1, thread_count=1)
 @over_maps
 @over_image_batches
 @over_steps

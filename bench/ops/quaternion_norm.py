@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.cases import normal
+from bench.cases import headline, normal
 from sparseq.ops.quaternion_norm import quaternion_cross, quaternion_moments, quaternion_norm
 
 MAPS = [(64, 32), (256, 8), (512, 4)]  # channels, height and width
@@ -25,6 +25,7 @@ def name_of(size: tuple[int, int]) -> str:
     return f"{size[0]}x{size[1]}x{size[1]}"
 
 
+@headline(size=(64, 32))
 @over_maps
 @pytest.mark.parametrize("name", PARTS)
 def test_operators(race, size, name):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.baselines import agrees
-from bench.cases import over_steps
+from bench.cases import headline, over_steps
 from bench.ops.quaternion_norm import MAPS, maps, name_of
 from sparseq.nn import QBatchNorm2d
 
@@ -38,6 +38,8 @@ def gate(layer: nn.Module, x: Tensor, dy: Tensor) -> None:
         agrees(ours, want, "QBatchNorm2d")
 
 
+@headline(size=(64, 32), batch=32)
+@headline(size=SMALL, batch=1, mode="whiten", thread_count=1)
 @pytest.mark.parametrize("size", [*MAPS, SMALL], ids=name_of)
 @over_batches
 @over_steps

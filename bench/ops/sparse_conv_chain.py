@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from bench.baselines import agrees
-from bench.cases import normal, random_mask
+from bench.baselines import agrees, network_sides
+from bench.cases import headline, normal, random_mask, useful_flop_of
 from sparseq.nn import SparseConv2d
 from sparseq.nn.inference.runs import find_runs
 
@@ -43,6 +43,9 @@ def networks(name: str, density: float) -> tuple[nn.Sequential, nn.Sequential]:
     return nn.Sequential(*dense), nn.Sequential(*sparse)
 
 
+@headline(name="VGG16", batch=32, density=0.1)
+@headline(name="VGG16", batch=1, density=0.05, thread_count=1)
+@headline(name="conv_4", batch=32, density=0.05, thread_count=1)
 @pytest.mark.parametrize("name", STACKS)
 @pytest.mark.parametrize("batch", [1, 4, 16, 32], ids="batch-{}".format)
 @pytest.mark.parametrize("density", [0.1, 0.05, 0.01], ids="density-{}".format)
@@ -58,11 +61,12 @@ def test_sparse_conv_chain(race, name, batch, density):
         sides = {
             "sparseq": lambda: chain(x),
             "layer by layer": lambda: layers(x),
-            "dense fp32": lambda: dense(x),
+            **network_sides(dense, x),
         }
         race(
             sides,
             "sparse_conv_chain",
+            useful_flop_of(dense, x),
             suite="sparse_conv_chain",
             subject="sparse_conv_chain",
             case=name,

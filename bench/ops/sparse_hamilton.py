@@ -6,14 +6,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from bench.baselines import agrees, linear_bf16, torch_csr
+from bench.baselines import agrees, dw_sides, linear_bf16, linear_sides, torch_csr
 from bench.cases import (
+    headline,
     name_of,
     normal,
     over_few_batches,
     over_few_densities,
     over_large_sizes,
     random_pattern,
+    useful_flop,
 )
 from sparseq.ops.hamilton import real_weight
 from sparseq.ops.sparse_hamilton import (
@@ -34,24 +36,33 @@ def operands(size, density, granularity):
     return values, pattern.tensors
 
 
+def useful(values, batch):
+    """A kept component takes part in four of a quaternion product's 16 real ones."""
+    return useful_flop(4 * values.numel(), batch)
+
+
+@headline(size=(2048, 2048), batch=512, density=0.1)
+@headline(size=(1024, 1024), batch=16, density=0.1, granularity="quaternion", thread_count=1)
 @over_large_sizes
 @over_few_batches
 @over_few_densities
 @over_granularities
-def test_forward(race, size, batch, density, granularity):
+def test_forward(race, extras, size, batch, density, granularity):
     values, pattern = operands(size, density, granularity)
     x, weight = normal(batch, size[0]), real_weight(compact_weight(values, pattern))
     exact = F.linear(x.double(), weight.double())
     agrees(sparse_hamilton(x, values, pattern), exact, "sparse_hamilton")
     sides = {
         "sparseq": lambda: sparse_hamilton(x, values, pattern),
-        "F.linear fp32": lambda: F.linear(x, weight),
-        "F.linear bf16": linear_bf16(x, weight, None),
-        "torch CSR": torch_csr(x, weight, None),
+        **linear_sides("F.linear fp32", x, weight, None),
     }
+    if extras:
+        sides["F.linear bf16"] = linear_bf16(x, weight, None)
+        sides["torch CSR"] = torch_csr(x, weight, None)
     race(
         sides,
         "sparse_hamilton",
+        useful(values, batch),
         suite="sparse_hamilton",
         subject=f"by {granularity}",
         case=name_of(size),
@@ -60,6 +71,7 @@ def test_forward(race, size, batch, density, granularity):
     )
 
 
+@headline(size=(2048, 2048), batch=512, density=0.1, thread_count=1)
 @over_large_sizes
 @over_few_batches
 @over_few_densities
@@ -71,13 +83,11 @@ def test_dv(race, size, batch, density, granularity):
     op = torch.ops.sparseq.sparse_hamilton_dv
     exact = sparse_hamilton_dv_reference(dy.double(), x.double(), pattern, whole)
     agrees(op(dy, x, pattern, whole), exact, "sparse_hamilton_dv")
-    sides = {
-        "sparseq": lambda: op(dy, x, pattern, whole),
-        "dense fp32": lambda: dy.t() @ x,
-    }
+    sides = {"sparseq": lambda: op(dy, x, pattern, whole), **dw_sides(dy, x)}
     race(
         sides,
         "sparse_hamilton_dv",
+        useful(values, batch),
         suite="sparse_hamilton",
         subject=f"dv by {granularity}",
         case=name_of(size),

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from bench.baselines import agrees
-from bench.cases import normal, over_densities, random_mask
+from bench.baselines import agrees, network_sides
+from bench.cases import headline, normal, over_densities, random_mask, useful_flop_of
 from sparseq.nn import SparseLinear
 from sparseq.nn.inference.runs import find_runs
 from sparseq.ops.spmm_chain import spmm_chain
@@ -33,6 +33,8 @@ def networks(widths: tuple[int, ...], density: float) -> tuple[nn.Sequential, nn
     return nn.Sequential(*dense[:-1]), nn.Sequential(*sparse[:-1])
 
 
+@headline(case="4 x 2048", batch=64, density=0.05)
+@headline(case="784-300-100-10", batch=16, density=0.05, thread_count=1)
 @pytest.mark.parametrize("case", WIDTHS)
 @pytest.mark.parametrize("batch", [1, 16, 64, 512], ids="batch-{}".format)
 @over_densities
@@ -49,11 +51,12 @@ def test_spmm_chain(race, case, batch, density):
         sides = {
             "sparseq": lambda: spmm_chain(x, *maps),
             "layer by layer": lambda: layers(x),
-            "dense fp32": lambda: dense(x),
+            **network_sides(dense, x),
         }
         race(
             sides,
             "spmm_chain",
+            useful_flop_of(dense, x),
             suite="spmm_chain",
             subject="spmm_chain",
             case=case,

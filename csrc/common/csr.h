@@ -18,8 +18,9 @@ struct Csr {
 };
 
 // First row of part `part` of `parts` such that every part holds about the same number of entries
-// (a row counts one more than its entries, since storing it costs too).
-inline int64_t balanced_row(const Csr& csr, int64_t part, int64_t parts) {
+// (a row counts one more than its entries, since storing it costs too), and begins at a multiple of
+// `unit` rows.
+inline int64_t balanced_row(const Csr& csr, int64_t part, int64_t parts, int64_t unit = 1) {
   if (part >= parts) return csr.rows;
   const int64_t goal = (csr.nnz() + csr.rows) / parts * part;
   int64_t low = 0, high = csr.rows;
@@ -31,7 +32,7 @@ inline int64_t balanced_row(const Csr& csr, int64_t part, int64_t parts) {
       high = middle;
     }
   }
-  return low;
+  return low / unit * unit;
 }
 
 }  // namespace sparseq

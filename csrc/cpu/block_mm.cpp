@@ -1,22 +1,32 @@
 // block_mm: y = A x + b for a sparse grid of dense blocks of r rows and c columns, y = A^T x
 // (transposed), and the gradient of the kept blocks.
 //
-//   y[n, I r + i] = b[I r + i] + sum over blocks p of grid row I, j < c: values[p, i, j] x[n, J c +
-//   j]
+//     y[n, I r + i] = b[I r + i] + sum over blocks p = (I, J) and j < c of
+//                     values[p, i, j] x[n, J c + j]
 //
-// x and y are batch-major and contiguous; values (blocks, r, c) in the grid's CSR order. One task
-// is a tile of batch rows times a range of grid rows; a register block of output rows meets every
-// block of its grid row as a dense micro-tile. The transpose reads the same values with the roles
-// of i and j exchanged. Sums run in the grid's order: same bits on any threads.
+// x (n, columns c) and y (n, rows r) are batch-major and contiguous; values (blocks, r, c) in the
+// grid's CSR order; float, double, or 16-bit summed in float. Pointers and strides count elements.
+// A grid row without blocks gives its bias.
+//
+// One task is a tile of batch rows times a range of grid rows; a register block of output rows
+// meets every block of its grid row as a dense micro-tile. The transpose reads the same values with
+// the roles of i and j exchanged. Sums run in the grid's order: same bits on any threads.
 
 #include <torch/csrc/stable/library.h>
 
 #include <optional>
 
-#include "sampled.h"
+#include "tensors/pattern.h"
+#include "tensors/sum_type.h"
+#include "tiles/outer_product.h"
+#include "tiles/sampled_product.h"
 
-namespace sparseq {
+namespace sparseq::ops {
 namespace {
+
+using namespace simd;
+using namespace tensors;
+using namespace tiles;
 
 constexpr int kGroup = 16;  // output rows gathered before they are stored
 // Most vectors of the batch a gradient tile is wide: the sum over lanes is paid once a tile.
@@ -56,11 +66,8 @@ SPARSEQ_INLINE void micro_rows(const Problem<S, T>& problem, int64_t grid_row, i
     const T* column = tile + grid.col_idx[p] * problem.in * lanes;
     for (int64_t j = 0; j < problem.in; ++j) {
       Vec<T> x[NV];
-      for (int i = 0; i < NV; ++i) x[i] = load(column + j * lanes + i * n);
-      for (int r = 0; r < MR; ++r) {
-        const Vec<T> value = broadcast(values[r * problem.out_stride + j * problem.in_stride]);
-        for (int i = 0; i < NV; ++i) sums[r][i] = fmadd(value, x[i], sums[r][i]);
-      }
+      load_row<T>(column + j * lanes, x);
+      add_outer<T>(values + j * problem.in_stride, problem.out_stride, x, sums);
     }
   }
   for (int r = 0; r < MR; ++r) {
@@ -104,7 +111,7 @@ void multiply(const Problem<S, T>& problem) {
   const int64_t tiles = (problem.batch + width - 1) / width, columns = grid.columns * problem.in;
   const int64_t work = grid.nnz() * problem.out * problem.in + grid.rows * problem.out;
   const int64_t threads = useful_threads(work * tiles * width / kLanes<T>);
-  const int64_t parts = tiles % threads == 0 ? 1 : threads;
+  const int64_t parts = parts_per_item(tiles, threads);
   parallel_items(tiles * parts, threads, [&](int64_t item) {
     const int64_t row0 = item / parts * width, part = item % parts;
     const int64_t count = std::min(width, problem.batch - row0);
@@ -120,9 +127,14 @@ void multiply(const Problem<S, T>& problem) {
   });
 }
 
+struct BlockSize {
+  int64_t rows, columns;
+};
+
+// Where a corner of a block begins; rows and columns past the end repeat the last.
 struct Corner {
-  int64_t rows, columns;  // of a block
-  int64_t i, j;           // where the corner begins; rows and columns past the end repeat the last
+  BlockSize block;
+  int64_t i, j;
 };
 
 // Gradient of a corner of a block, R rows times kLanes / R columns: one vector of partial sums
@@ -132,77 +144,83 @@ SPARSEQ_INLINE void corner_sums(const T* dy, const T* x, int vectors, const Corn
                                 T* dv) {
   constexpr int n = kLanes<T>, columns = n / R;
   const int64_t lanes = vectors * n;
+  const auto [block_rows, block_columns] = at.block;
   Vec<T> sums[n] = {};
   const T *left[R], *right[columns];
-  for (int r = 0; r < R; ++r) left[r] = dy + std::min(at.i + r, at.rows - 1) * lanes;
-  for (int c = 0; c < columns; ++c) right[c] = x + std::min(at.j + c, at.columns - 1) * lanes;
+  for (int r = 0; r < R; ++r) left[r] = dy + std::min(at.i + r, block_rows - 1) * lanes;
+  for (int c = 0; c < columns; ++c) right[c] = x + std::min(at.j + c, block_columns - 1) * lanes;
   for (int64_t v = 0; v < lanes; v += n) {
-    Vec<T> other[columns];
-    for (int c = 0; c < columns; ++c) other[c] = load(right[c] + v);
+    Vec<T> column[columns];
+    for (int c = 0; c < columns; ++c) column[c] = load(right[c] + v);
     for (int r = 0; r < R; ++r) {
-      const Vec<T> own = load(left[r] + v);
+      const Vec<T> row = load(left[r] + v);
       for (int c = 0; c < columns; ++c) {
-        sums[r * columns + c] = fmadd(own, other[c], sums[r * columns + c]);
+        sums[r * columns + c] = fmadd(row, column[c], sums[r * columns + c]);
       }
     }
   }
   alignas(64) T total[n];
   store(total, sum_each<T>(sums));
-  for (int r = 0; r < R && at.i + r < at.rows; ++r) {
-    T* out = dv + (at.i + r) * at.columns + at.j;
-    for (int c = 0; c < columns && at.j + c < at.columns; ++c) {
+  for (int r = 0; r < R && at.i + r < block_rows; ++r) {
+    T* out = dv + (at.i + r) * block_columns + at.j;
+    for (int c = 0; c < columns && at.j + c < block_columns; ++c) {
       out[c] = start ? total[r * columns + c] : out[c] + total[r * columns + c];
     }
   }
 }
 
-// All corners of the blocks of grid rows first .. last - 1.
+// All corners of one block.
 template <typename T, int R>
-void tile_blocks(const Csr& grid, const T* dy, const T* x, int vectors, int64_t rows,
-                 int64_t columns, int64_t first, int64_t last, bool start, T* dv) {
-  const int64_t lanes = vectors * kLanes<T>;
+SPARSEQ_INLINE void block_sums(const T* dy, const T* x, int vectors, const BlockSize& block,
+                               bool start, T* dv) {
+  for (int64_t i = 0; i < block.rows; i += R) {
+    for (int64_t j = 0; j < block.columns; j += kLanes<T> / R) {
+      corner_sums<T, R>(dy, x, vectors, {block, i, j}, start, dv);
+    }
+  }
+}
+
+// All blocks of grid rows first .. last - 1.
+template <typename T, int R>
+void tile_blocks(const Csr& grid, const PackedPair<T>& pair, const BlockSize& block, int64_t first,
+                 int64_t last, T* dv) {
+  const int64_t lanes = pair.vectors * kLanes<T>;
   for (int64_t row = first; row < last; ++row) {
     for (int64_t p = grid.row_ptr[row]; p < grid.row_ptr[row + 1]; ++p) {
-      const T* own = dy + row * rows * lanes;
-      const T* other = x + grid.col_idx[p] * columns * lanes;
-      for (int64_t i = 0; i < rows; i += R) {
-        for (int64_t j = 0; j < columns; j += kLanes<T> / R) {
-          corner_sums<T, R>(own, other, vectors, {rows, columns, i, j}, start,
-                            dv + p * rows * columns);
-        }
-      }
+      const T* dy = pair.dy + row * block.rows * lanes;
+      const T* x = pair.x + grid.col_idx[p] * block.columns * lanes;
+      block_sums<T, R>(dy, x, pair.vectors, block, pair.start, dv + p * block.rows * block.columns);
     }
   }
 }
 
 template <typename S, typename T>
-void sample(const Csr& grid, const GradientData<S>& data, int64_t rows, int64_t columns, T* dv) {
+void sample(const Csr& grid, const GradientData<S>& data, const BlockSize& block, T* dv) {
+  constexpr int n = kLanes<T>;
   const auto begins = [&](int64_t part, int64_t parts) { return balanced_row(grid, part, parts); };
-  over_packed_pairs<T>(
-      data, {1, rows}, kMostVectors, grid.nnz() * rows * columns, begins,
-      [&](const PackedPair<T>& pair, int64_t first, int64_t last) {
-        constexpr int n = kLanes<T>;
-        const auto run = columns == 1 ? tile_blocks<T, n> : tile_blocks<T, (n >= 8 ? 4 : 2)>;
-        run(grid, pair.dy, pair.x, pair.vectors, rows, columns, first, last, pair.start, dv);
-      });
+  const auto run = block.columns == 1 ? tile_blocks<T, n> : tile_blocks<T, (n >= 8 ? 4 : 2)>;
+  over_packed_pairs<T>(data, {1, block.rows}, kMostVectors, grid.nnz() * block.rows * block.columns,
+                       begins, [&](const PackedPair<T>& pair, int64_t first, int64_t last) {
+                         run(grid, pair, block, first, last, dv);
+                       });
 }
 
 Tensor block_mm(const Tensor& x, const Tensor& values, const std::optional<Tensor>& bias,
                 const std::vector<Tensor>& pattern, bool transposed) {
   const Pattern both = view_pattern("block_mm", pattern);
   SPARSEQ_CHECK(values.dim() == 3 && values.size(0) == both.forward.nnz(), "block_mm", "values",
-                "must hold one block for each of the pattern's", values.numel());
+                text("must have shape (", both.forward.nnz(), ", r, c)"), shape_text(values));
   const int64_t r = values.size(1), c = values.size(2);
   const Csr& grid = transposed ? both.transposed : both.forward;
   const int64_t out = transposed ? c : r, in = transposed ? r : c;
   const auto body = [&](auto types, const auto& data) {
     using S = typename decltype(types)::S;
     using T = typename decltype(types)::T;
-    const T* kept = values_as<T>(data.weight, nullptr, values.numel(), 1, true);
-    multiply(Problem<S, T>{grid, kept, transposed ? both.perm : nullptr, data.bias, data.x, data.y,
-                           data.batch, out, in, transposed ? 1 : c, transposed ? c : 1});
+    const T* blocks = values_as<T>(data.weight, nullptr, values.numel(), 1, true);
+    multiply(Problem<S, T>{grid, blocks, transposed ? both.perm : nullptr, data.bias, data.x,
+                           data.y, data.batch, out, in, transposed ? 1 : c, transposed ? c : 1});
   };
-  return linear_map("block_mm", {"x", x}, grid.columns * in, {"values", values}, bias,
+  return linear_map("block_mm", {"x", x}, {grid.columns * in}, {"values", values}, bias,
                     grid.rows * out, body);
 }
 
@@ -212,8 +230,8 @@ Tensor block_mm_dv(const Tensor& dy, const Tensor& x, const std::vector<Tensor>&
   const auto body = [&](auto types, const auto& data) {
     using S = typename decltype(types)::S;
     using T = typename decltype(types)::T;
-    in_sums<S, T>(data.out, grid.nnz() * rows * columns,
-                  [&](T* sums) { sample(grid, data, rows, columns, sums); });
+    with_sums<S, T>(data.out, grid.nnz() * rows * columns,
+                    [&](T* sums) { sample(grid, data, {rows, columns}, sums); });
   };
   return weight_gradient("block_mm_dv", dy, grid.rows * rows, x, grid.columns * columns,
                          {grid.nnz(), rows, columns}, body);
@@ -226,4 +244,4 @@ STABLE_TORCH_LIBRARY_IMPL(sparseq, CPU, m) {
   m.impl("block_mm_dv", TORCH_BOX(&block_mm_dv));
 }
 
-}  // namespace sparseq
+}  // namespace sparseq::ops

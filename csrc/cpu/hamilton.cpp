@@ -10,6 +10,9 @@
 //     S_r = 1/4 sum_i H[r,i] A_i,  V_r = sum_j H[r,j] B_j,  G = H (S_r V_r)
 //     C_0 = 2 A_0 B_0 - G_0   C_1 = G_1 - 2 A_3 B_2   C_2 = G_2 - 2 A_1 B_3   C_3 = G_3 - 2 A_2 B_1
 //
+// x (n, 4 k) and y (n, 4 m) are batch-major and contiguous, weight (4, m, k), b (4 m) or none;
+// float, double, or 16-bit summed in float. Pointers and strides count elements.
+//
 // B is packed in feature-major tiles, an A row is broadcast entry by entry, and each block product
 // is added to the components it belongs to straight from registers. Sums over the depth run in one
 // order whatever the threads.
@@ -19,20 +22,19 @@
 #include <optional>
 #include <string>
 
-#include "operands.h"
-#include "quaternion_direct.h"
-#include "quaternion_product.h"
+#include "quaternion/direct.h"
+#include "quaternion/product.h"
+#include "tensors/operands.h"
 
-namespace sparseq {
+namespace sparseq::ops {
 namespace {
 
-bool use_eight(const std::string& algorithm, int64_t depth) {
-  return algorithm == "8" || (algorithm != "16" && depth >= 16);
-}
+using namespace quaternion;
+using namespace tensors;
 
 void check_weight(const char* op, const Tensor& weight) {
   SPARSEQ_CHECK(weight.dim() == 3 && weight.size(0) == 4, op, "weight", "must have shape (4, m, k)",
-                weight.dim());
+                shape_text(weight));
 }
 
 Tensor hamilton(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
@@ -54,7 +56,8 @@ Tensor hamilton(const Tensor& x, const Tensor& weight, const std::optional<Tenso
                     data.batch,
                     use_eight(algorithm, k)});
   };
-  return linear_map("hamilton", {"x", x}, 4 * k, {"weight", weight}, bias, 4 * m, body);
+  return linear_map("hamilton", {"x", x}, {4 * k, " (4 k of the weight)"}, {"weight", weight}, bias,
+                    4 * m, body);
 }
 
 Tensor hamilton_dx(const Tensor& dy, const Tensor& weight, std::string algorithm) {
@@ -77,15 +80,15 @@ Tensor hamilton_dx(const Tensor& dy, const Tensor& weight, std::string algorithm
                     data.batch,
                     use_eight(algorithm, m)});
   };
-  return linear_map("hamilton_dx", {"dy", dy}, 4 * m, {"weight", weight}, std::nullopt, 4 * k,
+  return linear_map("hamilton_dx", {"dy", dy}, {4 * m}, {"weight", weight}, std::nullopt, 4 * k,
                     body);
 }
 
 Tensor hamilton_dw(const Tensor& dy, const Tensor& x, std::string algorithm) {
   SPARSEQ_CHECK(dy.dim() > 0 && dy.size(-1) % 4 == 0, "hamilton_dw", "dy",
-                "must have a multiple of 4 features", dy.numel());
+                "must have a multiple of 4 features", shape_text(dy));
   SPARSEQ_CHECK(x.dim() > 0 && x.size(-1) % 4 == 0, "hamilton_dw", "x",
-                "must have a multiple of 4 features", x.numel());
+                "must have a multiple of 4 features", shape_text(x));
   const int64_t m = dy.size(-1) / 4, k = x.size(-1) / 4;
   const auto body = [&](auto types, const auto& data) {
     using S = typename decltype(types)::S;
@@ -115,4 +118,4 @@ STABLE_TORCH_LIBRARY_IMPL(sparseq, CPU, m) {
   m.impl("hamilton_dw", TORCH_BOX(&hamilton_dw));
 }
 
-}  // namespace sparseq
+}  // namespace sparseq::ops

@@ -1,32 +1,33 @@
 // hamilton_conv: y = W (x) x + b, quaternion convolutions over 1 to 3 dimensions, dx and dW.
 //
-// x (n, 4 in, spatial), weight (4, out, in / groups, kernel), y (n, 4 out, spatial'). Each is a
-// product of quaternion matrices by the eight (or sixteen) block products of hamilton.cpp: the
-// H transforms of x are made once per image, those of the weight once per call, and the taps are
-// read where they lie (quaternion_conv.h, quaternion_conv_dw.h), or, for 3x3 kernels and enough
-// images, by Winograd's tiles (quaternion_winograd.h). At stride 1, dx is the convolution of dy
-// with the flipped conjugate transpose. Torch's convolution of the real weight takes what
-// is faster there (conv_dense.h).
+// x (n, 4 in, *spatial), weight (4, out, in / groups, *kernel), b (4 out) or none, y (n, 4 out,
+// *spatial'), contiguous; float, double, or 16-bit summed in float. Pointers and strides count
+// elements. dW is zero for an empty batch. Every sum has one order: same bits on any threads.
+//
+// Each is a product of quaternion matrices by the eight (or sixteen) block products of
+// hamilton.cpp: the H transforms of x are made once per image, those of the weight once per call,
+// and the taps are read where they lie (quaternion/conv.h, conv_gradient.h), or, for 3x3 kernels
+// and enough images, by Winograd's tiles (winograd.h). At stride 1, dx is the convolution of dy
+// with the flipped conjugate transpose. Torch's convolution of the real weight takes what is faster
+// that way (dense_fallback.h).
 
 #include <torch/csrc/stable/library.h>
 
 #include <string>
 
-#include "conv_dense.h"
-#include "dtypes.h"
-#include "quaternion_conv_dw.h"
-#include "quaternion_winograd.h"
+#include "quaternion/conv_gradient.h"
+#include "quaternion/dense_fallback.h"
+#include "quaternion/winograd.h"
+#include "tensors/dtypes.h"
 
-namespace sparseq {
+namespace sparseq::ops {
 namespace {
 
-using Numbers = std::vector<int64_t>;
+using namespace quaternion;
+using namespace tensors;
 
-Triple triple(const Numbers& numbers, int64_t missing) {
-  Triple found = {missing, missing, missing};
-  std::copy(numbers.begin(), numbers.end(), found.end() - numbers.size());
-  return found;
-}
+using Numbers = std::vector<int64_t>;
+constexpr int kWidth = 2;  // the axis of a lone dimension: vectors run along it
 
 Numbers spatial(const Tensor& x, int64_t from) {
   return {x.sizes().begin() + from, x.sizes().end()};
@@ -37,40 +38,66 @@ struct Settings {
   int64_t groups;
 };
 
+conv::Geometry geometry_of(const char* op, const Numbers& kernel, const Settings& settings) {
+  const size_t dims = kernel.size();
+  const Numbers &stride = settings.stride, &dilation = settings.dilation;
+  SPARSEQ_CHECK(dims >= 1 && dims <= 3 && stride.size() == dims && dilation.size() == dims &&
+                    settings.padding.size() == dims,
+                op, "stride, padding, dilation", "must have a number for each dimension", dims);
+  const auto least = [](const Numbers& numbers) {
+    return *std::min_element(numbers.begin(), numbers.end());
+  };
+  SPARSEQ_CHECK(least(stride) >= 1 && least(dilation) >= 1 && least(settings.padding) >= 0, op,
+                "stride, dilation and padding", "must be positive, positive and not negative",
+                text("(", tuple_text(stride), ", ", tuple_text(dilation), ", ",
+                     tuple_text(settings.padding), ")"));
+  Numbers numbers = kernel;
+  for (const Numbers& part : {stride, settings.padding, dilation, Numbers(dims, 0)}) {
+    numbers.insert(numbers.end(), part.begin(), part.end());
+  }
+  numbers.push_back(settings.groups);
+  return conv::read_geometry(op, numbers, kWidth);
+}
+
+// The convolution of an input of `size` by a weight (4, out, in / groups, *kernel).
 ConvShape shape_of(const char* op, int64_t batch, int64_t in, int64_t out, const Numbers& size,
                    const Numbers& kernel, const Settings& settings) {
-  const size_t dims = kernel.size();
-  SPARSEQ_CHECK(dims >= 1 && dims <= 3 && size.size() == dims && settings.stride.size() == dims &&
-                    settings.padding.size() == dims && settings.dilation.size() == dims,
-                op, "stride, padding, dilation", "must have a number for each dimension", dims);
-  SPARSEQ_CHECK(settings.groups > 0 && in % settings.groups == 0 && out % settings.groups == 0, op,
-                "groups", "must divide the quaternion channels", settings.groups);
-  ConvShape shape{batch,
-                  in,
-                  out,
-                  settings.groups,
-                  triple(size, 1),
-                  triple(kernel, 1),
-                  {},
-                  triple(settings.stride, 1),
-                  triple(settings.padding, 0),
-                  triple(settings.dilation, 1)};
-  for (int i = 0; i < 3; ++i) {
-    const int64_t left = shape.padded()[i] - shape.dilation[i] * (shape.kernel[i] - 1) - 1;
-    SPARSEQ_CHECK(shape.stride[i] > 0 && shape.padding[i] >= 0 && shape.dilation[i] > 0, op,
-                  "stride, padding, dilation", "must be positive", shape.stride[i]);
-    SPARSEQ_CHECK(left >= 0, op, "kernel", "must be no larger than the padded input", left);
-    shape.result[i] = left / shape.stride[i] + 1;
+  const int64_t groups = settings.groups;
+  SPARSEQ_CHECK(groups >= 1 && in % groups == 0 && out % groups == 0, op, "groups",
+                text("must divide ", out, " quaternions"), groups);
+  const conv::Geometry g = geometry_of(op, kernel, settings);
+  SPARSEQ_CHECK(size.size() == kernel.size(), op, "kernel", "must have the dimensions of the input",
+                tuple_text(kernel));
+  ConvShape shape{{g, batch, in, out, g.sizes(size.data()), {}}};
+  for (int i = 0; i < conv::kAxes; ++i) {
+    shape.out[i] = g.output(i, shape.in[i]);
+    SPARSEQ_CHECK(shape.out[i] >= 1, op, "kernel",
+                  text("must be no larger than the padded input ", tuple_text(size)),
+                  tuple_text(kernel));
   }
   return shape;
 }
 
-void check_weight(const char* op, const Tensor& weight, int64_t dims) {
-  SPARSEQ_CHECK(weight.dim() == dims + 1 && weight.size(0) == 4, op, "weight",
-                "must have shape (4, m, k / groups, kernel)", weight.dim());
+void check_weight(const char* op, const Tensor& weight) {
+  SPARSEQ_CHECK(weight.dim() >= 4 && weight.dim() <= 6 && weight.size(0) == 4, op, "weight",
+                "must have shape (4, m, k, *kernel) with 1 to 3 sizes of the kernel",
+                shape_text(weight));
 }
 
-Numbers result_sizes(const ConvShape& shape, const Triple& spatial, int64_t channels, size_t dims) {
+void check_image(const char* op, const Named& x, int64_t channels, int64_t dims) {
+  SPARSEQ_CHECK(x.tensor.dim() == dims + 2 && x.tensor.size(1) == channels, op, x.name,
+                text("must have ", channels, " channels before ", dims, " spatial dimensions"),
+                shape_text(x.tensor));
+}
+
+// Checks that dy is the result's gradient.
+void check_result(const char* op, const Tensor& dy, const ConvShape& shape) {
+  SPARSEQ_CHECK(dy.numel() == shape.batch * 4 * shape.out_channels * shape.pixels(), op, "dy",
+                "must have the shape of the convolution's result", shape_text(dy));
+}
+
+Numbers result_sizes(const ConvShape& shape, const conv::Sizes& spatial, int64_t channels,
+                     size_t dims) {
   Numbers sizes = {shape.batch, 4 * channels};
   sizes.insert(sizes.end(), spatial.end() - dims, spatial.end());
   return sizes;
@@ -97,8 +124,9 @@ Tensor in_format_of(const Tensor& like, const Tensor& y) {
 }
 
 bool fits(const ConvShape& shape) {
-  const Triple padded = shape.padded();
-  return product_of(padded) * std::max(shape.in, shape.out) * 64 < (int64_t{1} << 31);
+  const conv::Sizes padded = shape.padded();
+  return conv::volume(padded) * std::max(shape.in_channels, shape.out_channels) * 64 <
+         (int64_t{1} << 31);
 }
 
 // Whether the kernels take what "auto" leaves open; measured against torch's convolution of the
@@ -110,24 +138,19 @@ bool by_kernel(const ConvShape& shape, const std::string& algorithm, bool gradie
   if (!fits(shape) || algorithm != "auto") return fits(shape);
   if (std::is_same_v<S, torch::headeronly::Half>) return true;
   if (std::is_same_v<S, torch::headeronly::BFloat16>) return false;
-  const bool lone = shape.taps() == 1, copied = layout_of<T>(shape) == Layout::gather;
-  if (lone && !shape.unit_stride()) return false;
+  const bool lone = shape.taps() == 1, copied = layout_of<T>(shape) == ImageLayout::gather;
+  if (lone && !shape.g.unit_stride()) return false;
   const int64_t least = lone || (copied && !gradient) ? 32 : (gradient ? 16 : 8);
   return std::min(shape.group_in(), shape.group_out()) >= least;
-}
-
-bool use_eight(const ConvShape& shape, const std::string& algorithm) {
-  return algorithm == "8" || (algorithm != "16" && shape.depth() >= 16);
 }
 
 template <typename S>
 Tensor real_of(const ConvShape& shape, const Tensor& weight) {
   Numbers sizes = spatial(weight, 1);
-  sizes[0] = 4 * shape.out;
+  sizes[0] = 4 * shape.out_channels;
   sizes[1] = 4 * shape.group_in();
   Tensor real = new_output(weight, sizes);
-  build_real(shape, static_cast<const S*>(weight.const_data_ptr()),
-             static_cast<S*>(real.mutable_data_ptr()));
+  build_real(shape, data_of<S>(weight), mutable_data_of<S>(real));
   return real;
 }
 
@@ -135,7 +158,7 @@ Tensor real_of(const ConvShape& shape, const Tensor& weight) {
 template <typename S, typename T>
 void convolve(const ConvShape& shape, const ConvWeight<S>& weight, const S* x, const S* bias, S* y,
               const std::string& algorithm) {
-  const bool eight = use_eight(shape, algorithm);
+  const bool eight = use_eight(algorithm, shape.depth());
   if (eight && Winograd<S, T>::serves(shape)) {
     return Winograd<S, T>(shape, weight).run(x, bias, y);
   }
@@ -146,17 +169,19 @@ Tensor hamilton_conv(const Tensor& x, const Tensor& weight, const std::optional<
                      Numbers stride, Numbers padding, Numbers dilation, int64_t groups,
                      std::string algorithm) {
   const char* op = "hamilton_conv";
-  check_weight(op, weight, x.dim());
-  check_same_type(op, "weight", x, weight);
-  if (bias.has_value()) check_same_type(op, "bias", x, *bias);
+  check_weight(op, weight);
   const int64_t in = weight.size(2) * groups;
-  SPARSEQ_CHECK(x.size(1) == 4 * in, op, "x", "must have four channels for each quaternion",
-                x.size(1));
+  check_image(op, {"x", x}, 4 * in, weight.dim() - 3);
+  if (bias.has_value()) {
+    check_vector(op, {"bias", *bias}, 4 * weight.size(1));
+    check_dtype(op, {"bias", *bias}, {"weight", weight});
+  }
+  check_dtype(op, {"x", x}, {"weight", weight});
   const ConvShape shape = shape_of(op, x.size(0), in, weight.size(1), spatial(x, 2),
                                    spatial(weight, 3), {stride, padding, dilation, groups});
   const Tensor input = as_contiguous(x), matrix = as_contiguous(weight);
   const std::optional<Tensor> offset = as_contiguous(bias);
-  Tensor y = new_output(x, result_sizes(shape, shape.result, shape.out, stride.size()));
+  Tensor y = new_output(x, result_sizes(shape, shape.out, shape.out_channels, stride.size()));
   if (y.numel() == 0) return y;
   with_types(op, x, [&](auto types) {
     using S = typename decltype(types)::S;
@@ -166,9 +191,9 @@ Tensor hamilton_conv(const Tensor& x, const Tensor& weight, const std::optional<
       y = dense_forward(dense, input, real_of<S>(shape, matrix), offset);
       return;
     }
-    const ConvWeight<S> w{static_cast<const S*>(matrix.const_data_ptr()), false};
-    convolve<S, T>(shape, w, static_cast<const S*>(input.const_data_ptr()), data_or_null<S>(offset),
-                   static_cast<S*>(y.mutable_data_ptr()), algorithm);
+    const ConvWeight<S> w{data_of<S>(matrix), false};
+    convolve<S, T>(shape, w, data_of<S>(input), data_or_null<S>(offset), mutable_data_of<S>(y),
+                   algorithm);
   });
   return in_format_of(x, y);
 }
@@ -176,29 +201,28 @@ Tensor hamilton_conv(const Tensor& x, const Tensor& weight, const std::optional<
 Tensor hamilton_conv_dx(const Tensor& dy, const Tensor& weight, Numbers size, Numbers stride,
                         Numbers padding, Numbers dilation, int64_t groups, std::string algorithm) {
   const char* op = "hamilton_conv_dx";
-  check_weight(op, weight, dy.dim());
-  check_same_type(op, "weight", dy, weight);
+  check_weight(op, weight);
+  check_image(op, {"dy", dy}, 4 * weight.size(1), weight.dim() - 3);
+  check_dtype(op, {"dy", dy}, {"weight", weight});
   const ConvShape shape = shape_of(op, dy.size(0), weight.size(2) * groups, weight.size(1), size,
                                    spatial(weight, 3), {stride, padding, dilation, groups});
-  SPARSEQ_CHECK(dy.numel() == shape.batch * 4 * shape.out * shape.pixels(), op, "dy",
-                "must be the shape of the convolution's result", dy.numel());
+  check_result(op, dy, shape);
   const Tensor input = as_contiguous(dy), matrix = as_contiguous(weight);
-  Tensor dx = new_output(dy, result_sizes(shape, shape.size, shape.in, stride.size()));
+  Tensor dx = new_output(dy, result_sizes(shape, shape.in, shape.in_channels, stride.size()));
   if (dx.numel() == 0) return dx;
-  const ConvShape back = shape.backward();
-  const bool served =
-      shape.unit_stride() && *std::min_element(back.padding.begin(), back.padding.end()) >= 0;
+  const ConvShape product = shape.backward();
+  const conv::Sizes& border = product.g.padding;
+  const bool served = shape.g.unit_stride() && *std::min_element(border.begin(), border.end()) >= 0;
   with_types(op, dy, [&](auto types) {
     using S = typename decltype(types)::S;
     using T = typename decltype(types)::T;
-    if (!served || !by_kernel<S, T>(back, algorithm, false)) {
+    if (!served || !by_kernel<S, T>(product, algorithm, false)) {
       const DenseConv dense{shape, stride, padding, dilation};
       dx = dense_backward(dense, input, dx, real_of<S>(shape, matrix), 0);
       return;
     }
-    const ConvWeight<S> w{static_cast<const S*>(matrix.const_data_ptr()), true};
-    convolve<S, T>(back, w, static_cast<const S*>(input.const_data_ptr()), nullptr,
-                   static_cast<S*>(dx.mutable_data_ptr()), algorithm);
+    const ConvWeight<S> w{data_of<S>(matrix), true};
+    convolve<S, T>(product, w, data_of<S>(input), nullptr, mutable_data_of<S>(dx), algorithm);
   });
   return in_format_of(dy, dx);
 }
@@ -206,13 +230,14 @@ Tensor hamilton_conv_dx(const Tensor& dy, const Tensor& weight, Numbers size, Nu
 Tensor hamilton_conv_dw(const Tensor& dy, const Tensor& x, Numbers kernel, Numbers stride,
                         Numbers padding, Numbers dilation, int64_t groups, std::string algorithm) {
   const char* op = "hamilton_conv_dw";
-  check_same_type(op, "x", dy, x);
+  SPARSEQ_CHECK(dy.dim() == x.dim() && x.dim() >= 3 && x.size(1) % 4 == 0, op, "x",
+                "must be (n, 4 in, *spatial), and dy as many dimensions", shape_text(x));
+  check_dtype(op, {"x", x}, {"dy", dy});
   const ConvShape shape = shape_of(op, x.size(0), x.size(1) / 4, dy.size(1) / 4, spatial(x, 2),
                                    kernel, {stride, padding, dilation, groups});
-  SPARSEQ_CHECK(x.size(1) % 4 == 0 && dy.numel() == shape.batch * 4 * shape.out * shape.pixels(),
-                op, "dy", "must be the shape of the convolution's result", dy.numel());
+  check_result(op, dy, shape);
   const Tensor left = as_contiguous(dy), right = as_contiguous(x);
-  Numbers sizes = {4, shape.out, shape.group_in()};
+  Numbers sizes = {4, shape.out_channels, shape.group_in()};
   sizes.insert(sizes.end(), kernel.begin(), kernel.end());
   if (shape.batch == 0) return torch::stable::new_zeros(dy, sizes);
   Tensor dw = new_output(dy, sizes);
@@ -220,19 +245,17 @@ Tensor hamilton_conv_dw(const Tensor& dy, const Tensor& x, Numbers kernel, Numbe
   with_types(op, dy, [&](auto types) {
     using S = typename decltype(types)::S;
     using T = typename decltype(types)::T;
-    S* out = static_cast<S*>(dw.mutable_data_ptr());
+    S* out = mutable_data_of<S>(dw);
     if (!by_kernel<S, T>(shape, algorithm, true)) {
       sizes.erase(sizes.begin());
       sizes[0] *= 4;
       sizes[1] *= 4;
       const DenseConv dense{shape, stride, padding, dilation};
       const Tensor real = dense_backward(dense, left, right, new_output(dy, sizes), 1);
-      return fold_real<S, T>(shape, static_cast<const S*>(real.const_data_ptr()), out);
+      return fold_real<S, T>(shape, data_of<S>(real), out);
     }
-    const bool eight = algorithm == "8" || (algorithm != "16" && shape.pixels() >= 16);
-    WeightGradient<S, T>(shape, eight)
-        .run(static_cast<const S*>(left.const_data_ptr()),
-             static_cast<const S*>(right.const_data_ptr()), out);
+    const bool eight = use_eight(algorithm, shape.pixels());
+    WeightGradient<S, T>(shape, eight).run(data_of<S>(left), data_of<S>(right), out);
   });
   return dw;
 }
@@ -245,4 +268,4 @@ STABLE_TORCH_LIBRARY_IMPL(sparseq, CPU, m) {
   m.impl("hamilton_conv_dw", TORCH_BOX(&hamilton_conv_dw));
 }
 
-}  // namespace sparseq
+}  // namespace sparseq::ops

@@ -1,21 +1,27 @@
 // max_pool: y[.., i, j] = the largest of the 2x2 window at x[.., 2 i, 2 j], and max_pool_dx, its
 // gradient: dy at the place of the largest, else zero (sparseq/ops/max_pool.py).
 //
-// x (..., h, w), y (..., h / 2, w / 2), contiguous, of any floating type. A vector holds one corner
-// of neighboring windows: of a row of them, or of several where rows of whole vectors' parts lie
-// side by side. Of equal numbers the first counts, and a NaN more than any number.
+// x (..., h, w), y (..., h / 2, w / 2), contiguous, of any floating type; a last odd row or column
+// of x is in no window. Of equal numbers the first counts, and a NaN more than any number. Pointers
+// and strides count elements.
+//
+// A vector holds one corner of neighboring windows: of a row of them, or of several rows where
+// whole ones fit into a vector. Each window is a thread's alone: same bits on any threads.
 
 #include <torch/csrc/stable/library.h>
 
 #include <vector>
 
-#include "../common/parallel.h"
-#include "../common/tensors.h"
-#include "dtypes.h"
-#include "tiles.h"
+#include "simd/convert.h"
+#include "simd/shuffles.h"
+#include "tensors/dtypes.h"
+#include "tensors/parallel.h"
 
-namespace sparseq {
+namespace sparseq::ops {
 namespace {
+
+using namespace simd;
+using namespace tensors;
 
 constexpr int64_t kItemVectors = 1024;  // of windows that a thread takes at a time
 
@@ -25,32 +31,25 @@ struct Corners {
   Vec<T> a, b, c, d;
 };
 
-template <typename V>
-SPARSEQ_INLINE auto beats(V value, V most) {
-  return (value > most) | (value != value);
-}
-
 template <typename T>
 SPARSEQ_INLINE Vec<T> largest(const Corners<T>& x) {
-  Vec<T> most = beats(x.b, x.a) ? x.b : x.a;
-  most = beats(x.c, most) ? x.c : most;
-  return beats(x.d, most) ? x.d : most;
+  return maximum(maximum(maximum(x.a, x.b), x.c), x.d);
 }
 
 // dy at the corner that is the largest, zeros at the others.
 template <typename T>
 SPARSEQ_INLINE Corners<T> spread(const Corners<T>& x, Vec<T> dy) {
   const Vec<T> zero{};
-  const auto second = beats(x.b, x.a);
+  const auto second = exceeds(x.b, x.a);
   Vec<T> most = second ? x.b : x.a;
-  const auto third = beats(x.c, most);
+  const auto third = exceeds(x.c, most);
   most = third ? x.c : most;
-  const auto fourth = beats(x.d, most);
+  const auto fourth = exceeds(x.d, most);
   const Vec<T> three = fourth ? zero : dy, two = third ? zero : three;
   return {second ? zero : two, second ? two : zero, third ? three : zero, fourth ? dy : zero};
 }
 
-// Blocks of G lanes of a and b by turns: the even ones, or the odd ones; and the inverse.
+// Every second block of G lanes of a, then of b: the even ones, or the odd ones; and the inverse.
 template <int N, int G, bool Odd, int... J>
 SPARSEQ_INLINE auto blocks_of(const auto& a, const auto& b, std::integer_sequence<int, J...>) {
   return __builtin_shufflevector(a, b, (J / G * 2 * G + J % G + (Odd ? G : 0))...);
@@ -114,7 +113,7 @@ struct Maps {
 // One window by itself, as the vectors have it.
 template <typename T>
 struct Single {
-  int kept = 0;
+  int corner = 0;  // of the largest
   T most;
 
   template <typename S>
@@ -122,9 +121,8 @@ struct Single {
     const T others[3] = {static_cast<T>(upper[1]), static_cast<T>(lower[0]),
                          static_cast<T>(lower[1])};
     for (int i = 0; i < 3; ++i) {
-      const bool wins = others[i] > most || others[i] != others[i];
-      most = wins ? others[i] : most;
-      kept = wins ? i + 1 : kept;
+      corner = exceeds(others[i], most) ? i + 1 : corner;
+      most = maximum(most, others[i]);
     }
   }
 };
@@ -173,15 +171,15 @@ void spread_rows(const Maps& maps, const S* dy, const S* x, S* dx, int64_t begin
         Windows<T, G>::write(spread<T>(corners, load_as<T>(dy + i)), dx + upper, dx + lower);
       },
       [&](int64_t i, int64_t upper, int64_t lower) {
-        const int kept = Single<T>(x + upper, x + lower).kept;
+        const int largest = Single<T>(x + upper, x + lower).corner;
         S* const corners[4] = {dx + upper, dx + upper + 1, dx + lower, dx + lower + 1};
-        for (int c = 0; c < 4; ++c) *corners[c] = c == kept ? dy[i] : static_cast<S>(T(0));
+        for (int c = 0; c < 4; ++c) *corners[c] = c == largest ? dy[i] : static_cast<S>(T(0));
       });
 }
 
 // Calls body(constant G) for the maps: see Windows.
 template <typename T, typename Body>
-void with_form(const Maps& maps, const Body& body) {
+void with_row_width(const Maps& maps, const Body& body) {
   constexpr int n = kLanes<T>;
   if (maps.pixels == 2 * maps.width && maps.pixels_high == 2 * maps.height) {
     if constexpr (n >= 16) {
@@ -204,14 +202,15 @@ void over_rows(const Maps& maps, const Body& body) {
   const int64_t vectors = maps.rows() * maps.width / kLanes<T> + 1;
   const int64_t items = std::min((vectors + kItemVectors - 1) / kItemVectors, maps.rows());
   parallel_items(items, useful_threads(8 * vectors), [&](int64_t item) {
-    body(maps.rows() * item / items, maps.rows() * (item + 1) / items);
+    body(part_begin(maps.rows(), item, items), part_begin(maps.rows(), item + 1, items));
   });
 }
 
 Maps view_maps(const char* op, const Tensor& x) {
   const int64_t dims = x.dim();
   SPARSEQ_CHECK(dims >= 3 && x.size(-1) >= 2 && x.size(-2) >= 2, op, "x",
-                "must be maps of at least 2x2 pixels", dims);
+                "must be floating point maps (N, C, H, W) of at least 2x2 pixels",
+                text(dtype_text(x), " ", shape_text(x)));
   const int64_t high = x.size(-2), wide = x.size(-1);
   return {x.numel() / (high * wide), high / 2, wide / 2, high, wide};
 }
@@ -227,11 +226,11 @@ Tensor max_pool(const Tensor& x) {
   with_types(op, x, [&](auto types) {
     using S = typename decltype(types)::S;
     using T = typename decltype(types)::T;
-    const S* from = static_cast<const S*>(input.const_data_ptr());
-    S* to = static_cast<S*>(y.mutable_data_ptr());
-    with_form<T>(maps, [&](auto form) {
+    const S* from = data_of<S>(input);
+    S* to = mutable_data_of<S>(y);
+    with_row_width<T>(maps, [&](auto width) {
       over_rows<T>(maps, [&](int64_t begin, int64_t end) {
-        pool_rows<T, form()>(maps, from, to, begin, end);
+        pool_rows<T, width()>(maps, from, to, begin, end);
       });
     });
   });
@@ -243,22 +242,21 @@ Tensor max_pool_dx(const Tensor& dy, const Tensor& x) {
   const Maps maps = view_maps(op, x);
   SPARSEQ_CHECK(dy.dim() == x.dim() && dy.size(-1) == maps.width && dy.size(-2) == maps.height &&
                     dy.numel() == maps.rows() * maps.width,
-                op, "dy", "must have a number for each window of x", dy.numel());
-  check_same_type(op, "dy", x, dy);
+                op, "dy", "must have a number for each window of x", shape_text(dy));
+  check_dtype(op, {"dy", dy}, {"x", x});
   const Tensor gradient = as_contiguous(dy), input = as_contiguous(x);
   const bool whole = maps.pixels == 2 * maps.width && maps.pixels_high == 2 * maps.height;
-  const std::vector<int64_t> sizes(x.sizes().begin(), x.sizes().end());
+  const std::vector<int64_t> sizes = sizes_of(x);
   Tensor dx = whole ? new_output(x, sizes) : torch::stable::new_zeros(x, sizes);
   if (x.numel() == 0) return dx;
   with_types(op, x, [&](auto types) {
     using S = typename decltype(types)::S;
     using T = typename decltype(types)::T;
-    const S* own = static_cast<const S*>(gradient.const_data_ptr());
-    const S* from = static_cast<const S*>(input.const_data_ptr());
-    S* to = static_cast<S*>(dx.mutable_data_ptr());
-    with_form<T>(maps, [&](auto form) {
+    const S *from_dy = data_of<S>(gradient), *from = data_of<S>(input);
+    S* to = mutable_data_of<S>(dx);
+    with_row_width<T>(maps, [&](auto width) {
       over_rows<T>(maps, [&](int64_t begin, int64_t end) {
-        spread_rows<T, form()>(maps, own, from, to, begin, end);
+        spread_rows<T, width()>(maps, from_dy, from, to, begin, end);
       });
     });
   });
@@ -272,4 +270,4 @@ STABLE_TORCH_LIBRARY_IMPL(sparseq, CPU, m) {
   m.impl("max_pool_dx", TORCH_BOX(&max_pool_dx));
 }
 
-}  // namespace sparseq
+}  // namespace sparseq::ops

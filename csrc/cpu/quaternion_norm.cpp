@@ -2,47 +2,54 @@
 // batch needs beside it: its moments, and its products with a gradient. Every op reads its features
 // once.
 //
-// x, z, y (n, 4 c, ...) in four blocks of channels, of any floating type; s, b (4 c), M, K
-// (4, 4, c) and all sums are in float, or double with double features.
+// x, z, y (n, 4 c, ...) in four blocks of channels, contiguous, of any floating type; s, b (4 c),
+// M, K (4, 4, c) and all sums (5, 4, c) are in float, or double with double features; s, b, K and z
+// may be missing. Pointers and strides count elements. Moments and products of no features are
+// zero. The batch is summed in chunks that its shape alone decides: same bits on any threads.
 
 #include <torch/csrc/stable/library.h>
 
 #include <optional>
 #include <vector>
 
-#include "quaternion_map.h"
+#include "quaternion/affine.h"
+#include "tensors/dtypes.h"
 
-namespace sparseq {
+namespace sparseq::ops {
 namespace {
+
+using namespace quaternion;
+using namespace simd;
+using namespace tensors;
 
 Tensor quaternion_norm(const Tensor& x, const std::optional<Tensor>& center, const Tensor& matrix,
                        const std::optional<Tensor>& bias, const std::optional<Tensor>& z,
                        const std::optional<Tensor>& other) {
   constexpr const char* op = "quaternion_norm";
-  const Sizes sizes = sizes_of(op, "x", x);
-  SPARSEQ_CHECK(z.has_value() == other.has_value(), op, "z", "must come with its matrix", 1);
+  const FeatureSizes sizes = feature_sizes(op, x);
+  SPARSEQ_CHECK(z.has_value() == other.has_value(), op, "other", "must come with z",
+                other.has_value() ? shape_text(*other) : "None");
   if (z.has_value()) check_twin(op, "z", x, *z);
   const Tensor input = as_contiguous(x), first = as_contiguous(matrix);
   const std::optional<Tensor> second = as_contiguous(z), third = as_contiguous(other);
   const std::optional<Tensor> shift = as_contiguous(center), offset = as_contiguous(bias);
-  Tensor y = new_output(x, std::vector<int64_t>(x.sizes().begin(), x.sizes().end()));
+  Tensor y = new_output(x, sizes_of(x));
   if (y.numel() == 0) return y;
   with_types(op, x, [&](auto types) {
     using S = typename decltype(types)::S;
     using T = typename decltype(types)::T;
     const int64_t channels = sizes.channels;
-    map_features(static_cast<const S*>(input.const_data_ptr()), data_or_null<S>(second),
-                 static_cast<S*>(y.mutable_data_ptr()),
+    apply_affine(data_of<S>(input), data_or_null<S>(second), mutable_data_of<S>(y),
                  Walk::of<T>(sizes.batch, channels, sizes.positions), channels,
-                 MapNumbers<T>{numbers<T>(op, "center", shift, 4 * channels),
-                               numbers<T>(op, "bias", offset, 4 * channels),
-                               numbers<T>(op, "matrix", first, 16 * channels),
-                               numbers<T>(op, "other", third, 16 * channels)});
+                 Coefficients<T>{coefficients_of<T>(op, "center", shift, {4 * channels}),
+                                 coefficients_of<T>(op, "bias", offset, {4 * channels}),
+                                 coefficients_of<T>(op, "matrix", first, {4, 4, channels}),
+                                 coefficients_of<T>(op, "other", third, {4, 4, channels})});
   });
   return y;
 }
 
-// Adds up what chunks and lanes found, in order; (5, 4, c): means, then covariances.
+// Adds up what chunks and lanes sum, in order; (5, 4, c): means, then covariances.
 template <typename T>
 void write_moments(const Spread* parts, const Walk& w, int64_t channels, T* out) {
   const int64_t repeats = w.channels / channels;
@@ -98,17 +105,16 @@ void find_moments(const S* x, const Walk& w, int64_t channels, T* out) {
 }
 
 Tensor quaternion_norm_moments(const Tensor& x) {
-  const Sizes sizes = sizes_of("quaternion_norm_moments", "x", x);
+  const FeatureSizes sizes = feature_sizes("quaternion_norm_moments", x);
   const Tensor input = as_contiguous(x);
   Tensor out = x;
   with_types("quaternion_norm_moments", x, [&](auto types) {
     using S = typename decltype(types)::S;
     using T = typename decltype(types)::T;
-    out = new_numbers<T>(x, 5, sizes.channels, x.numel() == 0);
+    out = new_coefficients<T>(x, 5, sizes.channels, x.numel() == 0);
     if (x.numel() == 0) return;
-    find_moments(static_cast<const S*>(input.const_data_ptr()),
-                 Walk::of<T>(sizes.batch, sizes.channels, sizes.positions), sizes.channels,
-                 static_cast<T*>(out.mutable_data_ptr()));
+    find_moments(data_of<S>(input), Walk::of<T>(sizes.batch, sizes.channels, sizes.positions),
+                 sizes.channels, mutable_data_of<T>(out));
   });
   return out;
 }
@@ -116,7 +122,7 @@ Tensor quaternion_norm_moments(const Tensor& x) {
 Tensor quaternion_norm_cross(const Tensor& dy, const Tensor& x,
                              const std::optional<Tensor>& center) {
   constexpr const char* op = "quaternion_norm_cross";
-  const Sizes sizes = sizes_of(op, "x", x);
+  const FeatureSizes sizes = feature_sizes(op, x);
   check_twin(op, "dy", x, dy);
   const Tensor left = as_contiguous(dy), right = as_contiguous(x);
   const std::optional<Tensor> shift = as_contiguous(center);
@@ -124,13 +130,12 @@ Tensor quaternion_norm_cross(const Tensor& dy, const Tensor& x,
   with_types(op, x, [&](auto types) {
     using S = typename decltype(types)::S;
     using T = typename decltype(types)::T;
-    out = new_numbers<T>(x, 5, sizes.channels, x.numel() == 0);
-    const T* s = numbers<T>(op, "center", shift, 4 * sizes.channels);
+    out = new_coefficients<T>(x, 5, sizes.channels, x.numel() == 0);
+    const T* s = coefficients_of<T>(op, "center", shift, {4 * sizes.channels});
     if (x.numel() == 0) return;
-    find_cross(static_cast<const S*>(left.const_data_ptr()),
-               static_cast<const S*>(right.const_data_ptr()), s,
+    find_cross(data_of<S>(left), data_of<S>(right), s,
                Walk::of<T>(sizes.batch, sizes.channels, sizes.positions), sizes.channels,
-               static_cast<T*>(out.mutable_data_ptr()));
+               mutable_data_of<T>(out));
   });
   return out;
 }
@@ -143,4 +148,4 @@ STABLE_TORCH_LIBRARY_IMPL(sparseq, CPU, m) {
   m.impl("quaternion_norm_cross", TORCH_BOX(&quaternion_norm_cross));
 }
 
-}  // namespace sparseq
+}  // namespace sparseq::ops

@@ -1,9 +1,11 @@
 // quaternion_whiten: y = gamma W (x - m) + beta for each quaternion channel, with the inverse
 // Cholesky factor W of its covariance, and what the gradient by a batch's own statistics needs.
 //
-// Features lie as in quaternion_norm, in any floating type; means and beta (4, c), matrices
-// (4, 4, c) and sums (5, 4, c) are in float, or double with double features. What is computed for
-// each channel has a channel a lane.
+// Features (n, 4 c, ...) lie as in quaternion_norm, in any floating type; means and beta (4, c),
+// matrices (4, 4, c) and sums (5, 4, c) are in float, or double with double features; gamma and
+// beta may be missing. Pointers and strides count elements. Sums of no features are zero. What is
+// computed for each channel has a channel a lane; the batch is summed in chunks that its shape
+// alone decides: same bits on any threads.
 
 #include <torch/csrc/stable/library.h>
 
@@ -11,10 +13,15 @@
 #include <optional>
 #include <vector>
 
-#include "quaternion_map.h"
+#include "quaternion/affine.h"
+#include "tensors/dtypes.h"
 
-namespace sparseq {
+namespace sparseq::ops {
 namespace {
+
+using namespace quaternion;
+using namespace simd;
+using namespace tensors;
 
 // A 4x4 matrix for as many channels as L has lanes; entries lie `stride` apart.
 template <typename L>
@@ -51,24 +58,25 @@ template <typename L, typename T>
 Matrix<L> inverse_factor(const T* cov, T eps, int64_t stride) {
   using V = typename L::V;
   const V least = L::all(eps), zero = L::all(T{0});
-  Matrix<L> given = Matrix<L>::from(cov, stride), lower, inverse;
+  Matrix<L> input = Matrix<L>::from(cov, stride), lower, inverse;
   for (int i = 0; i < 4; ++i) {
-    const auto entry = [&](int j) { return (given.at[i][j] + given.at[j][i]) * L::all(T{0.5}); };
-    V own = entry(i) + least;
+    const auto entry = [&](int j) { return (input.at[i][j] + input.at[j][i]) * L::all(T{0.5}); };
+    V pivot = entry(i) + least;
     for (int j = 0; j < i; ++j) {
       V rest = entry(j);
       for (int k = 0; k < j; ++k) rest = rest - lower.at[i][k] * lower.at[j][k];
       lower.at[i][j] = rest * inverse.at[j][j];
-      own = own - lower.at[i][j] * lower.at[i][j];
+      pivot = pivot - lower.at[i][j] * lower.at[i][j];
     }
-    own = own < least ? least : own;  // exact arithmetic never gets there; NaN stays
-    for (int lane = 0; lane < L::width; ++lane)
-      L::set(own, lane, 1 / std::sqrt(L::lane(own, lane)));
-    for (int j = 0; j < 4; ++j) inverse.at[i][j] = j == i ? own : zero;
+    pivot = pivot < least ? least : pivot;  // exact arithmetic never goes below; NaN stays
+    for (int lane = 0; lane < L::width; ++lane) {
+      L::set(pivot, lane, 1 / std::sqrt(L::lane(pivot, lane)));
+    }
+    for (int j = 0; j < 4; ++j) inverse.at[i][j] = j == i ? pivot : zero;
     for (int j = 0; j < i; ++j) {
       V sum = zero;
       for (int k = j; k < i; ++k) sum = fmadd(lower.at[i][k], inverse.at[k][j], sum);
-      inverse.at[i][j] = -own * sum;
+      inverse.at[i][j] = -pivot * sum;
     }
   }
   return inverse;
@@ -113,8 +121,8 @@ template <typename T>
 void whiten_products(const Whitening<T>& by, T* products) {
   over_lanes<T>(by.channels, [&](auto lanes, int64_t c) {
     using L = decltype(lanes);
-    const Matrix<L> found = Matrix<L>::from(products + c, by.channels);
-    (found * by.template factor<L>(c).transposed()).put(products + c, by.channels);
+    const Matrix<L> centered = Matrix<L>::from(products + c, by.channels);
+    (centered * by.template factor<L>(c).transposed()).put(products + c, by.channels);
   });
 }
 
@@ -126,9 +134,9 @@ void find_gradient(const Whitening<T>& by, const T* sums, T share, T* out) {
   over_lanes<T>(stride, [&](auto lanes, int64_t c) {
     using L = decltype(lanes);
     const Matrix<L> inverse = by.template factor<L>(c);
-    const Matrix<L> found = Matrix<L>::from(sums + 4 * stride + c, stride);
+    const Matrix<L> dgamma = Matrix<L>::from(sums + 4 * stride + c, stride);
     const Matrix<L> product =
-        by.gamma == nullptr ? found : Matrix<L>::from(by.gamma + c, stride).transposed() * found;
+        by.gamma == nullptr ? dgamma : Matrix<L>::from(by.gamma + c, stride).transposed() * dgamma;
     Matrix<L> even;  // P + P^T, of the lower triangle P with half its diagonal
     for (int i = 0; i < 16; ++i) {
       const int row = i / 4, column = i % 4;
@@ -152,17 +160,17 @@ void find_gradient(const Whitening<T>& by, const T* sums, T share, T* out) {
 // The arguments all three ops share, contiguous.
 struct Operands {
   const char* op;
-  Sizes sizes;
+  FeatureSizes sizes;
   Tensor x, mean, cov;
   std::optional<Tensor> gamma, beta;
 
   template <typename T>
   Whitening<T> read(double eps) const {
     const int64_t c = sizes.channels;
-    return {numbers<T>(op, "mean", mean, 4 * c),
-            numbers<T>(op, "cov", cov, 16 * c),
-            numbers<T>(op, "gamma", gamma, 16 * c),
-            numbers<T>(op, "beta", beta, 4 * c),
+    return {coefficients_of<T>(op, "mean", mean, {4 * c}),
+            coefficients_of<T>(op, "cov", cov, {4, 4, c}),
+            coefficients_of<T>(op, "gamma", gamma, {4, 4, c}),
+            coefficients_of<T>(op, "beta", beta, {4 * c}),
             static_cast<T>(eps),
             c};
   }
@@ -175,7 +183,7 @@ struct Operands {
 Operands operands_of(const char* op, const Tensor& x, const Tensor& mean, const Tensor& cov,
                      const std::optional<Tensor>& gamma, const std::optional<Tensor>& beta) {
   return {op,
-          sizes_of(op, "x", x),
+          feature_sizes(op, x),
           as_contiguous(x),
           as_contiguous(mean),
           as_contiguous(cov),
@@ -186,39 +194,37 @@ Operands operands_of(const char* op, const Tensor& x, const Tensor& mean, const 
 Tensor quaternion_whiten(const Tensor& x, const Tensor& mean, const Tensor& cov,
                          const std::optional<Tensor>& gamma, const std::optional<Tensor>& beta,
                          double eps) {
-  const Operands given = operands_of("quaternion_whiten", x, mean, cov, gamma, beta);
-  Tensor y = new_output(x, std::vector<int64_t>(x.sizes().begin(), x.sizes().end()));
-  with_types(given.op, x, [&](auto types) {
+  const Operands operands = operands_of("quaternion_whiten", x, mean, cov, gamma, beta);
+  Tensor y = new_output(x, sizes_of(x));
+  with_types(operands.op, x, [&](auto types) {
     using S = typename decltype(types)::S;
     using T = typename decltype(types)::T;
-    const Whitening<T> by = given.read<T>(eps);
+    const Whitening<T> by = operands.read<T>(eps);
     if (y.numel() == 0) return;
     static thread_local Scratch scratch;
     T* matrix = scratch.get<T>(16 * by.channels);
     find_matrix(by, matrix);
-    map_features<S, T>(static_cast<const S*>(given.x.const_data_ptr()), nullptr,
-                       static_cast<S*>(y.mutable_data_ptr()), given.walk<T>(), by.channels,
-                       {by.mean, by.beta, matrix, nullptr});
+    apply_affine<S, T>(data_of<S>(operands.x), nullptr, mutable_data_of<S>(y), operands.walk<T>(),
+                       by.channels, {by.mean, by.beta, matrix, nullptr});
   });
   return y;
 }
 
 Tensor quaternion_whiten_sums(const Tensor& dy, const Tensor& x, const Tensor& mean,
                               const Tensor& cov, double eps) {
-  const Operands given = operands_of("quaternion_whiten_sums", x, mean, cov, {}, {});
-  check_twin(given.op, "dy", x, dy);
+  const Operands operands = operands_of("quaternion_whiten_sums", x, mean, cov, {}, {});
+  check_twin(operands.op, "dy", x, dy);
   const Tensor left = as_contiguous(dy);
   Tensor out = x;
-  with_types(given.op, x, [&](auto types) {
+  with_types(operands.op, x, [&](auto types) {
     using S = typename decltype(types)::S;
     using T = typename decltype(types)::T;
-    const Whitening<T> by = given.read<T>(eps);
-    out = new_numbers<T>(x, 5, by.channels, x.numel() == 0);
+    const Whitening<T> by = operands.read<T>(eps);
+    out = new_coefficients<T>(x, 5, by.channels, x.numel() == 0);
     if (x.numel() == 0) return;
-    T* sums = static_cast<T*>(out.mutable_data_ptr());
-    find_cross(static_cast<const S*>(left.const_data_ptr()),
-               static_cast<const S*>(given.x.const_data_ptr()), by.mean, given.walk<T>(),
-               by.channels, sums);
+    T* sums = mutable_data_of<T>(out);
+    find_cross(data_of<S>(left), data_of<S>(operands.x), by.mean, operands.walk<T>(), by.channels,
+               sums);
     whiten_products(by, sums + 4 * by.channels);
   });
   return out;
@@ -227,25 +233,23 @@ Tensor quaternion_whiten_sums(const Tensor& dy, const Tensor& x, const Tensor& m
 Tensor quaternion_whiten_dx(const Tensor& dy, const Tensor& x, const Tensor& mean,
                             const Tensor& cov, const std::optional<Tensor>& gamma,
                             const Tensor& sums, double eps) {
-  const Operands given = operands_of("quaternion_whiten_dx", x, mean, cov, gamma, {});
-  check_twin(given.op, "dy", x, dy);
-  const Tensor left = as_contiguous(dy), found = as_contiguous(sums);
-  Tensor dx = new_output(x, std::vector<int64_t>(x.sizes().begin(), x.sizes().end()));
-  with_types(given.op, x, [&](auto types) {
+  const Operands operands = operands_of("quaternion_whiten_dx", x, mean, cov, gamma, {});
+  check_twin(operands.op, "dy", x, dy);
+  const Tensor left = as_contiguous(dy), products = as_contiguous(sums);
+  Tensor dx = new_output(x, sizes_of(x));
+  with_types(operands.op, x, [&](auto types) {
     using S = typename decltype(types)::S;
     using T = typename decltype(types)::T;
-    const Whitening<T> by = given.read<T>(eps);
-    const T* in = numbers<T>(given.op, "sums", found, 20 * by.channels);
+    const Whitening<T> by = operands.read<T>(eps);
+    const T* in = coefficients_of<T>(operands.op, "sums", products, {5, 4, by.channels});
     if (dx.numel() == 0) return;
     static thread_local Scratch scratch;
     T* matrix = scratch.get<T>(36 * by.channels);
     const T *other = matrix + 16 * by.channels, *bias = matrix + 32 * by.channels;
-    const double count = static_cast<double>(given.sizes.batch * given.sizes.positions);
+    const double count = static_cast<double>(operands.sizes.batch * operands.sizes.positions);
     find_gradient(by, in, static_cast<T>(1 / count), matrix);
-    map_features<S, T>(static_cast<const S*>(given.x.const_data_ptr()),
-                       static_cast<const S*>(left.const_data_ptr()),
-                       static_cast<S*>(dx.mutable_data_ptr()), given.walk<T>(), by.channels,
-                       {by.mean, bias, matrix, other});
+    apply_affine<S, T>(data_of<S>(operands.x), data_of<S>(left), mutable_data_of<S>(dx),
+                       operands.walk<T>(), by.channels, {by.mean, bias, matrix, other});
   });
   return dx;
 }
@@ -253,15 +257,15 @@ Tensor quaternion_whiten_dx(const Tensor& dy, const Tensor& x, const Tensor& mea
 Tensor quaternion_whiten_factor(const Tensor& cov, double eps) {
   constexpr const char* op = "quaternion_whiten_factor";
   SPARSEQ_CHECK(cov.dim() == 3 && cov.size(0) == 4 && cov.size(1) == 4, op, "cov",
-                "must have shape (4, 4, c)", cov.numel());
+                "must have shape (4, 4, c)", shape_text(cov));
   const Tensor input = as_contiguous(cov);
   Tensor out = new_output(cov, {4, 4, cov.size(2)});
   with_types(op, cov, [&](auto types) {
     using S = typename decltype(types)::S;
     using T = typename decltype(types)::T;
-    const T* from = numbers<T>(op, "cov", input, cov.numel());
+    const T* from = coefficients_of<T>(op, "cov", input, {4, 4, cov.size(2)});
     if constexpr (std::is_same_v<S, T>) {
-      T* to = static_cast<T*>(out.mutable_data_ptr());
+      T* to = mutable_data_of<T>(out);
       find_matrix(Whitening<T>{nullptr, from, nullptr, nullptr, static_cast<T>(eps), cov.size(2)},
                   to);
     }
@@ -278,4 +282,4 @@ STABLE_TORCH_LIBRARY_IMPL(sparseq, CPU, m) {
   m.impl("quaternion_whiten_factor", TORCH_BOX(&quaternion_whiten_factor));
 }
 
-}  // namespace sparseq
+}  // namespace sparseq::ops

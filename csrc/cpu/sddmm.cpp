@@ -1,16 +1,25 @@
 // sddmm: dv[p] = sum over n of dy[n, row(p)] * x[n, col_idx[p]], for the entries of a pattern only.
 //
-// dy (n, m) and x (n, k) are batch-major and contiguous; dv (nnz) is in CSR order. Both are packed
-// feature-major; the lanes of a dy row stay in registers while its entries pass, one vector of
-// partial sums each, and one butterfly sums as many entries as a vector has lanes. The batch is
-// added tile by tile in order, by the one thread that owns the row: same bits on any threads.
+// dy (n, m) and x (n, k) are batch-major and contiguous; dv (nnz) is in CSR order, and zero for an
+// empty batch; float, double, or 16-bit summed in float. Pointers and strides count elements.
+//
+// dy and x are packed feature-major; the lanes of a dy row stay in registers while its entries
+// pass, one vector of partial sums each, and one butterfly sums as many entries as a vector has
+// lanes. The batch is added tile by tile in order, by the one thread that owns the row: same bits
+// on any threads.
 
 #include <torch/csrc/stable/library.h>
 
-#include "sampled.h"
+#include "tensors/pattern.h"
+#include "tensors/sum_type.h"
+#include "tiles/sampled_product.h"
 
-namespace sparseq {
+namespace sparseq::ops {
 namespace {
+
+using namespace simd;
+using namespace tensors;
+using namespace tiles;
 
 // Most vectors of a tile row: more would pay the sum over lanes less often, but read x from
 // further.
@@ -18,15 +27,15 @@ constexpr int kMostVectors = 2;
 
 // Sums over the lanes for `count` entries of one row, at most a vector of them.
 template <typename T, int NV>
-SPARSEQ_INLINE Vec<T> entry_sums(const Vec<T> (&own)[NV], const int32_t* ids, int count,
+SPARSEQ_INLINE Vec<T> entry_sums(const Vec<T> (&row)[NV], const int32_t* ids, int count,
                                  const T* x) {
   constexpr int n = kLanes<T>, lanes = NV * n;
   Vec<T> sums[n];
   for (int j = 0; j < n; ++j) {
     // spare lanes repeat the last entry
     const T* column = x + static_cast<int64_t>(ids[std::min(j, count - 1)]) * lanes;
-    sums[j] = own[0] * load(column);
-    for (int i = 1; i < NV; ++i) sums[j] = fmadd(own[i], load(column + i * n), sums[j]);
+    sums[j] = row[0] * load(column);
+    for (int i = 1; i < NV; ++i) sums[j] = fmadd(row[i], load(column + i * n), sums[j]);
   }
   return sum_each<T>(sums);
 }
@@ -35,17 +44,17 @@ template <typename T, int NV>
 void tile_entries(const Csr& csr, const T* dy, const T* x, int64_t first, int64_t last, bool start,
                   T* dv) {
   constexpr int n = kLanes<T>;
-  for (int64_t row = first; row < last; ++row) {
-    Vec<T> own[NV];
-    for (int i = 0; i < NV; ++i) own[i] = load(dy + (row * NV + i) * n);
-    const int64_t end = csr.row_ptr[row + 1];
-    int64_t p = csr.row_ptr[row];
+  for (int64_t r = first; r < last; ++r) {
+    Vec<T> row[NV];
+    for (int i = 0; i < NV; ++i) row[i] = load(dy + (r * NV + i) * n);
+    const int64_t end = csr.row_ptr[r + 1];
+    int64_t p = csr.row_ptr[r];
     for (; p + n <= end; p += n) {
-      put_sums(entry_sums<T, NV>(own, csr.col_idx + p, n, x), n, start, dv + p);
+      put_sums(entry_sums<T, NV>(row, csr.col_idx + p, n, x), n, start, dv + p);
     }
     const int left = static_cast<int>(end - p);
     if (left == 0) continue;
-    put_sums(entry_sums<T, NV>(own, csr.col_idx + p, left, x), left, start, dv + p);
+    put_sums(entry_sums<T, NV>(row, csr.col_idx + p, left, x), left, start, dv + p);
   }
 }
 
@@ -67,11 +76,11 @@ void sample_row(const Csr& csr, const S* dy, const S* x, T* dv) {
   parallel_items(threads, threads, [&](int64_t part) {
     const int64_t last = balanced_row(csr, part + 1, threads);
     for (int64_t row = balanced_row(csr, part, threads); row < last; ++row) {
-      const T own = static_cast<T>(dy[row]);
+      const T gradient = static_cast<T>(dy[row]);
       for (int64_t p = csr.row_ptr[row]; p < csr.row_ptr[row + 1]; ++p) {
         T other = static_cast<T>(x[csr.col_idx[p]]);
         keep_scalar(other);
-        dv[p] = own * other;
+        dv[p] = gradient * other;
       }
     }
   });
@@ -82,7 +91,7 @@ Tensor sddmm(const Tensor& dy, const Tensor& x, const std::vector<Tensor>& patte
   const auto body = [&](auto types, const auto& data) {
     using S = typename decltype(types)::S;
     using T = typename decltype(types)::T;
-    in_sums<S, T>(data.out, csr.nnz(), [&](T* sums) {
+    with_sums<S, T>(data.out, csr.nnz(), [&](T* sums) {
       if (data.batch == 1) return sample_row(csr, data.dy, data.x, sums);
       sample(csr, data, sums);
     });
@@ -94,4 +103,4 @@ Tensor sddmm(const Tensor& dy, const Tensor& x, const std::vector<Tensor>& patte
 
 STABLE_TORCH_LIBRARY_IMPL(sparseq, CPU, m) { m.impl("sddmm", TORCH_BOX(&sddmm)); }
 
-}  // namespace sparseq
+}  // namespace sparseq::ops

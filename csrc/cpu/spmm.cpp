@@ -1,6 +1,8 @@
 // spmm: y[n, r] = b[r] + sum over p in row r of values[p] * x[n, col_idx[p]]   (A^T: transposed)
 //
-// x (n, k) and y (n, m) are batch-major and contiguous; float, double, or 16-bit summed in float.
+// x (n, k) and y (n, m) are batch-major and contiguous, values (nnz) in CSR order, b (m) or none;
+// float, double, or 16-bit summed in float. Pointers and strides count elements.
+//
 // One task is a tile of batch rows times a range of output rows: the tile is packed feature-major,
 // so one nonzero is one broadcast against contiguous lanes, and an output row stays in registers
 // over all its nonzeros. An empty row gives its bias. Every sum has one order, fixed by the pattern
@@ -10,13 +12,18 @@
 
 #include <optional>
 
-#include "operands.h"
-#include "pattern.h"
-#include "sparse_row.h"
-#include "tiles.h"
+#include "tensors/operands.h"
+#include "tensors/pattern.h"
+#include "tensors/sum_type.h"
+#include "tiles/row_product.h"
+#include "tiles/tiles.h"
 
-namespace sparseq {
+namespace sparseq::ops {
 namespace {
+
+using namespace simd;
+using namespace tensors;
+using namespace tiles;
 
 constexpr int kGroup = 16;         // output rows computed into one buffer before they are stored
 constexpr int kGatherBatch = 128;  // from here on, putting the values in order first pays
@@ -72,7 +79,7 @@ void multiply_tiles(const Problem<S, T>& problem) {
   const int64_t width = tile_vectors<T>(problem.batch, most) * kLanes<T>;
   const int64_t tiles = (problem.batch + width - 1) / width;
   const int64_t threads = useful_threads((csr.nnz() + csr.rows) * tiles * width / kLanes<T>);
-  const int64_t parts = tiles % threads == 0 ? 1 : threads;
+  const int64_t parts = parts_per_item(tiles, threads);
   parallel_items(tiles * parts, threads, [&](int64_t item) {
     const int64_t row0 = item / parts * width, part = item % parts;
     const int64_t count = std::min(width, problem.batch - row0);
@@ -120,25 +127,24 @@ Tensor spmm(const Tensor& x, const Tensor& values, const std::optional<Tensor>& 
             const std::vector<Tensor>& pattern, bool transposed) {
   const Pattern both = view_pattern("spmm", pattern);
   const Csr& csr = transposed ? both.transposed : both.forward;
-  SPARSEQ_CHECK(values.numel() == csr.nnz(), "spmm", "values", "must fit the pattern",
-                values.numel());
+  check_values("spmm", "values", values, csr.nnz());
   const auto body = [&](auto types, const auto& data) {
     using S = typename decltype(types)::S;
     using T = typename decltype(types)::T;
     const int32_t* perm = transposed ? both.perm : nullptr;
     const bool stay = std::is_same_v<S, T> && !(transposed && data.batch >= kGatherBatch);
-    const T* kept = values_as<T>(data.weight, perm, csr.nnz(), 1, stay);
-    const Problem<S, T> problem{csr,    kept,      stay ? perm : nullptr, data.bias, data.x,
+    const T* ordered = values_as<T>(data.weight, perm, csr.nnz(), 1, stay);
+    const Problem<S, T> problem{csr,    ordered,   stay ? perm : nullptr, data.bias, data.x,
                                 data.y, data.batch};
     if (problem.batch > 1) return multiply_tiles(problem);
     if (problem.order != nullptr) return multiply_vector<S, T, true>(problem);
     multiply_vector<S, T, false>(problem);
   };
-  return linear_map("spmm", {"x", x}, csr.columns, {"values", values}, bias, csr.rows, body);
+  return linear_map("spmm", {"x", x}, {csr.columns}, {"values", values}, bias, csr.rows, body);
 }
 
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(sparseq, CPU, m) { m.impl("spmm", TORCH_BOX(&spmm)); }
 
-}  // namespace sparseq
+}  // namespace sparseq::ops

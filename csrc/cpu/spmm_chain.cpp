@@ -9,13 +9,20 @@
 
 #include <torch/csrc/stable/library.h>
 
-#include "dtypes.h"
-#include "pattern.h"
-#include "sparse_row.h"
-#include "tiles.h"
+#include "tensors/operands.h"
+#include "tensors/pattern.h"
+#include "tensors/sum_type.h"
+#include "tiles/row_product.h"
+#include "tiles/tiles.h"
 
-namespace sparseq {
+namespace sparseq::ops {
 namespace {
+
+using namespace simd;
+using namespace tensors;
+using namespace tiles;
+
+constexpr const char* kOp = "spmm_chain";
 
 template <typename T>
 struct Map {
@@ -45,8 +52,7 @@ void apply(const Map<T>& map, const T* from, T* to) {
     const T start = map.bias == nullptr ? T(0) : map.bias[row];
     sum_row<T, NV, false>(map.csr, row, map.values, nullptr, from, start, out);
     for (int i = 0; map.relu && i < NV; ++i) {
-      const Vec<T> v = load(out + i * kLanes<T>);
-      store(out + i * kLanes<T>, v < Vec<T>{} ? Vec<T>{} : v);  // a NaN stays one
+      store(out + i * kLanes<T>, relu(load(out + i * kLanes<T>)));
     }
   }
 }
@@ -89,76 +95,59 @@ void run(const Chain<S, T>& chain) {
 
 using Tensors = std::vector<Tensor>;
 
-// The pattern of map `index` of `count`, checked against the features that reach it.
-Csr csr_of(const Tensors& patterns, size_t index, size_t count, int64_t features) {
-  SPARSEQ_CHECK(patterns.size() == 5 * count, "spmm_chain", "patterns",
-                "must be five tensors for each map", patterns.size());
-  const auto first = patterns.begin() + static_cast<std::ptrdiff_t>(5 * index);
-  const Csr csr = view_pattern("spmm_chain", Tensors(first, first + 5)).forward;
-  SPARSEQ_CHECK(csr.columns == features, "spmm_chain", "patterns",
-                "must take as many features as come in", csr.columns);
-  return csr;
-}
-
-void check_map(const Tensor& x, const Tensor& values, const Tensor& bias, const Csr& csr) {
-  SPARSEQ_CHECK(values.numel() == csr.nnz(), "spmm_chain", "values", "must fit the pattern",
-                values.numel());
-  SPARSEQ_CHECK(bias.numel() == 0 || bias.numel() == csr.rows, "spmm_chain", "biases",
-                "must be empty or have an entry for each row", bias.numel());
-  check_same_type("spmm_chain", "values", x, values);
-  check_same_type("spmm_chain", "biases", x, bias);
-}
-
-// Contiguous numbers as T: the tensor's own, or converted into `memory`, which is advanced.
-template <typename S, typename T>
-const T* as_sums(const Tensor& tensor, T*& memory) {
-  if (tensor.numel() == 0) return nullptr;
-  const S* stored = static_cast<const S*>(tensor.const_data_ptr());
-  if constexpr (std::is_same_v<S, T>) {
-    return stored;
-  } else {
-    T* converted = memory;
-    gather_values(stored, nullptr, tensor.numel(), 1, converted);
-    memory += tensor.numel();
-    return converted;
-  }
-}
-
 int64_t total(const Tensors& tensors) {
   int64_t count = 0;
   for (const Tensor& tensor : tensors) count += tensor.numel();
   return count;
 }
 
+// The patterns of the maps, each checked against what reaches it.
+std::vector<Csr> view_maps(const Tensor& x, const Tensors& values, const Tensors& biases,
+                           const Tensors& patterns) {
+  std::vector<Csr> csrs;
+  int64_t features = x.size(-1);
+  for (size_t i = 0; i < values.size(); ++i) {
+    csrs.push_back(view_link(kOp, patterns, i));
+    SPARSEQ_CHECK(csrs[i].columns == features, kOp, "patterns",
+                  text("must take the ", features, " features that come to map ", i),
+                  csrs[i].columns);
+    check_link(kOp, "map", i, csrs[i], x, values[i], biases[i]);
+    features = csrs[i].rows;
+  }
+  return csrs;
+}
+
 Tensor spmm_chain(const Tensor& x, const Tensors& values, const Tensors& biases,
                   const Tensors& patterns, const std::vector<int64_t>& relu) {
   const size_t count = values.size();
-  SPARSEQ_CHECK(count > 0 && biases.size() == count && relu.size() == count, "spmm_chain", "values",
-                "must be one tensor for each bias and each relu, at least one", count);
-  SPARSEQ_CHECK(x.dim() > 0, "spmm_chain", "x", "must have a dimension of features", x.dim());
+  SPARSEQ_CHECK(
+      count > 0 && biases.size() == count && relu.size() == count && patterns.size() == 5 * count,
+      kOp, "values, biases, patterns, relu",
+      "must have an entry for each map, at least one, and five of patterns",
+      text(count, ", ", biases.size(), ", ", patterns.size(), " and ", relu.size()));
+  SPARSEQ_CHECK(x.dim() > 0, kOp, "x", "must have a dimension of features", shape_text(x));
   const Tensor input = as_contiguous(x);
-  const Tensors kept = as_contiguous(values), offsets = as_contiguous(biases);
-  std::vector<Csr> csrs;
-  for (size_t i = 0; i < count; ++i) {
-    csrs.push_back(csr_of(patterns, i, count, i == 0 ? x.size(-1) : csrs.back().rows));
-    check_map(x, kept[i], offsets[i], csrs.back());
-  }
+  const Tensors matrices = as_contiguous(values), offsets = as_contiguous(biases);
+  const std::vector<Csr> csrs = view_maps(x, matrices, offsets, patterns);
   Tensor y = new_output(x, with_last(x, csrs.back().rows));
   if (y.numel() == 0) return y;
-  with_types("spmm_chain", x, [&](auto types) {
+  with_types(kOp, x, [&](auto types) {
     using S = typename decltype(types)::S;
     using T = typename decltype(types)::T;
     static thread_local Scratch scratch;
-    T* memory = scratch.get<T>(std::is_same_v<S, T> ? 0 : total(kept) + total(offsets));
+    T* memory = scratch.get<T>(converted_size<S, T>(total(matrices) + total(offsets)));
+    const auto numbers = [&](const Tensor& tensor) {
+      return as_sum_type(data_of<S>(tensor), tensor.numel(), memory);
+    };
     Chain<S, T> chain{{},
-                      static_cast<const S*>(input.const_data_ptr()),
-                      static_cast<S*>(y.mutable_data_ptr()),
+                      data_of<S>(input),
+                      mutable_data_of<S>(y),
                       y.numel() / csrs.back().rows,
                       csrs.front().columns,
                       0};
     for (size_t i = 0; i < count; ++i) {
-      const T* stored = as_sums<S>(kept[i], memory);
-      chain.maps.push_back({csrs[i], stored, as_sums<S>(offsets[i], memory), relu[i] != 0});
+      const T* bias = offsets[i].numel() == 0 ? nullptr : numbers(offsets[i]);
+      chain.maps.push_back({csrs[i], numbers(matrices[i]), bias, relu[i] != 0});
       chain.widest = std::max(chain.widest, csrs[i].rows);
       chain.operations += csrs[i].nnz() + csrs[i].rows;
     }
@@ -171,4 +160,4 @@ Tensor spmm_chain(const Tensor& x, const Tensors& values, const Tensors& biases,
 
 STABLE_TORCH_LIBRARY_IMPL(sparseq, CPU, m) { m.impl("spmm_chain", TORCH_BOX(&spmm_chain)); }
 
-}  // namespace sparseq
+}  // namespace sparseq::ops

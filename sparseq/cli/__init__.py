@@ -1,1 +1,1 @@
-"""The command line; importing it imports no torch."""
+"""The command line; importing it does not import torch."""

@@ -1,6 +1,6 @@
-"""Commands that are no recipe: a dataclass each, its fields the flags, `run` what it does.
+"""Commands that are not recipes: dataclasses whose fields are flags, with a method `run`.
 
-torch is imported by what runs, so that the list of commands comes at once.
+torch is imported inside `run`, so that the list of commands appears immediately.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ from sparseq.errors import argument_error, require
 
 @dataclass(frozen=True)
 class Compress:
-    """Turn a network's exact zeros into sparse layers: file to file."""
+    """Convert a saved network with zeros to sparse layers and save it."""
 
     source: Path
-    """A file that sparseq saved."""
+    """A file saved by sparseq."""
     target: Path
     """The file to write."""
     model: str | None = None
-    """What builds a network of your own classes: path/to/file.py:function."""
+    """Function that builds a network of your own classes: path/to/file.py:function."""
     policy: str = "auto"
-    """auto (leave layers dense where that is faster) or sparse."""
+    """auto (layers stay dense where that is faster) or sparse."""
     batch: int = 64
-    """Examples the network will mostly run at; auto goes by it."""
+    """Batch size for which auto decides."""
     shape: tuple[int, ...] = ()
-    """Shape of one example, such as 3 32 32; auto goes by it (default: as recorded in the file)."""
+    """Shape of one example, such as 3 32 32, for which auto decides (default: as in the file)."""
     overwrite: bool = False
-    """Replace an existing target."""
+    """Replace an existing file."""
 
     def run(self) -> None:
-        """Write the file and say what was gained."""
+        """Write the file and print the sizes."""
         if self.target.exists() and not self.overwrite:
             raise FileExistsError(f"{self.target} exists; --overwrite replaces it")
         from sparseq.compression.sparsify import compress
@@ -46,16 +46,16 @@ class Compress:
         before = self.source.stat().st_size
         save(small, self.target, overwrite=self.overwrite)
         after = self.target.stat().st_size
-        gained = ratio_text(before / after, "smaller", "larger")
-        print(f"{self.target}: {after:,} bytes, from {before:,} ({gained})")
+        ratio = ratio_text(before / after, "smaller", "larger")
+        print(f"{self.target}: {after:,} bytes, from {before:,} ({ratio})")
 
 
 @dataclass(frozen=True)
 class Info:
-    """Show where every byte of a file goes."""
+    """Show the size of every part of a file."""
 
     file: Path
-    """A file that sparseq saved."""
+    """A file saved by sparseq."""
 
     def run(self) -> None:
         """Print the table."""
@@ -83,28 +83,28 @@ class Info:
 
 @dataclass(frozen=True)
 class Profile:
-    """Measure a network layer by layer, dense against sparse."""
+    """Measure each layer of a network, dense and sparse."""
 
     network: str
     """A saved file, a registered model, or path/to/file.py:function."""
     model: str | None = None
-    """What builds a saved network of your own classes: path/to/file.py:function."""
+    """Function that builds a saved network of your own classes: path/to/file.py:function."""
     shape: tuple[int, ...] = ()
-    """Shape of one example, such as 1 28 28 (default: as recorded in the file)."""
+    """Shape of one example, such as 1 28 28 (default: recorded in the file)."""
     data: str | None = None
-    """The data set whose shape the examples have (default for a model that is no file: digits)."""
+    """Data set whose example shape is used (default for a model that is not a file: digits)."""
     algebra: str = "real"
-    """real or quaternion, for a model that is no file."""
+    """real or quaternion, for a model that is not a file."""
     batch: int = 256
     """Examples per forward pass."""
     repeats: int = 20
-    """Samples behind each median."""
+    """Samples per median."""
     threads: int = 1
     """CPU threads."""
     device: str = "cpu"
-    """Where to run."""
+    """Device on which to run."""
     seed: int = 0
-    """Of the random examples, and of the weights of a model that is no file."""
+    """Seed of the random examples, and of the weights of a model that is not a file."""
 
     def __post_init__(self) -> None:
         for name in ("batch", "threads"):
@@ -115,7 +115,7 @@ class Profile:
         require(positive, "profile", "shape", "must have sizes of at least 1", self.shape)
 
     def run(self) -> None:
-        """Print the input's shape and where it is from, and the table."""
+        """Print the input shape, its origin and the table."""
         import torch
         from rich.console import Console
 
@@ -129,43 +129,46 @@ class Profile:
         Console().print(profile(network.to(self.device), x, repeats=self.repeats))
 
     def open_network(self) -> tuple[Any, tuple[tuple[int, ...], str]]:
-        """The network, from its file or freshly built; shape of an example, and its origin."""
+        """The network, loaded or newly built, and the shape of an example with its origin."""
         from sparseq.data import find_dataset
         from sparseq.models import build, restore
 
         if self.network.endswith(".sparseq") or Path(self.network).is_file():
             network = restore(self.network, self.model)
-            return network, self.asked_shape() or _recorded_shape(network)
-        shape, origin = self.asked_shape() or (find_dataset("digits").in_shape, "as digits has")
+            return network, self.requested_shape() or _recorded_shape(network)
+        digits = (find_dataset("digits").in_shape, "from data set digits")
+        shape, origin = self.requested_shape() or digits
         classes = find_dataset(self.data or "digits").num_classes
         return build(self.network, self.algebra, shape, classes, self.seed), (shape, origin)
 
-    def asked_shape(self) -> tuple[tuple[int, ...], str] | None:
-        """The shape that the flags name, and which flag."""
+    def requested_shape(self) -> tuple[tuple[int, ...], str] | None:
+        """The shape set by the flags, and its origin."""
         from sparseq.data import find_dataset
 
         if self.shape:
-            return self.shape, "as --shape says"
-        return (find_dataset(self.data).in_shape, f"as {self.data} has") if self.data else None
+            return self.shape, "from --shape"
+        return (
+            (find_dataset(self.data).in_shape, f"from data set {self.data}") if self.data else None
+        )
 
 
 def _recorded_shape(network: Any) -> tuple[tuple[int, ...], str]:
-    """The shape for which a saved network says it was built."""
+    """The shape recorded in a saved network."""
     from sparseq.compression.sparsify import recorded_shape
 
     shape = recorded_shape(network)
     if shape is None:
-        rule = "must be given, as the file records none (such as --shape 1 28 28)"
+        rule = "is required, as the file records no shape (such as --shape 1 28 28)"
         raise argument_error("profile", "--shape", rule, "none")
-    return shape, "as recorded in the file"
+    return shape, "recorded in the file"
 
 
 @dataclass(frozen=True)
 class Doctor:
-    """Show versions, compilers, CPU features, cache and kernels, and test them."""
+    """Show versions, compilers, CPU features, cache and kernels, and run a self-test."""
 
     def run(self) -> bool:
-        """Print the report; False if a result was wrong."""
+        """Print the report; False if the self-test failed."""
         from sparseq.cli.doctor import print_report
 
         return print_report()

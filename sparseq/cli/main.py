@@ -1,7 +1,8 @@
-"""The command line: `sparseq COMMAND`, one line and exit status 2 for every mistake of the user.
+"""The command line `sparseq COMMAND`; user errors are one line on stderr and exit status 2.
 
 A command is a dataclass whose fields are the flags: a recipe of `sparseq.recipes`, or one of
-`sparseq.cli.commands`. torch is imported by what runs, so that the list of commands comes at once.
+`sparseq.cli.commands`. torch is imported by the command that runs, so that the list of commands
+appears immediately.
 """
 
 from __future__ import annotations
@@ -23,89 +24,92 @@ if TYPE_CHECKING:
 
 FAILED, USER_ERROR, INTERRUPTED = 1, 2, 130
 DEBUG = "SPARSEQ_TRACEBACK"
-# how what the library's errors advise is spelled here
+# arguments in the library's error messages -> the equivalent flags
 FLAGS = {"overwrite=True": "--overwrite", "load(path, model=...)": "--model FILE.py:function"}
 
 
 @dataclass(frozen=True)
 class Command:
-    """What the list of commands says, and what to run with the remaining arguments."""
+    """A line in the list of commands, and run(name, remaining arguments)."""
 
     summary: str
     run: Callable[[str, list[str]], object]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status: 0, 1 for a failed self test, 2 for a mistake
-    of the user, 130 for Ctrl-C.
+    """Run a command.
 
     Args:
         arguments: without the program's name; by default those of the process.
+
+    Returns:
+        The exit status: 0, 1 for a failed self-test, 2 for a user error, 130 for Ctrl-C.
     """
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    name = given[0] if given else "--help"
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    name = words[0] if words else "--help"
     if name in ANSWERS:
         status = guarded("", lambda: print(ANSWERS[name]()))
-        return status if given else USER_ERROR
+        return status if words else USER_ERROR
     if name not in COMMANDS:
-        return complain("", f"unknown command {name!r}; choose one of: {', '.join(COMMANDS)}")
-    return guarded(name, lambda: COMMANDS[name].run(name, given[1:]))
+        message = f"unknown command {name!r}; choose one of: {', '.join(COMMANDS)}"
+        return print_error("", message)
+    return guarded(name, lambda: COMMANDS[name].run(name, words[1:]))
 
 
 def guarded(name: str, run: Callable[[], object]) -> int:
-    """Run something; mistakes and warnings become one line on stderr."""
+    """Call `run`; errors and warnings become one line on stderr. Returns the exit status."""
     try:
-        passed = unadorned(run)
+        passed = with_short_warnings(run)
     except KeyboardInterrupt:
-        say(f"interrupted{going_on(name)}", name, "\n")
+        print_line(f"interrupted{resume_hint(name)}", name, "\n")
         return INTERRUPTED
     except BrokenPipeError:
-        # the reader has gone; keep Python from flushing into the closed pipe at exit
+        # the reader has closed the pipe; keep Python from flushing into it at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, OSError, TypeError, RuntimeError) as error:
         if os.environ.get(DEBUG):
             raise
-        return complain(name, describe(error))
+        return print_error(name, describe(error))
     else:
         return FAILED if passed is False else 0
     return 0
 
 
-def unadorned(run: Callable[[], object]) -> object:
-    """Run something; its warnings are lines without the code that gave them, its output is out."""
+def with_short_warnings(run: Callable[[], object]) -> object:
+    """Call `run` with warnings printed as one line without code, and flush its output."""
     with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}")
+        warnings.showwarning = lambda message, *_, **__: print_line(f"warning: {message}")
         try:
             return run()
         finally:
             sys.stdout.flush()
 
 
-def going_on(name: str) -> str:
-    """What to say of an interrupted command that can be gone on with."""
+def resume_hint(name: str) -> str:
+    """How to resume an interrupted command; "" if it cannot be resumed."""
     if name not in COMMANDS or COMMANDS[name].run is not run_recipe:
         return ""
-    return "; started again, the same command goes on from what it has finished"
+    return "; run the same command again to resume it"
 
 
-def complain(name: str, text: str) -> int:
-    """A mistake as one line on stderr; returns the exit status."""
-    say(f"error: {text}", name)
+def print_error(name: str, text: str) -> int:
+    """Print an error as one line on stderr; returns the exit status."""
+    print_line(f"error: {text}", name)
     return USER_ERROR
 
 
-def say(text: str, name: str = "", before: str = "") -> None:
-    """One line on stderr, under the command's name."""
+def print_line(text: str, name: str = "", before: str = "") -> None:
+    """Print one line on stderr, after the name of the command."""
     print(f"{before}sparseq{name and ' '}{name}: {text}", file=sys.stderr)
 
 
 def describe(error: Exception) -> str:
-    """An exception's message on one line; for those that may be no user's mistake, the remedy."""
+    """An exception's message on one line; how to get a traceback if it may be an internal error."""
     text = " ".join(str(error).split()) or type(error).__name__
     for call, flag in FLAGS.items():
         text = text.replace(call, flag)
     expected = isinstance(error, ValueError | OSError)
-    return text if expected else f"{text} ({DEBUG}=1 shows where)"
+    return text if expected else f"{text} ({DEBUG}=1 shows a traceback)"
 
 
 def overview() -> str:
@@ -120,7 +124,7 @@ def overview() -> str:
             "",
             *lines,
             "",
-            "A run that was stopped goes on when the same command is started again.",
+            "An interrupted run is resumed by running the same command again.",
         ]
     )
 
@@ -129,7 +133,7 @@ def parse(command: type, name: str, arguments: list[str]) -> Any:
     """An instance of a dataclass, its fields from the flags; exits with 2 on wrong flags."""
     import tyro
 
-    # tyro would draw a box around what the dataclass says to its values
+    # errors of __post_init__ are raised below, as tyro would print them in a box
     unchecked = {"__post_init__": lambda self: None, "__doc__": command.__doc__}
     twin: Any = type(command.__name__, (command,), unchecked)
     style = (tyro.conf.PositionalRequiredArgs, tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
@@ -138,7 +142,7 @@ def parse(command: type, name: str, arguments: list[str]) -> Any:
 
 
 def run_recipe(name: str, arguments: list[str]) -> None:
-    """Run a recipe under a progress bar and show what it found."""
+    """Run a recipe with a progress bar and print its results."""
     from rich.console import Console
 
     from sparseq.recipes import RECIPES
@@ -148,7 +152,7 @@ def run_recipe(name: str, arguments: list[str]) -> None:
     recipe = parse(RECIPES.get(name), name, arguments)
     console = Console()
     console.print(f"run folder: {recipe.folder()}", highlight=False, soft_wrap=True)
-    # what is said of each layer in each round would bury the table
+    # notes about each layer in each round would hide the table
     level = logging.WARNING if isinstance(recipe, PruningRounds) else logging.INFO
     with notes(console, level), Bar(console) as bar:
         results = recipe.run(bar)
@@ -156,46 +160,46 @@ def run_recipe(name: str, arguments: list[str]) -> None:
 
 
 def runs(command: type) -> Callable[[str, list[str]], object]:
-    """What runs a dataclass of `sparseq.cli.commands`."""
+    """The `run` of a Command for a dataclass of `sparseq.cli.commands`."""
 
     def run(name: str, arguments: list[str]) -> object:
         from rich.console import Console
 
-        ready = parse(command, name, arguments)
+        parsed = parse(command, name, arguments)
         with notes(Console()):
-            return ready.run()
+            return parsed.run()
 
     return run
 
 
 class Notes(logging.Handler):
-    """Prints what the library logs, a line each."""
+    """Prints the library's log records, one line each."""
 
     def __init__(self, console: Console, level: int) -> None:
         super().__init__(level)
         self.console = console
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print, above a progress bar if there is one."""
+        """Print the record, above the progress bar if one is shown."""
         self.console.print(record.getMessage(), highlight=False, markup=False, soft_wrap=True)
 
 
 @contextmanager
 def notes(console: Console, level: int = logging.INFO) -> Iterator[None]:
-    """Inside, what the library logs is printed."""
+    """Prints the library's log records inside the block."""
     logger, handler = logging.getLogger("sparseq"), Notes(console, level)
-    before = logger.level
+    previous_level = logger.level
     logger.addHandler(handler)
     logger.setLevel(level)
     try:
         yield
     finally:
         logger.removeHandler(handler)
-        logger.setLevel(before)
+        logger.setLevel(previous_level)
 
 
 def run_build(name: str, arguments: list[str]) -> None:
-    """Hand the arguments to the kernels' builder."""
+    """Pass the arguments to the kernel builder."""
     from sparseq.ops.build import main as build
 
     build(arguments)
@@ -207,14 +211,12 @@ ANSWERS: dict[str, Callable[[], str]] = {
 }
 COMMANDS = {
     "lottery": Command("train, prune, rewind, train again, round by round", run_recipe),
-    "iterative": Command("train, prune, keep training, round by round", run_recipe),
-    "prune": Command("prune one network once, and fine-tune it", run_recipe),
+    "iterative": Command("train, prune, continue training, round by round", run_recipe),
+    "prune": Command("prune one network once and fine-tune it", run_recipe),
     "train": Command("train one network", run_recipe),
-    "compress": Command("turn a network's zeros into sparse layers: file to file", runs(Compress)),
-    "info": Command("show where every byte of a file goes", runs(Info)),
-    "profile": Command("measure a network layer by layer, dense against sparse", runs(Profile)),
-    "doctor": Command(
-        "what this machine has, which kernel serves which op, self test", runs(Doctor)
-    ),
-    "build": Command("compile the kernels now instead of at first use", run_build),
+    "compress": Command("convert a saved network with zeros to sparse layers", runs(Compress)),
+    "info": Command("show the size of every part of a file", runs(Info)),
+    "profile": Command("measure each layer of a network, dense and sparse", runs(Profile)),
+    "doctor": Command("show versions, machine and kernels, and run a self-test", runs(Doctor)),
+    "build": Command("compile the kernels now instead of on first use", run_build),
 }

@@ -1,4 +1,4 @@
-"""The earlier systems' own classes, on the machinery of this package."""
+"""Compatibility: interfaces of earlier systems, implemented with sparseq."""
 
 from sparseq.compat.pruning_wrapper import PruningWrapper
 

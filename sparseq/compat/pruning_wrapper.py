@@ -1,4 +1,4 @@
-"""The earlier systems' own classes, on sparseq's machinery."""
+"""`PruningWrapper`: the interface of an earlier pruning system, implemented with `Mask`."""
 
 from __future__ import annotations
 
@@ -26,36 +26,36 @@ Filter = Callable[[str], bool] | Callable[[str, Tensor], bool]
 
 
 class PruningWrapper(nn.Module):
-    """Global magnitude or random pruning with rewinding: wraps a model and is used in its place.
+    """Global magnitude or random pruning with rewinding; wraps a model and replaces it.
 
         net = PruningWrapper(model, 0.2, "cpu", "runs/one")
         net.set_initial_weights()
         for _ in range(25):
-            ...  # train `net` as any module, with any optimizer
+            ...  # train `net` like any module, with any optimizer
             net.prune_weights()
             net.reinitialize()
 
-    The mask is enforced at all times, in whichever optimizer steps the model, and is part of the
-    state_dict: loading one intersects its mask with the present one.
+    The mask is always enforced, in whichever optimizer steps the model, and is part of the
+    state_dict: loading a state_dict intersects its mask with the current one.
 
     Args:
-        model: the network, kept as `net`; its state_dict keys become "net.<key>".
+        model: the network, stored as `net`; its state_dict keys become "net.<key>".
         prune_rate: fraction of the remaining weights that each `prune_weights` removes, in [0, 1).
-        device: where the model is moved to; None leaves it.
-        dir_name: folder to which `set_initial_weights` saves; None keeps them in memory only.
+        device: device to which the model is moved; None does not move it.
+        dir_name: folder in which `set_initial_weights` saves; None keeps them in memory only.
         random_initialization: `reinitialize` draws new weights.
-        random_prune: `prune_weights` chooses at random.
-        filter_function: name -> bool or (name, parameter) -> bool, asked about every parameter of
+        random_prune: `prune_weights` selects weights at random.
+        filter_function: name -> bool or (name, parameter) -> bool, called for every parameter of
             the model; True = prunable. None: weights of Linear, Conv and quaternion layers.
-        save_dir: another name for dir_name.
+        save_dir: alias of dir_name.
 
     Attributes:
         net: the model.
-        mask: the present `Mask`.
+        mask: the current `Mask`.
         seed: of random masks and random weights; set it before use.
 
     Raises:
-        ValueError: a rate out of range, no prunable parameter, both folder names at once.
+        ValueError: a rate out of range, no prunable parameters, or both dir_name and save_dir.
     """
 
     def __init__(
@@ -72,8 +72,8 @@ class PruningWrapper(nn.Module):
         super().__init__()
         op = "PruningWrapper"
         require(0 <= prune_rate < 1, op, "prune_rate", "must lie in [0, 1)", prune_rate)
-        one = dir_name is None or save_dir is None
-        require(one, op, "save_dir", "must not be given beside dir_name", save_dir)
+        single = dir_name is None or save_dir is None
+        require(single, op, "save_dir", "must be None if dir_name is set", save_dir)
         self.net = model if device is None else model.to(device)
         self.prune_rate = prune_rate
         self.folder = dir_name if save_dir is None else save_dir
@@ -88,16 +88,16 @@ class PruningWrapper(nn.Module):
         self._enforce(Mask({n: torch.ones_like(p).bool() for n, p in parameters.items()}))
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The model's output, its dropped weights being zero."""
+        """The output of the model, whose dropped weights are zero."""
         return self.net(*args, **kwargs)
 
     def set_initial_weights(self) -> None:
-        """Remember the present state for `reinitialize`; save it where a folder was given.
+        """Store the current state for `reinitialize`, also in the folder if there is one.
 
-        May be called again (late resetting); with `random_initialization` it does nothing.
+        May be called again (late resetting); does nothing with `random_initialization`.
 
         Raises:
-            FileExistsError: the folder holds the initial weights of another run.
+            FileExistsError: the folder has the initial weights of another run.
         """
         if self.random_initialization:
             return
@@ -107,12 +107,12 @@ class PruningWrapper(nn.Module):
         self._initial = state
 
     def prune_weights(self) -> None:
-        """Drop the fraction `prune_rate` of the remaining weights, the same threshold everywhere.
+        """Drop the fraction `prune_rate` of the remaining weights, with one global threshold.
 
-        int(rate * remaining) weights go: the smallest, or random ones with `random_prune`.
+        Drops int(rate * remaining) weights: the smallest, or random ones with `random_prune`.
         """
         kept, total, _ = self.calculate_percent_pruned()
-        name = "random" if self.random_prune else "magnitude"
+        criterion = "random" if self.random_prune else "magnitude"
         parameters = dict(self.net.named_parameters())
         context = ScoreContext(
             self.net,
@@ -120,11 +120,11 @@ class PruningWrapper(nn.Module):
             generator=derived_generator("PruningWrapper.prune", self.seed, self._event()),
         )
         density = (kept - int(kept * self.prune_rate)) / total
-        scores = CRITERIA.get(name)(context)
+        scores = CRITERIA.get(criterion)(context)
         self._enforce(select(scores, density, within=self.mask))
 
     def reinitialize(self) -> None:
-        """Set the weights back (or draw them anew); the pruned ones stay zero.
+        """Restore the initial weights, or draw new ones; pruned weights stay zero.
 
         Raises:
             RuntimeError: `set_initial_weights` has not been called.
@@ -141,17 +141,17 @@ class PruningWrapper(nn.Module):
         """(weights kept, prunable weights, fraction pruned); `verbose` prints them."""
         kept, total = self.mask.kept, self.mask.total
         if verbose:
-            everything = sum(parameter.numel() for parameter in self.net.parameters())
+            count = sum(parameter.numel() for parameter in self.net.parameters())
             print(f"pruned: {1 - kept / total:.2%} of {total} prunable weights")
-            print(f"prunable: {total / everything:.2%} of {everything} parameters")
+            print(f"prunable: {total / count:.2%} of {count} parameters")
         return kept, total, (total - kept) / total
 
     def get_extra_state(self) -> Tensor:
-        """The mask, for the state_dict: one bool vector, parameter after parameter."""
+        """The mask, for the state_dict: one bool vector of all parameters in order."""
         return torch.cat([keep.flatten().cpu() for keep in self.mask.values()])
 
     def set_extra_state(self, state: Tensor | None) -> None:
-        """Take over what a state_dict's mask drops; None (one without a mask) drops nothing."""
+        """Intersect the mask with that of a state_dict; None (no mask) drops nothing."""
         if state is None:
             return
         total, got = self.mask.total, tuple(state.shape)
@@ -192,12 +192,12 @@ class PruningWrapper(nn.Module):
         self._saved = path
 
     def _draw_weights(self) -> None:
-        """reset_parameters of every module, from the wrapper's seed; torch's own stream is kept."""
-        used = {p.device for p in self.net.parameters() if p.device.type == "cuda"}
+        """reset_parameters of every module, by the wrapper's seed; torch's random state is kept."""
+        cuda_devices = {p.device for p in self.net.parameters() if p.device.type == "cuda"}
         seed = derive_seed("PruningWrapper.draw", self.seed, self._event())
-        with torch.random.fork_rng(devices=list(used)):
-            torch.random.default_generator.manual_seed(seed)
-            for device in used:
+        with torch.random.fork_rng(devices=list(cuda_devices)):
+            torch.default_generator.manual_seed(seed)
+            for device in cuda_devices:
                 torch.cuda.default_generators[device.index].manual_seed(seed)
             for module in self.net.modules():
                 reset = getattr(module, "reset_parameters", None)
@@ -205,17 +205,19 @@ class PruningWrapper(nn.Module):
                     reset()
 
 
-def _prunable(model: nn.Module, chosen: Filter | None) -> dict[str, nn.Parameter]:
-    if chosen is None:
+def _prunable(model: nn.Module, is_prunable: Callable[..., bool] | None) -> dict[str, nn.Parameter]:
+    if is_prunable is None:
         return prunable_parameters(model)
-    found = dict(model.named_parameters())
-    if _takes_two(chosen):
-        return {name: value for name, value in found.items() if chosen(name, value)}  # type: ignore
-    return {name: value for name, value in found.items() if chosen(name)}  # type: ignore
+    by_parameter = _accepts_two(is_prunable)
+    return {
+        name: parameter
+        for name, parameter in model.named_parameters()
+        if (is_prunable(name, parameter) if by_parameter else is_prunable(name))
+    }
 
 
-def _takes_two(function: Callable[..., bool]) -> bool:
-    """Whether (name, parameter) is what it takes, or the name alone."""
+def _accepts_two(function: Callable[..., bool]) -> bool:
+    """Whether a function accepts (name, parameter), or the name only."""
     try:
         inspect.signature(function).bind("name", None)
     except TypeError:

@@ -27,9 +27,9 @@ def break_even(
 ) -> float:
     """Density, 0..1, up to which a layer is no slower sparse than dense; 0 if it is always slower.
 
-    Measured on a CPU, for torch's current number of threads (bench/sweep.py). Between measured
-    sizes, batches and maps the lower neighbor counts, for a number of threads that was not measured
-    the lowest of those that were. Stride and groups are ignored.
+    Measured on a CPU, for torch's current number of threads (bench/break_even_sweep.py). Between
+    measured sizes, batches and maps the lower neighbor counts; for a number of threads that was not
+    measured, the lowest of those that were. Stride and groups are ignored.
 
     Args:
         kind: the dense layer's type.

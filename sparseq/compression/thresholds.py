@@ -1,7 +1,7 @@
 """Break-even densities: the kept fraction up to which a sparse layer is the faster one.
 
-They are stored in the tables of `sparseq.ops.choice`, one for each class of CPUs, which `python -m
-bench.sweep --table` fills from a recorded sweep; `sparseq.compression.break_even` reads them.
+They are stored in the tables of `sparseq.ops.choice`, one for each class of CPUs, which
+bench/break_even_sweep.py fills from a recorded sweep; `sparseq.compression.break_even` reads them.
 """
 
 from __future__ import annotations

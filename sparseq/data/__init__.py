@@ -1,10 +1,10 @@
-"""L3: data sets. A new one is a file here with a reader under `@dataset`, and its import below."""
+"""Data sets. To add one, put a reader under `@dataset` in a new file here and import it below."""
 
 from sparseq.data import celeba, cifar, digits, fake, mnist, svhn, tiny_imagenet
 from sparseq.data.catalog import DATASETS, DataSet, Request, dataset
-from sparseq.data.images import CropFlip, Normalize
 from sparseq.data.load import find_dataset, load_data
 from sparseq.data.split import Batches, DataBundle, Split
+from sparseq.data.transforms import CropFlip, Normalize
 from sparseq.seeds import derive_seed, derived_generator
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""The registry of data sets: what one is, and how a file of this package enters one."""
+"""The registry of data sets, and the decorator that adds one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sparseq.registry import Registry
 
 @dataclass(frozen=True)
 class Request:
-    """Where a reader may look: the root folder (None: not told), and whether it may download."""
+    """Where a reader looks: the root folder (None: not specified), and if it may download."""
 
     data_dir: Path | None = None
     download: bool = False
@@ -23,9 +23,13 @@ Reader = Callable[[Request], tuple[Split, Split]]
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data set: shape of one example, number of classes, and read(request) -> (train, test).
+    """A registered data set.
 
-    `unit`: the batches are not normalized, but lie in 0..1.
+    Attributes:
+        in_shape: shape of one example.
+        num_classes: number of classes.
+        read: read(request) -> (train, test).
+        unit: whether batches are images in 0..1 instead of normalized ones.
     """
 
     in_shape: tuple[int, ...]
@@ -40,10 +44,10 @@ DATASETS: Registry[DataSet] = Registry("data set")
 def dataset(
     name: str, in_shape: tuple[int, ...], num_classes: int, unit: bool = False
 ) -> Callable[[Reader], Reader]:
-    """Decorator that enters a reader in DATASETS under `name`."""
+    """Decorator that registers a reader in DATASETS as `name`."""
 
-    def enter(read: Reader) -> Reader:
+    def register(read: Reader) -> Reader:
         DATASETS.register(name)(DataSet(in_shape, num_classes, read, unit))
         return read
 
-    return enter
+    return register

@@ -1,4 +1,4 @@
-"""`load_data`: a data set by name, divided for an experiment."""
+"""`load_data`: a data set by name, split for an experiment."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sparseq.data.catalog import DATASETS, DataSet, Request
 from sparseq.data.fake import fake_like
-from sparseq.data.split import DataBundle, divide
+from sparseq.data.split import DataBundle, stratified_split
 from sparseq.errors import require
 from sparseq.seeds import derived_generator
 
@@ -21,39 +21,42 @@ def load_data(
     validation: float = 0.1,
     download: bool = False,
 ) -> DataBundle:
-    """Load a data set and set a validation part of its training images aside.
+    """Load a data set and split off a validation part of its training images.
 
     Args:
         name: a name of DATASETS, or "fake:NAME" for random data of NAME's shape.
-        data_dir: root folder in torchvision's layout; without it, the environment variable
-            SPARSEQ_DATA. Only read, unless `download`.
-        seed: draws the validation part, at random, stratified by class; the test part never
-            depends on it.
+        data_dir: root folder in torchvision's layout; by default the environment variable
+            SPARSEQ_DATA. Written only with `download`.
+        seed: of the validation part, which is random and stratified by class; the test part does
+            not depend on it.
         validation: fraction of the training images, strictly between 0 and 1.
-        download: fetch what is missing into the root folder (through torchvision).
+        download: download missing files into the root folder (with torchvision).
 
     Returns:
-        DataBundle on the CPU, whose batches are normalized float32 images and int64 classes. The
-        training part alone is augmented where that is usual for the set.
+        DataBundle on the CPU; its batches are normalized float32 images and int64 classes. Only
+        the training part is augmented, if that is usual for the data set.
 
     Raises:
         ValueError: an unknown name, a fraction out of range, or a damaged file.
-        FileNotFoundError: files are missing; says which, and how to get them.
+        FileNotFoundError: missing files; the message names them and how to get them.
     """
     require(0 < validation < 1, "load_data", "validation", "must lie between 0 and 1", validation)
     source = find_dataset(name)
     train, test = source.read(Request(_root(data_dir), download))
-    kept, held_out = divide(train.y, validation, derived_generator("validation split", seed))
-    parts = (train.take(kept), train.take(held_out).unchanged(), test.unchanged())
+    generator = derived_generator("validation split", seed)
+    kept, held_out = stratified_split(train.y, validation, generator)
+    parts = (train.take(kept), train.take(held_out).unaugmented(), test.unaugmented())
     return DataBundle(*parts, source.in_shape, source.num_classes, name)
 
 
 def find_dataset(name: str) -> DataSet:
     """The data set of that name ("fake:NAME" included), without reading it."""
-    kind, separator, like = name.partition(":")
-    return fake_like(DATASETS.get(like)) if separator and kind == "fake" else DATASETS.get(name)
+    prefix, separator, original = name.partition(":")
+    if separator and prefix == "fake":
+        return fake_like(DATASETS.get(original))
+    return DATASETS.get(name)
 
 
 def _root(data_dir: str | os.PathLike[str] | None) -> Path | None:
-    place = data_dir if data_dir is not None else os.environ.get(ENVIRONMENT)
-    return Path(place).expanduser() if place else None
+    root = data_dir if data_dir is not None else os.environ.get(ENVIRONMENT)
+    return Path(root).expanduser() if root else None

@@ -1,8 +1,7 @@
-"""MNIST (LeCun et al. 1998) and Fashion-MNIST (Xiao et al. 2017): 28x28 grey, 60,000 + 10,000.
+"""MNIST (LeCun et al. 1998) and Fashion-MNIST (Xiao et al. 2017): 28x28 gray, 60,000 + 10,000.
 
-The files lie where torchvision keeps them, ROOT/MNIST/raw and ROOT/FashionMNIST/raw, packed or
-not. They are read in place, so the root may be read-only; only a download writes, and that is
-torchvision's own.
+The files are read in place from ROOT/MNIST/raw and ROOT/FashionMNIST/raw, where torchvision stores
+them, gzipped or not. The root may be read-only; only torchvision's download writes to it.
 """
 
 from __future__ import annotations
@@ -15,18 +14,18 @@ from torch import Tensor
 
 from sparseq.data.catalog import Request, dataset
 from sparseq.data.idx import read_idx
-from sparseq.data.sources import fetched, remedy, root_of
+from sparseq.data.sources import download_hint, downloaded, root_of
 from sparseq.data.split import Split
 
 
 @dataclass(frozen=True)
-class Family:
-    """One of MNIST's relatives.
+class Variant:
+    """MNIST or a data set in its format.
 
     Attributes:
-        folder: torchvision's class name, which is the folder's name too.
-        mean, std: the usual constants, of the training pixels scaled to 0..1.
-        files: name of a file (without .gz) -> md5 of its unpacked content.
+        folder: name of torchvision's class and of its folder.
+        mean, std: of the training pixels scaled to 0..1.
+        files: name of each file (without .gz) -> MD5 of its decompressed content.
     """
 
     folder: str
@@ -35,7 +34,7 @@ class Family:
     files: dict[str, str]
 
 
-MNIST = Family(
+MNIST = Variant(
     "MNIST",
     0.1307,
     0.3081,
@@ -46,7 +45,7 @@ MNIST = Family(
         "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
     },
 )
-FASHION_MNIST = Family(
+FASHION_MNIST = Variant(
     "FashionMNIST",
     0.2860,
     0.3530,
@@ -62,49 +61,49 @@ FASHION_MNIST = Family(
 @dataset("mnist", in_shape=(1, 28, 28), num_classes=10)
 def read_mnist(request: Request) -> tuple[Split, Split]:
     """60,000 training and 10,000 test images of handwritten digits."""
-    return read_family(MNIST, request)
+    return read_variant(MNIST, request)
 
 
 @dataset("fashion_mnist", in_shape=(1, 28, 28), num_classes=10)
 def read_fashion_mnist(request: Request) -> tuple[Split, Split]:
-    """60,000 training and 10,000 test images of clothes."""
-    return read_family(FASHION_MNIST, request)
+    """60,000 training and 10,000 test images of clothing."""
+    return read_variant(FASHION_MNIST, request)
 
 
-def read_family(family: Family, request: Request) -> tuple[Split, Split]:
-    """(train, test) of one family; see `load_data` for what it raises."""
-    place = f"FOLDER/{family.folder}/raw"
-    root = root_of(request, family.folder, place)
-    raw = root / family.folder / "raw"
-    absent = missing_files(family, raw)
-    if absent and request.download:
-        fetched(family.folder, root, partial(_download, family, root))
-        absent = missing_files(family, raw)
-    if absent:
+def read_variant(variant: Variant, request: Request) -> tuple[Split, Split]:
+    """(train, test) of one variant; errors as in `load_data`."""
+    location = f"FOLDER/{variant.folder}/raw"
+    root = root_of(request, variant.folder, location)
+    raw = root / variant.folder / "raw"
+    missing = missing_files(variant, raw)
+    if missing and request.download:
+        downloaded(variant.folder, root, partial(_download, variant, root))
+        missing = missing_files(variant, raw)
+    if missing:
         raise FileNotFoundError(
-            f"{family.folder}: {raw} has no {', '.join(absent)} (nor as .gz); "
-            + remedy(place, root)
+            f"{variant.folder}: {raw} has no {', '.join(missing)} (nor as .gz); "
+            + download_hint(location, root)
         )
     train_x, train_y, test_x, test_y = (
-        read_idx(raw, name, md5) for name, md5 in family.files.items()
+        read_idx(raw, name, md5) for name, md5 in variant.files.items()
     )
-    return _split(family, train_x, train_y), _split(family, test_x, test_y)
+    return _split(variant, train_x, train_y), _split(variant, test_x, test_y)
 
 
-def missing_files(family: Family, raw: Path) -> list[str]:
-    """Names of the family's files that are in `raw` neither packed nor unpacked."""
+def missing_files(variant: Variant, raw: Path) -> list[str]:
+    """Names of the variant's files that `raw` has neither gzipped nor decompressed."""
     return [
         name
-        for name in family.files
+        for name in variant.files
         if not ((raw / name).is_file() or (raw / f"{name}.gz").is_file())
     ]
 
 
-def _split(family: Family, x: Tensor, y: Tensor) -> Split:
-    return Split(x.float().div_(255).sub_(family.mean).div_(family.std).unsqueeze(1), y.long())
+def _split(variant: Variant, x: Tensor, y: Tensor) -> Split:
+    return Split(x.float().div_(255).sub_(variant.mean).div_(variant.std).unsqueeze(1), y.long())
 
 
-def _download(family: Family, root: Path) -> None:
-    from torchvision import datasets  # slow to import, and only needed here
+def _download(variant: Variant, root: Path) -> None:
+    from torchvision import datasets  # slow to import
 
-    getattr(datasets, family.folder)(root, download=True)
+    getattr(datasets, variant.folder)(root, download=True)

@@ -1,4 +1,4 @@
-"""Where data sets come from: torchvision's, opened in place or downloaded, and what is missing."""
+"""Access to torchvision's data sets: opened in place or downloaded; errors for missing files."""
 
 from __future__ import annotations
 
@@ -11,64 +11,65 @@ from sparseq.data.catalog import Request
 T = TypeVar("T")
 
 
-def remedy(place: str, root: Path | None) -> str:
-    """How to get a data set whose files belong in `place`, a path below the root."""
+def download_hint(location: str, root: Path | None) -> str:
+    """How to get a data set whose files belong in `location`, a path with FOLDER as the root."""
     into = f" into {root}" if root else ""
     return (
-        "name the folder that holds it (--data-dir, data_dir= or the environment variable "
-        f"SPARSEQ_DATA; the files belong in {place}), or have it downloaded{into} "
+        "specify the folder that contains it (--data-dir, data_dir= or the environment variable "
+        f"SPARSEQ_DATA; the files belong in {location}) or download it{into} "
         "(--download, download=True)"
     )
 
 
-def root_of(request: Request, name: str, place: str) -> Path:
-    """The request's root folder; FileNotFoundError naming the data set if there is none."""
+def root_of(request: Request, name: str, location: str) -> Path:
+    """The request's root folder; FileNotFoundError, naming the data set, if it has none."""
     if request.data_dir is None:
-        raise FileNotFoundError(f"{name} needs a data folder: {remedy(place, None)}")
+        raise FileNotFoundError(f"{name} needs a data folder: {download_hint(location, None)}")
     return request.data_dir
 
 
 def torchvision_set(name: str, folder: str, files: Sequence[str], request: Request) -> Any:
-    """Opens parts of one of torchvision's data sets, which are checked by their hashes.
+    """Opens one of torchvision's data sets, whose files torchvision checks by their hashes.
 
     Args:
-        name: torchvision's class.
-        folder: where its files lie, below the root; "" for the root itself.
-        files: all that must be in that folder.
-        request: where to look, and whether to download what is missing.
+        name: name of torchvision's class.
+        folder: folder of its files, relative to the root; "" for the root itself.
+        files: all files that must be in that folder.
+        request: the root folder, and whether to download missing files.
 
     Returns:
-        open_part(**arguments of the class but root and download) -> the data set.
+        open_part(**arguments of the class except root and download) -> the data set; raises
+        FileNotFoundError for files that are missing or could not be downloaded, and ValueError
+        for damaged files.
 
     Raises:
-        FileNotFoundError: files are missing, or could not be downloaded.
-        ValueError: (also of open_part) files are damaged.
+        FileNotFoundError: the request has no root folder.
     """
-    from torchvision import datasets  # slow to import, and only needed here
+    from torchvision import datasets  # slow to import
 
-    place = f"FOLDER/{folder}" if folder else "FOLDER"
-    root, kind = root_of(request, name, place), getattr(datasets, name)
+    location = f"FOLDER/{folder}" if folder else "FOLDER"
+    root, dataset_class = root_of(request, name, location), getattr(datasets, name)
 
-    def open_part(**part: Any) -> Any:
-        absent = [file for file in files if not (root / folder / file).exists()]
-        if absent and request.download:
-            return fetched(name, root, lambda: kind(root, download=True, **part))
-        if absent:
-            found = f"{name}: {root / folder} has no {', '.join(absent)}; "
-            raise FileNotFoundError(found + remedy(place, root))
+    def open_part(**arguments: Any) -> Any:
+        missing = [file for file in files if not (root / folder / file).exists()]
+        if missing and request.download:
+            return downloaded(name, root, lambda: dataset_class(root, download=True, **arguments))
+        if missing:
+            problem = f"{name}: {root / folder} has no {', '.join(missing)}; "
+            raise FileNotFoundError(problem + download_hint(location, root))
         try:
-            return kind(root, download=False, **part)
+            return dataset_class(root, download=False, **arguments)
         except RuntimeError as error:
             raise ValueError(
-                f"{name}: files in {root / folder} are damaged or others ({error}); remove them "
-                "and get them again"
+                f"{name}: files in {root / folder} are damaged or not the expected ones ({error}); "
+                "remove them and download them again"
             ) from error
 
     return open_part
 
 
-def fetched(name: str, root: Path, fetch: Callable[[], T]) -> T:
-    """What `fetch` downloads into the root; FileNotFoundError naming the set if it cannot."""
+def downloaded(name: str, root: Path, fetch: Callable[[], T]) -> T:
+    """The result of the download `fetch`; FileNotFoundError, naming the data set, if it fails."""
     try:
         return fetch()
     except (RuntimeError, OSError) as error:

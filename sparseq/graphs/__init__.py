@@ -1,4 +1,4 @@
-"""L1: bipartite graphs of fixed degree. A new one is a file here, and its import below."""
+"""L1: bipartite graphs of fixed degree. To add one, add a file here and its import below."""
 
 from sparseq.graphs import block, circulant, group, radix, random, regular, xnet
 from sparseq.graphs.catalog import GRAPHS, Graph, draw_edges, graph_of

@@ -16,11 +16,11 @@ from sparseq.graphs.regular import Regular
 class Block(Graph):
     """Every edge of a graph between blocks becomes size x size edges between neurons.
 
-    `degree` counts neurons as everywhere: the graph between blocks has degree / size.
+    `degree` counts neurons, as in every graph: the graph between blocks has degree / size.
 
     Attributes:
-        size: inputs, and outputs, of a block; divides n_in, n_out and the degree.
-        of: graph between the blocks.
+        size: inputs and outputs per block; divides n_in, n_out and the degree.
+        of: the graph between blocks.
     """
 
     size: int
@@ -38,7 +38,7 @@ class Block(Graph):
 
 
 def check_parameters(name: str, size: object, of: object) -> None:
-    """ValueError unless they are a size and a graph."""
+    """ValueError unless `size` is a positive integer and `of` a graph."""
     require(
         isinstance(size, int) and is_integer(size) and size >= 1,
         f"graph {name}",
@@ -52,32 +52,33 @@ def check_parameters(name: str, size: object, of: object) -> None:
 def tiled(
     graph: Graph, block: tuple[int, int], sizes: tuple[int, int], degree: int, seed: int
 ) -> Edges:
-    """The edges of `graph.of` between blocks of (outputs, inputs), each as a whole block."""
+    """`graph.of` drawn between blocks of (outputs, inputs); each edge becomes a complete block."""
     of: Graph = graph.of  # type: ignore[attr-defined]
     for name, size, unit in zip(("n_out", "n_in"), sizes[::-1], block, strict=True):
         require(size % unit == 0, f"graph {graph}", name, f"must be a multiple of {unit}", size)
     grid = sizes[0] // block[1], sizes[1] // block[0]
     drawn = of.edges(*grid, _grid_degree(graph, of, block, sizes, degree), seed)
-    again = replace(graph, of=graph_of(drawn.graph))  # type: ignore[type-var]
-    return drawn.expanded(*block, graph=str(again))
+    # the name of what was drawn, in which `of` needs no search
+    named = replace(graph, of=graph_of(drawn.graph))  # type: ignore[type-var]
+    return drawn.expanded(*block, graph=str(named))
 
 
 def _grid_degree(
     graph: Graph, of: Graph, block: tuple[int, int], sizes: tuple[int, int], degree: int
 ) -> int:
-    """The degree between blocks at which there are as many edges between neurons as asked for."""
+    """The degree between blocks that gives the requested number of edges between neurons."""
     (n_in, n_out), (rows, columns) = sizes, block
     limit, per_degree = n_out, Fraction(1, rows)
     if not of.per_input:
         limit = min(sizes)
         larger = max(n_in // columns, n_out // rows)
         per_degree = Fraction(max(sizes), rows * columns * larger)
-    wanted = min(degree, limit) * per_degree
+    grid_degree = min(degree, limit) * per_degree
     require(
-        wanted.denominator == 1,
+        grid_degree.denominator == 1,
         f"graph {graph}",
         "degree",
         f"must be a multiple of {per_degree.denominator}",
         degree,
     )
-    return int(wanted)
+    return int(grid_degree)

@@ -12,27 +12,27 @@ from sparseq.registry import Registry
 
 
 class Graph:
-    """A kind of graph. Its parameters are the fields of the dataclass it is.
+    """A kind of graph: a dataclass with its parameters as fields and a `draw` method.
 
-    A new one is a dataclass under `@GRAPHS.register`, with `draw`.
+    Subclasses are registered with `@GRAPHS.register`.
     """
 
     @property
     def per_input(self) -> bool:
-        """Whether the degree is that of the inputs; else it is that of the larger side."""
+        """Whether `degree` is that of the inputs; otherwise it is that of the larger side."""
         return False
 
     def edges(self, n_in: int, n_out: int, degree: int, seed: int = 0) -> Edges:
-        """The graph of a seed; the same on every platform.
+        """Draw the graph of a seed; the same on every platform.
 
         Args:
             n_in, n_out: numbers of inputs and outputs, at least 1.
-            degree: edges per node, of which side the graph says; at least 1. More than there are
-                nodes on the other side means all of them.
+            degree: edges per node of the side that the graph defines, at least 1; clamped to the
+                number of nodes on the other side.
             seed: any integer.
 
         Raises:
-            ValueError: sizes, a degree or a seed that are none; what the graph itself demands.
+            ValueError: an invalid size, degree or seed, or a requirement of the graph is not met.
         """
         sizes = {"n_in": n_in, "n_out": n_out, "degree": degree}
         for name, size in sizes.items():
@@ -47,14 +47,14 @@ class Graph:
         return self.draw(n_in, n_out, degree, seed)
 
     def draw(self, n_in: int, n_out: int, degree: int, seed: int) -> Edges:
-        """What `edges` returns, of arguments that are checked."""
+        """`edges` for arguments that are already checked."""
         raise NotImplementedError
 
     def __str__(self) -> str:
         fields = dataclasses.fields(self)  # type: ignore[arg-type]
         texts = [_argument(field, getattr(self, field.name)) for field in fields]
-        inner = ", ".join(filter(None, texts))
-        return f"{_name(type(self))}({inner})" if inner else _name(type(self))
+        arguments = ", ".join(filter(None, texts))
+        return f"{_name(type(self))}({arguments})" if arguments else _name(type(self))
 
 
 GRAPHS: Registry[type[Graph]] = Registry("graph")
@@ -64,11 +64,11 @@ def graph_of(graph: str | Graph) -> Graph:
     """A graph from its name.
 
     Args:
-        graph: a registered name, with its parameters in brackets where it has any: "regular",
-            "block(16)", "block(16, xnet)", "regular(tries=10)". A `Graph` is returned as it is.
+        graph: a registered name, followed by its parameters in parentheses, if any: "regular",
+            "block(16)", "block(16, xnet)", "regular(tries=10)". A `Graph` is returned unchanged.
 
     Raises:
-        ValueError: an unknown name, or parameters that the graph does not take.
+        ValueError: an unknown name, or parameters that the graph does not accept.
     """
     if isinstance(graph, Graph):
         return graph
@@ -80,12 +80,12 @@ def graph_of(graph: str | Graph) -> Graph:
 
 
 def draw_edges(graph: str | Graph, n_in: int, n_out: int, degree: int, seed: int = 0) -> Edges:
-    """The edges of a graph given by name; arguments and errors as in `Graph.edges`."""
+    """Draw a graph by name; arguments and errors as in `Graph.edges`."""
     return graph_of(graph).edges(n_in, n_out, degree, seed)
 
 
 def is_integer(value: object) -> bool:
-    """Whether it is an int, and no bool."""
+    """Whether the value is an int and not a bool."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
@@ -95,9 +95,9 @@ def _build(node: ast.expr, text: str) -> Graph:
         raise argument_error("graph", "name", "must be like regular or block(16, xnet)", repr(text))
     kind = GRAPHS.get(call.func.id)
     positional = [_value(argument, text) for argument in call.args]
-    named = {str(pair.arg): _value(pair.value, text) for pair in call.keywords}
+    keywords = {str(pair.arg): _value(pair.value, text) for pair in call.keywords}
     try:
-        return kind(*positional, **named)
+        return kind(*positional, **keywords)
     except TypeError:
         fields = ", ".join(field.name for field in dataclasses.fields(kind))  # type: ignore[arg-type]
         rule = f"must have the parameters of {call.func.id}: {fields or 'none'}"
@@ -109,12 +109,12 @@ def _value(node: ast.expr, text: str) -> Any:
 
 
 def _name(kind: type[Graph]) -> str:
-    known = [name for name in GRAPHS.names() if GRAPHS.get(name) is kind]
-    return known[0] if known else kind.__name__
+    names = [name for name in GRAPHS.names() if GRAPHS.get(name) is kind]
+    return names[0] if names else kind.__name__
 
 
 def _argument(field: dataclasses.Field[Any], value: Any) -> str:
-    """One parameter of a graph's name; nothing if it is the default."""
+    """One parameter in a graph's name; empty if it has its default."""
     if field.default is dataclasses.MISSING:
         return str(value)
     return "" if value == field.default else f"{field.name}={value}"

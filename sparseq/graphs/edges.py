@@ -1,4 +1,4 @@
-"""`Edges`: what a graph is once it is drawn."""
+"""`Edges`: a drawn graph as the list of its edges."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ Ids = NDArray[np.int32]
 
 @dataclass(frozen=True, eq=False)
 class Edges:
-    """Edges between n_in inputs and n_out outputs, each once, sorted by output and then input.
+    """Distinct edges between n_in inputs and n_out outputs, sorted by output and then input.
 
     Attributes:
         n_in, n_out: numbers of nodes.
-        outputs, inputs: (edges) int32, the two ends of every edge.
-        graph: name that draws these edges again with the same sizes, degree and seed, without a
-            search: "regular(pick=7)" is the seventh try of "regular".
-        block: (rows, columns); the edges fill whole blocks of so many outputs and inputs, which
-            begin at multiples of these.
+        outputs, inputs: (edges) int32, the two endpoints of each edge.
+        graph: name that reproduces these edges from the same sizes, degree and seed without a
+            search: "regular(pick=7)" is try number 7 of "regular".
+        block: (rows, columns): the edges fill complete blocks of `rows` outputs by `columns`
+            inputs, aligned to multiples of these.
     """
 
     n_in: int
@@ -41,44 +41,44 @@ class Edges:
 
     @property
     def density(self) -> float:
-        """Edges over the n_in n_out possible ones."""
+        """Number of edges divided by the n_in n_out possible ones."""
         return len(self) / (self.n_in * self.n_out)
 
     @property
     def row_ptr(self) -> Ids:
-        """(n_out + 1): the edges of output o are row_ptr[o] to row_ptr[o + 1]."""
+        """(n_out + 1) int32: the edges of output o are row_ptr[o] to row_ptr[o + 1] - 1."""
         ends = np.cumsum(self.out_degrees(), dtype=np.int32)
         return np.concatenate([np.zeros(1, np.int32), ends])
 
     def out_degrees(self) -> NDArray[np.int64]:
-        """(n_out): edges of each output."""
+        """(n_out) int64: the number of edges of each output."""
         return np.bincount(self.outputs, minlength=self.n_out)
 
     def in_degrees(self) -> NDArray[np.int64]:
-        """(n_in): edges of each input."""
+        """(n_in) int64: the number of edges of each input."""
         return np.bincount(self.inputs, minlength=self.n_in)
 
     def matrix(self) -> NDArray[np.bool_]:
-        """(n_out, n_in), True = edge: the inverse of `from_matrix`."""
+        """(n_out, n_in) bool, True = edge: the inverse of `from_matrix`."""
         matrix = np.zeros((self.n_out, self.n_in), np.bool_)
         matrix[self.outputs, self.inputs] = True
         return matrix
 
     def reversed(self) -> Edges:
-        """The same graph with the two sides exchanged."""
+        """The same graph with inputs and outputs swapped."""
         order = np.argsort(self.inputs, kind="stable")
         sides = self.inputs[order], self.outputs[order]
         return Edges(self.n_out, self.n_in, *sides, self.graph, self.block[::-1])
 
     def grid(self) -> Edges:
-        """The graph between blocks; itself where blocks are single edges."""
+        """The graph between blocks; the graph itself where blocks are single edges."""
         rows, columns = self.block
         corner = (self.outputs % rows == 0) & (self.inputs % columns == 0)
         outputs, inputs = self.outputs[corner] // rows, self.inputs[corner] // columns
         return Edges(self.n_in // columns, self.n_out // rows, outputs, inputs, self.graph)
 
     def expanded(self, rows: int, columns: int, graph: str = "") -> Edges:
-        """The graph of which this is the grid: each edge becomes a block of (rows, columns)."""
+        """The inverse of `grid`: each edge becomes a block of (rows, columns)."""
         n_in, n_out = self.n_in * columns, self.n_out * rows
         down, across = np.arange(rows)[:, None], np.arange(columns)
         outputs = self.outputs.astype(np.int64)[:, None, None] * rows + down

@@ -15,12 +15,12 @@ from sparseq.graphs.regular import Regular
 class Group(Graph):
     """Each run of `size` outputs reads one set of inputs: blocks of size x 1.
 
-    `degree` counts neurons as everywhere, so that the number of edges is that of the graph it is
-    made of at this degree; the graph between inputs and groups has fewer, which must be whole.
+    `degree` counts neurons, as in every graph: there are as many edges as in `of` at this degree,
+    so that the graph between inputs and groups has a smaller degree, which must be an integer.
 
     Attributes:
-        size: outputs of a group; divides n_out.
-        of: graph between the inputs and the groups.
+        size: outputs per group; divides n_out.
+        of: the graph between inputs and groups.
     """
 
     size: int

@@ -1,4 +1,4 @@
-"""`random`: every edge by itself."""
+"""`random`: independent edges of equal probability."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from sparseq.graphs.catalog import GRAPHS, Graph
 from sparseq.graphs.edges import Edges
 from sparseq.graphs.sampling import bits, stream
 
-ROWS_AT_ONCE = 1 << 20  # edges hashed at a time
+EDGES_AT_ONCE = 1 << 20  # possible edges hashed at a time
 
 
 @GRAPHS.register("random")
 @dataclass(frozen=True)
 class Random(Graph):
-    """Each of the n_in n_out edges is there with probability p = min(degree / n_out, 1).
+    """Each of the n_in n_out possible edges exists with probability p = min(degree / n_out, 1).
 
-    An input has `degree` edges on average; nodes without any may occur.
+    An input has `degree` edges on average; some nodes may have none.
 
     Source: Stewart et al. 2023, "Data-free model pruning at initialization via expanders".
     """
@@ -33,7 +33,7 @@ class Random(Graph):
         # an integer threshold: the same edges on every platform
         threshold, key = np.uint64(degree * 2**64 // n_out), stream("random", seed)
         matrix = np.empty((n_out, n_in), np.bool_)
-        step = max(ROWS_AT_ONCE // n_in, 1)
+        step = max(EDGES_AT_ONCE // n_in, 1)
         for first in range(0, n_out, step):
             rows = np.arange(first, min(first + step, n_out))
             matrix[rows] = bits(key, rows[:, None] * n_in + np.arange(n_in)) < threshold

@@ -15,7 +15,7 @@ from sparseq.graphs.expansion import Subsets, draw_subsets, neighborhoods, padde
 from sparseq.graphs.sampling import Bits, bits, integers, permutations, stream
 
 Neighbors = NDArray[np.int64]
-CELLS_AT_ONCE = 1 << 22  # cells of adjacency matrices held at a time
+CELLS_AT_ONCE = 1 << 22  # cells of the adjacency matrices in memory at a time
 
 
 @GRAPHS.register("regular")
@@ -23,17 +23,17 @@ CELLS_AT_ONCE = 1 << 22  # cells of adjacency matrices held at a time
 class Regular(Graph):
     """Each node of the larger side has d = min(degree, n) edges, n the size of the smaller side.
 
-    Nodes of the smaller side have equally many, or differ by one; no edge is double. Of `tries`
-    such graphs, the one with the largest estimated `expansion` is taken, as in the source; the
-    degrees being equal, the estimates differ by chance only (see `expansion`).
+    The degrees on the smaller side are equal or differ by one; no edge is double. Of `tries` such
+    graphs, the one with the largest estimated `expansion` is kept, as in the source; as the degrees
+    are equal, the estimates differ by chance only (see `expansion`).
 
     Attributes:
-        tries: graphs drawn.
-        samples: sets in the estimate of the expansion.
-        pick: number of the one try to draw, without a search.
+        tries: number of graphs drawn.
+        samples: number of sets in the estimate of the expansion.
+        pick: number of the single try to draw, without a search.
 
     Source: Stewart et al. 2023, "Data-free model pruning at initialization via expanders"; drawn
-    as the configuration model (Bollobas 1980), its double edges switched away.
+    by the configuration model (Bollobas 1980), with double edges removed by switching.
     """
 
     tries: int = 100
@@ -70,29 +70,29 @@ class Regular(Graph):
         return edges if n_out >= n_in else edges.reversed()
 
     def _best(self, sizes: tuple[int, int, int], seed: int) -> int:
-        """Number of the try with the largest estimated expansion, the first of equal ones."""
+        """Number of the try with the largest estimated expansion, the first in case of a tie."""
         large, small, degree = sizes
         if self.tries == 1 or degree == small:
             return 0
         near = draw_subsets(large, self.samples, "regular", "large", seed)
         far = draw_subsets(small, self.samples, "regular", "small", seed)
         graphs = _drawn(sizes, seed, range(self.tries))
-        return int(np.argmax([_reach(graph, small, near, far) for graph in graphs]))
+        return int(np.argmax([_expansion(graph, small, near, far) for graph in graphs]))
 
 
-def _reach(graph: Neighbors, small: int, near: Subsets, far: Subsets) -> int:
+def _expansion(graph: Neighbors, small: int, near: Subsets, far: Subsets) -> int:
     """Sum of |N(S)| / |S| over the sets of both sides, in integers (see `neighborhoods`)."""
     large, degree = graph.shape
     ids = graph.ravel().astype(np.min_scalar_type(small))  # 16 bits sort fastest
-    back = np.argsort(ids, kind="stable") // degree
-    back = padded(np.bincount(ids, minlength=small), back, large)
-    return neighborhoods(far, graph) + neighborhoods(near, back)
+    near_ids = np.argsort(ids, kind="stable") // degree
+    reverse = padded(np.bincount(ids, minlength=small), near_ids, large)
+    return neighborhoods(far, graph) + neighborhoods(near, reverse)
 
 
 def _drawn(sizes: tuple[int, int, int], seed: int, tries: range | list[int]) -> Iterator[Neighbors]:
     """Graphs of the tries: (large, degree), the sorted neighbors of each node of the larger side.
 
-    A try is a function of its number alone, whichever others are drawn with it.
+    A try depends on its number alone, not on the tries that are drawn with it.
     """
     large, small, degree = sizes
     step = max(CELLS_AT_ONCE // (large * small), 1)
@@ -105,34 +105,34 @@ def _simple_graphs(key: Bits, large: int, small: int, degree: int) -> Neighbors:
     """(keys, large, degree): one graph for each key of (keys, 1)."""
     if degree == 0:
         return np.zeros((len(key), large, 0), np.int64)
-    if 2 * degree > small:  # few edges are missing: draw these
+    if 2 * degree > small:  # fewer edges are missing than present: draw the missing ones
         missing = _simple_graphs(key, large, small, small - degree)
-        there = np.ones((len(key), large, small), np.bool_)
-        np.put_along_axis(there, missing, False, axis=2)
-        return np.nonzero(there)[2].reshape(len(key), large, degree)
+        is_edge = np.ones((len(key), large, small), np.bool_)
+        np.put_along_axis(is_edge, missing, False, axis=2)
+        return np.nonzero(is_edge)[2].reshape(len(key), large, degree)
     stubs = large * degree
-    # one number after the other to random places: the numbers of each differ by at most one
-    labels, places = permutations(key, small), _shuffled(key, small, stubs)
-    far = np.take_along_axis(labels, places % small, axis=1).reshape(len(key), large, degree)
+    # shuffled stubs modulo `small`: how often each label occurs differs by at most one
+    labels, order = permutations(key, small), _shuffled(key, small, stubs)
+    far = np.take_along_axis(labels, order % small, axis=1).reshape(len(key), large, degree)
     far = np.sort(far, axis=2)
     _switch_doubles(far, key, small)
     return np.sort(far, axis=2)
 
 
 def _shuffled(key: Bits, start: int, length: int) -> NDArray[np.int64]:
-    """(keys, length) random orders of 0..length-1; the counters begin at `start`."""
+    """(keys, length) random permutations of 0..length-1; the counters begin at `start`."""
     low = np.uint64(32)
     drawn = bits(key, start + np.arange(length))
-    # sorting numbers that carry their place is faster than sorting places
+    # a sort of numbers that contain their index is faster than an argsort
     drawn = (drawn >> low << low) | np.arange(length, dtype=np.uint64)
     return (np.sort(drawn, axis=1) & np.uint64(2**32 - 1)).astype(np.int64)
 
 
 def _switch_doubles(far: Neighbors, key: Bits, small: int) -> None:
-    """Rid graphs of double edges, in place, keeping all degrees.
+    """Remove the double edges of graphs, in place, without changing any degree.
 
     In every round each surplus edge (u, a) proposes to a random edge (v, b) of its graph to become
-    (u, b) and (v, a). What would double an edge, or meets another proposal, is not done.
+    (u, b) and (v, a). Proposals that would double an edge or conflict with another are dropped.
 
     Args:
         far: (graphs, large, degree), rows sorted.
@@ -152,7 +152,7 @@ def _switch_doubles(far: Neighbors, key: Bits, small: int) -> None:
 
 
 def _edge_counts(far: Neighbors, small: int) -> NDArray[np.uint16]:
-    """(rows * small): how often each edge occurs; rows are sorted."""
+    """(rows * small): the multiplicity of each edge; rows are sorted."""
     cells = (np.arange(len(far))[:, None] * small + far).ravel()
     first = np.flatnonzero(np.diff(cells, prepend=-1))
     count = np.zeros(len(far) * small, np.uint16)
@@ -167,24 +167,24 @@ def _switch(
     partner: NDArray[np.int64],
     shape: tuple[int, int],
 ) -> None:
-    """Do the proposals that make two new edges and meet no other."""
+    """Perform the proposals that create two new edges and conflict with no other."""
     degree, small = shape
     new = edge // degree * small + flat[partner], partner // degree * small + flat[edge]
-    fit = (count[new[0]] == 0) & (count[new[1]] == 0)
-    claims = np.stack([edge, partner, len(flat) + new[0], len(flat) + new[1]])[:, fit]
-    alone = _alone(claims.ravel()).reshape(claims.shape).all(axis=0)
-    edge, partner = claims[:2, alone]
+    absent = (count[new[0]] == 0) & (count[new[1]] == 0)
+    claims = np.stack([edge, partner, len(flat) + new[0], len(flat) + new[1]])[:, absent]
+    unopposed = _unique(claims.ravel()).reshape(claims.shape).all(axis=0)
+    edge, partner = claims[:2, unopposed]
     for end in (edge, partner):
         np.subtract.at(count, end // degree * small + flat[end], 1)
-    count[claims[2:, alone] - len(flat)] += np.uint16(1)
+    count[claims[2:, unopposed] - len(flat)] += np.uint16(1)
     flat[edge], flat[partner] = flat[partner], flat[edge]
 
 
-def _alone(numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Which numbers occur once."""
+def _unique(numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether each number occurs exactly once."""
     order = np.argsort(numbers)
     ordered = numbers[order]
     change = np.concatenate([[True], ordered[1:] != ordered[:-1], [True]])
-    alone = np.empty(len(numbers), np.bool_)
-    alone[order] = change[1:] & change[:-1]
-    return alone
+    unique = np.empty(len(numbers), np.bool_)
+    unique[order] = change[1:] & change[:-1]
+    return unique

@@ -1,9 +1,9 @@
 """Random numbers by counter: number i of a stream is a hash of the stream's key and i.
 
-Graphs are stored as their seeds, so that these numbers must never change, on no platform and with
-no version of a library. The hash is SplitMix64 (Steele, Lea & Flood 2014, "Fast splittable
-pseudorandom number generators", figure 16), all in wrapping 64-bit integers. As it is one to one,
-the numbers of a stream are distinct, and a sort by them has one outcome.
+Graphs are saved as their seeds, so these numbers must never change, on any platform or with any
+version of a library. The hash is SplitMix64 (Steele, Lea & Flood 2014, "Fast splittable
+pseudorandom number generators", figure 16), in 64-bit integers that wrap around. As the hash is
+one to one, the numbers of a stream are distinct, and sorting by them has a single outcome.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ HALF = np.uint64(32)
 
 
 def stream(*parts: int | str) -> Bits:
-    """(1) key of the stream of numbers for a purpose."""
+    """(1) the key of the stream of random numbers for a purpose."""
     return np.array([derive_seed("sparseq.graphs", *parts)], np.uint64)
 
 
@@ -31,7 +31,8 @@ def bits(key: Bits, counters: ArrayLike) -> Bits:
     z = key + (np.asarray(counters).astype(np.uint64) + np.uint64(1)) * GOLDEN
     z = (z ^ (z >> SHIFTS[0])) * MULTIPLIERS[0]
     z = (z ^ (z >> SHIFTS[1])) * MULTIPLIERS[1]
-    return z ^ (z >> SHIFTS[2])
+    mixed: Bits = z ^ (z >> SHIFTS[2])
+    return mixed
 
 
 def integers(key: Bits, counters: ArrayLike, below: ArrayLike) -> NDArray[np.int64]:
@@ -41,19 +42,19 @@ def integers(key: Bits, counters: ArrayLike, below: ArrayLike) -> NDArray[np.int
 
 
 def permutations(key: Bits, length: int) -> NDArray[np.int64]:
-    """Random orders of 0..length-1: (length), or (keys, length) for a key of shape (keys, 1)."""
+    """Random permutation of 0..length-1: (length), or (keys, length) for a key of (keys, 1)."""
     return np.argsort(bits(key, np.arange(length)), axis=-1)
 
 
 def distinct(key: Bits, rows: int, columns: int, count: int) -> NDArray[np.bool_]:
-    """(columns, rows) bool: `count` random different columns for each row.
+    """(columns, rows) bool: `count` distinct random columns for each row.
 
-    Source: Floyd's algorithm (Bentley & Floyd 1987), in all rows at once.
+    Source: Floyd's algorithm (Bentley & Floyd 1987), vectorized over the rows.
     """
     chosen = np.zeros((columns, rows), np.bool_)
-    every = np.arange(rows)
+    row_ids = np.arange(rows)
     for step, last in enumerate(range(columns - count, columns)):
-        drawn = integers(key, every + step * rows, last + 1)
-        drawn = np.where(chosen[drawn, every], last, drawn)
-        chosen[drawn, every] = True
+        drawn = integers(key, row_ids + step * rows, last + 1)
+        drawn = np.where(chosen[drawn, row_ids], last, drawn)
+        chosen[drawn, row_ids] = True
     return chosen

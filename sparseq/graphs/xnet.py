@@ -1,4 +1,4 @@
-"""`xnet`: every input picks its outputs."""
+"""`xnet`: every input is connected to random outputs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sparseq.graphs.sampling import distinct, stream
 @GRAPHS.register("xnet")
 @dataclass(frozen=True)
 class XNet(Graph):
-    """Each input has edges to min(degree, n_out) different outputs, chosen uniformly.
+    """Each input has edges to min(degree, n_out) distinct outputs, chosen uniformly.
 
     Outputs have n_in degree / n_out edges on average; some may have none.
 

@@ -1,4 +1,4 @@
-"""L3: models. A new one is a file here with a registered builder, and its import below."""
+"""Models. To add one, register a builder in a new file here and import that file below."""
 
 from sparseq.models import (
     cnn_small,

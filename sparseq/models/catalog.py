@@ -1,4 +1,4 @@
-"""The registries of models and of the hyperparameters they are usually trained with."""
+"""The registries of models, of their standard hyperparameters and of their losses."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from sparseq.registry import Registry
 
 @dataclass(frozen=True)
 class HParams:
-    """How a model is usually trained; recipes take these where nothing else is asked.
+    """Standard hyperparameters of a model: the defaults of a recipe's flags.
 
     Attributes:
         epochs: passes over the training data.
         batch_size: examples per step.
         optimizer: name of an optimizer of `sparseq.train`.
         lr: learning rate.
-        momentum: of SGD; Adam takes no notice.
+        momentum: of SGD; ignored by Adam.
         weight_decay: L2 coefficient.
-        nesterov: Nesterov's momentum instead of the plain one (SGD).
+        nesterov: Nesterov momentum instead of classical momentum (SGD).
         lr_schedule: name of a learning rate schedule of `sparseq.train`.
-        lr_step, lr_factor: of schedule "step": every lr_step epochs times lr_factor.
+        lr_step, lr_factor: for schedule "step": multiply lr by lr_factor every lr_step epochs.
     """
 
     epochs: int = 40
@@ -40,18 +40,18 @@ class HParams:
     lr_factor: float = 0.1
 
 
-# a builder takes in_shape, with a default, and seed; a classifier also num_classes, one that can
-# be quaternion also algebra; and options of its own, all by name
+# a builder accepts in_shape, with a default, and seed; num_classes if it is a classifier, algebra
+# if it supports quaternions; and further options of that model, all by keyword
 Builder = Callable[..., nn.Module]
 
 MODELS: Registry[Builder] = MODEL_BUILDERS  # files rebuild models through it
 STD_HPARAMS: Registry[Callable[[], HParams]] = Registry("model hyperparameters")
-# loss(outputs, classes) -> mean over the batch, of a model that is no classifier
+# loss(outputs, classes) -> mean over the batch, for models that are not classifiers
 LOSSES: Registry[Callable[[Any, Tensor], Tensor]] = Registry("model loss")
 
 
 def stepwise_hparams() -> HParams:
-    """SGD 0.05 with Nesterov's momentum, halved every 30 of 300 epochs (Stewart et al. 2023)."""
+    """SGD 0.05 with Nesterov momentum, halved every 30 of 300 epochs (Stewart et al. 2023)."""
     return HParams(
         epochs=300,
         batch_size=128,

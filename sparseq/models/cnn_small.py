@@ -1,4 +1,4 @@
-"""A small convolutional network whose hidden neurons can be removed one by one."""
+"""A small convolutional network with few enough neurons to remove them one at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small convolutional networks after VGG: pairs of convolutions, then fully connected layers."""
+"""Small VGG-like networks: pairs of convolutions, then fully connected layers."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ HIDDEN = (256, 256)
 def conv_stack(
     widths: tuple[int, ...], algebra: str, in_shape: tuple[int, ...], num_classes: int, seed: int
 ) -> nn.Sequential:
-    """For each width two 3x3 convolutions and a 2x2 pooling, then 256-256 and a real output.
+    """Two 3x3 convolutions and a 2x2 pooling per width, then 256-256 and a real output layer.
 
     Args:
         widths: channels of each pair of convolutions.
-        algebra: "real" or "quaternion" (of all layers but the output; RGB and grey images become
-            quaternions in the first module, so that both take the same images).
+        algebra: "real" or "quaternion" (of all layers but the output; the first module turns RGB
+            and gray images into quaternions, so that both accept the same images).
         in_shape: (channels, height, width), large enough for every pooling.
         num_classes: width of the output.
         seed: of the weights, see `Layers`.
 
     Raises:
-        ValueError: an unknown algebra, or examples that are no images or too small.
+        ValueError: an unknown algebra, or examples that are not images or are too small.
 
     Source: Frankle & Carbin 2019, "The lottery ticket hypothesis", figure 2.
     """

@@ -1,4 +1,4 @@
-"""LeNet-5 as Caffe's example has it: two wide convolutions, two fully connected layers."""
+"""LeNet-5 of the Caffe examples: two wide convolutions, two fully connected layers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def build_lenet5_caffe(
 ) -> nn.Module:
     """20 and 50 5x5 convolutions with 2x2 pooling, 800-500-10 on MNIST: 431,080 parameters.
 
-    The only ReLU stands before the output. 50 channels are no whole quaternions: real only.
+    The only ReLU precedes the output layer. Real only, as 50 channels are not divisible by 4.
     Source: Jia et al. 2014, "Caffe: convolutional architecture for fast feature embedding".
     """
     check_images(NAME, in_shape, SMALLEST)
@@ -42,5 +42,5 @@ def build_lenet5_caffe(
 
 @STD_HPARAMS.register(NAME)
 def std_hparams() -> HParams:
-    """Adam 1.2e-3, batches of 60, 40 epochs, as the fully connected LeNets."""
+    """Adam 1.2e-3, batches of 60, 40 epochs, like the fully connected LeNets."""
     return HParams(epochs=40, batch_size=60, optimizer="adam", lr=1.2e-3)

@@ -1,4 +1,4 @@
-"""A small perceptron whose hidden neurons are few enough to be removed one by one."""
+"""A small perceptron with few enough hidden neurons to remove them one at a time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NAME = "mlp_50_30"
 def build_mlp_50_30(
     in_shape: tuple[int, ...] = (1, 28, 28), num_classes: int = 10, seed: int = 0
 ) -> nn.Module:
-    """784-50-30-10 without biases on MNIST: 41,000 parameters; no whole quaternions: real only."""
+    """784-50-30-10 without biases on MNIST: 41,000 parameters. Real only."""
     return perceptron((50, 30), "real", in_shape, num_classes, seed, bias=False)
 
 

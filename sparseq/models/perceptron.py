@@ -1,4 +1,4 @@
-"""Chains of fully connected layers, real or quaternion."""
+"""Multilayer perceptrons, real or quaternion."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def perceptron(
     seed: int,
     bias: bool = True,
 ) -> nn.Sequential:
-    """Flatten, then `hidden` fully connected layers with ReLU, then a real output layer.
+    """Flatten, fully connected layers of widths `hidden` with ReLU, and a real output layer.
 
     Args:
         hidden: width of each hidden layer, in real features.
@@ -27,10 +27,10 @@ def perceptron(
         in_shape: shape of one example.
         num_classes: width of the output, at least 1.
         seed: of the weights, see `Layers`.
-        bias: give every layer a bias.
+        bias: whether the layers have biases.
 
     Raises:
-        ValueError: an unknown algebra, an empty shape, or widths that quaternions do not divide.
+        ValueError: an unknown algebra, an empty shape, or quaternion widths not divisible by 4.
     """
     layers = Layers(algebra, seed)
     rule = "must have sizes of at least 1"
@@ -49,7 +49,7 @@ def add_hidden(
     hidden: tuple[int, ...],
     bias: bool = True,
 ) -> int:
-    """Append fully connected layers fc1, fc2 ... with ReLU; returns the width of the last."""
+    """Append fully connected layers fc1, fc2, ... with ReLU; returns the width of the last."""
     for number, features in enumerate(hidden, start=1):
         parts[f"fc{number}"] = layers.linear(width, features, bias)
         parts[f"fc{number}_relu"] = nn.ReLU()

@@ -1,4 +1,4 @@
-"""Residual networks (He et al. 2016): blocks beside a shortcut, real or quaternion."""
+"""Residual networks (He et al. 2016), real or quaternion."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sparseq.models.layers import Layers, check_classes, check_images
 from sparseq.nn.residual import Residual
 
 STEMS = ["auto", "imagenet", "cifar"]
-# images up to this size keep it through the stem
+# images up to this size get the CIFAR stem, which keeps their resolution
 LARGEST_CIFAR = 64
 
 
@@ -23,10 +23,10 @@ class Plan:
 
     Attributes:
         name: of the model.
-        blocks: number of blocks of each stage.
+        blocks: number of blocks in each stage.
         widths: channels of each stage, before expansion.
-        expansion: 1, two 3x3 convolutions a block; or more, 1x1, 3x3, 1x1 with that many times
-            the channels at the end.
+        expansion: 1 for basic blocks (two 3x3 convolutions); above 1 for bottleneck blocks (1x1,
+            3x3, 1x1), which output that many times the stage's channels.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Plan:
 
 
 def builder_of(plan: Plan) -> Builder:
-    """What builds the network of a plan, for the registry of models."""
+    """The builder of a plan's network, for the registry of models."""
 
     def build(
         algebra: str = "real",
@@ -57,24 +57,24 @@ def builder_of(plan: Plan) -> Builder:
 def residual_network(
     plan: Plan, layers: Layers, in_shape: tuple[int, ...], num_classes: int, stem: str = "auto"
 ) -> nn.Sequential:
-    """Stem, stages of blocks, the mean over all positions, and a real output layer.
+    """Stem, stages of blocks, global average pooling, and a real output layer.
 
-    The first block of every stage but the first halves the image; its shortcut, as any between
-    different shapes, is a 1x1 convolution with normalization. Convolutions have no bias. Bottleneck
-    blocks stride in their 3x3 convolution.
+    The first block of every stage but the first has stride 2. Shortcuts between different shapes
+    are 1x1 convolutions with normalization. Convolutions have no bias. Bottleneck blocks stride in
+    their 3x3 convolution.
 
     Args:
         plan: the shape.
-        layers: what makes the layers, on a graph all convolutions of the blocks, 1x1 ones too;
-            quaternion networks make quaternions of RGB and grey images first, so that they take
-            what the real ones take.
+        layers: creates the layers; if it has a graph, all convolutions of the blocks are on
+            graphs, 1x1 ones included. Quaternion networks convert RGB and gray images first, so
+            that they accept the same images as real ones.
         in_shape: (channels, height, width).
         num_classes: width of the output.
-        stem: "imagenet", 7x7 of stride 2 and a pooling; "cifar", 3x3; "auto", the latter for
-            images of at most 64x64.
+        stem: "imagenet" (7x7 of stride 2 and a pooling), "cifar" (3x3), or "auto" (the latter for
+            images of at most 64x64).
 
     Raises:
-        ValueError: an unknown stem, or examples that are no images.
+        ValueError: an unknown stem, or examples that are not images.
 
     Source: He et al. 2016, "Deep residual learning for image recognition", table 1, section 4.2.
     """
@@ -112,13 +112,13 @@ def _block(layers: Layers, channels: int, width: int, expansion: int, stride: in
     else:
         shapes = [(channels, width, 1, 1), (width, width, 3, stride), (width, out, 1, 1)]
     main: OrderedDict[str, nn.Module] = OrderedDict()
-    for number, (inside, outside, size, step) in enumerate(shapes, start=1):
+    for number, (inputs, outputs, size, step) in enumerate(shapes, start=1):
         if main:
             main[f"relu{number - 1}"] = nn.ReLU()
         main[f"conv{number}"] = layers.conv(
-            inside, outside, size, step, size // 2, bias=False, sparse=True
+            inputs, outputs, size, step, size // 2, bias=False, sparse=True
         )
-        main[f"norm{number}"] = layers.norm(outside)
+        main[f"norm{number}"] = layers.norm(outputs)
     shortcut: nn.Module = nn.Identity()
     if stride > 1 or channels != out:
         conv = layers.conv(channels, out, 1, stride, 0, bias=False, sparse=True)

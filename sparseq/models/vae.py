@@ -16,17 +16,17 @@ from sparseq.models.perceptron import add_hidden
 
 NAME = "vae"
 HIDDEN, LATENT = (2048, 4096), 100
-# both strided convolutions halve the image, and both transposed ones double it
+# each of the two strided convolutions halves the image, each transposed one doubles it
 SHRINK = 4
 
 
 class Reconstruction(NamedTuple):
-    """What the autoencoder gives for a batch of n images.
+    """The outputs of the autoencoder for a batch of n images.
 
     Attributes:
-        image: (n, c, h, w) in (0, 1).
+        image: (n, c, h, w), the reconstruction, in (0, 1).
         mean, log_variance: (n, 100), of the normal distribution of each image's code.
-        original: the images themselves.
+        original: (n, c, h, w), the input images.
     """
 
     image: Tensor
@@ -36,7 +36,7 @@ class Reconstruction(NamedTuple):
 
 
 class VAE(nn.Module):
-    """Encoder, a normal distribution of codes, decoder; see `build_vae`."""
+    """Encoder, normal distribution of codes, decoder; see `build_vae`."""
 
     def __init__(self, layers: Layers, in_shape: tuple[int, ...]) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class VAE(nn.Module):
         self.decoder = nn.Sequential(parts)
 
     def forward(self, x: Tensor) -> Reconstruction:
-        """(n, c, h, w) images in 0..1. The code is drawn in training, and the mean otherwise."""
+        """(n, c, h, w) images in 0..1. The code is sampled in training mode, otherwise the mean."""
         hidden = self.encoder(x)
         mean, log_variance = self.mean(hidden), self.log_variance(hidden)
         code = mean
@@ -73,17 +73,20 @@ class VAE(nn.Module):
 
 
 @LOSSES.register(NAME)
-def vae_loss(outputs: Reconstruction, target: Tensor | None = None) -> Tensor:
-    """Negative evidence lower bound, summed over pixels and code, the mean over the images.
+def vae_loss(outputs: Reconstruction, classes: Tensor | None = None) -> Tensor:
+    """Negative evidence lower bound: sum over pixels and code, mean over images.
 
         BCE(image, original) - 1/2 sum (1 + log_variance - mean^2 - exp(log_variance))
 
     Args:
-        outputs: of the autoencoder.
-        target: ignored; training loops give the classes here.
+        outputs: of the autoencoder, for n images.
+        classes: (n) int64, ignored; training loops pass them to every loss.
+
+    Returns:
+        The scalar loss.
 
     Raises:
-        ValueError: originals that do not lie in 0..1.
+        ValueError: originals outside 0..1.
 
     Source: Kingma & Welling 2014, "Auto-encoding variational Bayes", equation 10.
     """
@@ -92,7 +95,7 @@ def vae_loss(outputs: Reconstruction, target: Tensor | None = None) -> Tensor:
         bool(0 <= low <= high <= 1),
         "vae_loss",
         "original",
-        "must lie in 0..1, as the images of celeba do",
+        "must be images in 0..1, such as those of celeba",
         f"{low:.3g} to {high:.3g}",
     )
     mean, log_variance, count = outputs.mean, outputs.log_variance, max(len(outputs.image), 1)
@@ -103,16 +106,16 @@ def vae_loss(outputs: Reconstruction, target: Tensor | None = None) -> Tensor:
 
 @MODELS.register(NAME)
 def build_vae(in_shape: tuple[int, ...] = (3, 64, 64), seed: int = 0) -> nn.Module:
-    """Images of 3x64x64 to codes of 100 numbers and back: 85,183,619 parameters. Real only.
+    """Codes of 100 numbers for images of 3x64x64: 85,183,619 parameters. Real only.
 
-    Encoder: 32 and 64 4x4 convolutions of stride 2, 16384-2048-4096, from there 100 means and 100
-    log variances. Decoder: 100-4096-2048-16384, 32 and 3 transposed 4x4 convolutions of stride 2,
-    a sigmoid. The fully connected layers have no biases. `vae_loss` trains it.
+    Encoder: 32 and 64 4x4 convolutions of stride 2, 16384-2048-4096, then 100 means and 100 log
+    variances. Decoder: 100-4096-2048-16384, 32 and 3 transposed 4x4 convolutions of stride 2, a
+    sigmoid. The fully connected layers have no biases. The loss is `vae_loss`.
     """
     check_images(NAME, in_shape, SHRINK)
-    whole = in_shape[1] % SHRINK == in_shape[2] % SHRINK == 0
+    divisible = in_shape[1] % SHRINK == in_shape[2] % SHRINK == 0
     rule = f"must have a height and width divisible by {SHRINK}"
-    require(whole, NAME, "in_shape", rule, tuple(in_shape))
+    require(divisible, NAME, "in_shape", rule, tuple(in_shape))
     return VAE(Layers("real", seed), tuple(in_shape))
 
 

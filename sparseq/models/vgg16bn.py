@@ -1,4 +1,4 @@
-"""VGG16 with batch normalization, for images of 32x32 pixels and more."""
+"""VGG16 with batch normalization, for images of at least 32x32 pixels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sparseq.models.catalog import MODELS, STD_HPARAMS, stepwise_hparams
 from sparseq.models.layers import Layers, check_classes, check_images
 
 NAME = "vgg16bn"
-# channels of the convolutions between two poolings
+# channels of the convolutions before each pooling
 STAGES = ((64, 64), (128, 128), (256,) * 3, (512,) * 3, (512,) * 3)
 SMALLEST = 2 ** len(STAGES)
 
@@ -24,12 +24,12 @@ def build_vgg16bn(
     graph: str = "",
     degree: int = 3,
 ) -> nn.Module:
-    """13 3x3 convolutions without bias, normalized, in five stages, then 512-512-10.
+    """13 normalized 3x3 convolutions without bias in five stages, then 512-512-10.
 
-    14,986,698 parameters real, 3,770,058 quaternion on CIFAR-10. The last maps are averaged, which
-    changes nothing for images of 32x32. The quaternion network makes quaternions of RGB and grey
-    images first, and has a real output. With a `graph` all convolutions and the hidden layer are
-    expander layers of that `degree`.
+    14,986,698 parameters real, 3,770,058 quaternion on CIFAR-10. The last feature maps are
+    averaged, which is the identity for images of 32x32. The quaternion network first converts RGB
+    and gray images to quaternions, and has a real output layer. With a `graph`, all convolutions
+    and the hidden layer are expander layers of that `degree`.
 
     Source: Simonyan & Zisserman 2015, configuration D; with one hidden layer of 512, as is usual
     for CIFAR (Stewart et al. 2023).

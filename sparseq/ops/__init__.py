@@ -1,4 +1,4 @@
-"""L0: the operators, one file each. Importing them builds and loads nothing."""
+"""L0: the operators, one file each. Importing them neither builds nor loads a library."""
 
 from sparseq.ops import (
     block_mm,
@@ -35,7 +35,8 @@ __all__ = [
 def _triton_kernels() -> Kernels:
     from sparseq.triton_kernels import KERNELS
 
-    return KERNELS
+    kernels: Kernels = KERNELS
+    return kernels
 
 
 KERNEL_LOADERS["triton"] = _triton_kernels

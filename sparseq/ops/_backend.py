@@ -1,10 +1,10 @@
 """Which library or kernel serves which op.
 
 Every op has a plain-torch reference registered for all devices. The first call on a device
-activates it: the compiled library for that device is built or found, loaded, and from then on
-the dispatcher goes straight to its kernels. `SPARSEQ_BACKEND` overrides the choice, for all ops
-(`reference`) or for some (`spmm=reference,hamilton=compiled`); a kernel asked for by name that
-cannot be had is an error, never a silent fallback.
+activates it: the compiled library for that device is built, or found in the cache, and loaded; from
+then on the dispatcher calls its kernels directly. `SPARSEQ_BACKEND` overrides the choice for all
+ops (`reference`) or for some (`spmm=reference,hamilton=compiled`); a backend requested by name that
+is not available is an error, never a silent fallback.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import torch
 
 from sparseq.errors import unknown_name
 
-# op name -> kernel, or None where loading the library has registered it already
+# op name -> kernel, or None if loading the library has already registered it
 Kernels = Mapping[str, Callable[..., torch.Tensor] | None]
 
 CHOICES = ["auto", "compiled", "reference", "triton"]
@@ -32,7 +32,7 @@ LIBRARY = torch.library.Library("sparseq", "DEF")
 
 @dataclass(frozen=True)
 class Operator:
-    """One dispatcher op: its reference, the op itself, and what `declare` gave to call it by."""
+    """A dispatcher op: its reference, the op itself, and the entry point `declare` returned."""
 
     name: str
     reference: Callable[..., torch.Tensor]
@@ -41,8 +41,8 @@ class Operator:
 
 
 OPERATORS: dict[str, Operator] = {}
-# how kernels written in Python are loaded, by their backend; `sparseq.ops` enters them, as they
-# stand on the operators
+# backend -> loader of its kernels written in Python; filled by `sparseq.ops`, because these kernels
+# import the operators
 KERNEL_LOADERS: dict[str, Callable[[], Kernels]] = {}
 _serving: dict[str, dict[str, str]] = {}
 _lock = threading.RLock()
@@ -58,10 +58,18 @@ def declare(
 ) -> Callable[..., torch.Tensor]:
     """Define `sparseq::<schema>`; arguments have no defaults, so every kernel sees all of them.
 
-    `function.apply`, an autograd.Function's or a composition of other ops, serves where one of
-    `inputs(arguments)` requires a gradient. Under autocast the op runs in the autocast dtype as a
-    linear layer does, or without `autocast` in the dtypes that come, as a normalization does.
-    Returns what calls it: the op itself, or what amounts to the same in a third of the time.
+    Args:
+        schema: name, arguments and result in torch's schema language.
+        reference: the op in plain torch, for any device.
+        fake: the op on meta tensors.
+        function: its `apply`, of an autograd.Function or a composition of other ops, serves calls
+            in which one of `inputs(arguments)` requires a gradient.
+        inputs: arguments -> those that may require a gradient.
+        autocast: under autocast, run in the autocast dtype as a linear layer does; otherwise in
+            the dtypes of the arguments, as a normalization does.
+
+    Returns:
+        The entry point: equivalent to the op itself, in a third of the time.
     """
     name = schema.split("(")[0]
     LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
@@ -78,7 +86,7 @@ def declare(
 
 
 def below_autograd() -> Any:
-    """Context in which an op call goes to its kernel and records no gradient."""
+    """Context in which an op call goes directly to its kernel and records no gradient."""
     return torch._C._AutoDispatchBelowAutograd()
 
 
@@ -91,7 +99,8 @@ def _differentiable(
         if torch.is_grad_enabled() and any(
             getattr(a, "requires_grad", False) for a in inputs(args)
         ):
-            return function.apply(*args)
+            result: torch.Tensor = function.apply(*args)
+            return result
         with below_autograd():
             return call(*args)
 
@@ -101,11 +110,11 @@ def _differentiable(
 def _shortcut(
     call: Callable[..., torch.Tensor], differentiable: Callable[..., torch.Tensor]
 ) -> Callable[..., torch.Tensor]:
-    """The op without the dispatcher's detour to our Python at the Autograd key and back."""
+    """The op without the dispatcher's detour through our Python kernel at the Autograd key."""
     compiling, autocasting = torch.compiler.is_compiling, torch._C._is_any_autocast_enabled
 
     def entry(*args: Any) -> torch.Tensor:
-        if compiling() or autocasting():  # a graph must hold the op; a cast comes before gradients
+        if compiling() or autocasting():  # a graph must contain the op; a cast precedes gradients
             return call(*args)
         return differentiable(*args)
 
@@ -115,7 +124,7 @@ def _shortcut(
 def _autocast(
     call: Callable[..., torch.Tensor], key: str, device: str | None
 ) -> Callable[..., torch.Tensor]:
-    """Run in the autocast dtype of a device, or as called where none is given."""
+    """Run in the autocast dtype of a device, or in the dtypes of the arguments if it is None."""
     keys = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))
 
     def cast(value: Any, dtype: torch.dtype | None) -> Any:
@@ -134,7 +143,7 @@ def _autocast(
 
 
 def _first_call(operator: Operator) -> Callable[..., torch.Tensor]:
-    """The kernel for devices nothing is registered for yet: activate, then try again."""
+    """The kernel for devices without a registered one so far: activate the device, call again."""
 
     def entry(*args: Any) -> torch.Tensor:
         device = next(a.device.type for a in args if isinstance(a, torch.Tensor))
@@ -146,7 +155,7 @@ def _first_call(operator: Operator) -> Callable[..., torch.Tensor]:
 
 
 def activate(device: str) -> dict[str, str]:
-    """Load the kernels for a device type, once; returns op name -> what serves it."""
+    """Load the kernels for a device type, once; returns op name -> backend that serves it."""
     if device not in _serving:
         with _lock:
             if device not in _serving:
@@ -155,43 +164,43 @@ def activate(device: str) -> dict[str, str]:
 
 
 def _requested() -> dict[str, str]:
-    """`SPARSEQ_BACKEND`, parsed: op name -> choice, complete."""
-    wanted = dict.fromkeys(OPERATORS, "auto")
+    """`SPARSEQ_BACKEND`, parsed: op name -> choice, for every op."""
+    choices = dict.fromkeys(OPERATORS, "auto")
     for part in filter(None, os.environ.get("SPARSEQ_BACKEND", "").replace(" ", "").split(",")):
         op, _, choice = part.rpartition("=")
         if choice not in CHOICES:
             raise unknown_name("backend in SPARSEQ_BACKEND", choice, CHOICES)
         if op and op not in OPERATORS:
             raise unknown_name("op in SPARSEQ_BACKEND", op, sorted(OPERATORS))
-        wanted.update(dict.fromkeys([op] if op else OPERATORS, choice))
-    return wanted
+        choices.update(dict.fromkeys([op] if op else OPERATORS, choice))
+    return choices
 
 
-def _load(device: str, wanted: dict[str, str]) -> dict[str, str]:
+def _load(device: str, choices: dict[str, str]) -> dict[str, str]:
     kernels: dict[str, Kernels] = {
-        "compiled": _compiled(device, set(wanted.values())),
-        "triton": _triton(device, set(wanted.values())),
+        "compiled": _compiled(device, set(choices.values())),
+        "triton": _triton(device, set(choices.values())),
         "reference": {name: operator.reference for name, operator in OPERATORS.items()},
     }
-    return {name: _install(name, choice, device, kernels) for name, choice in wanted.items()}
+    return {name: _install(name, choice, device, kernels) for name, choice in choices.items()}
 
 
 def _install(name: str, choice: str, device: str, kernels: dict[str, Kernels]) -> str:
-    """Make one kernel serve an op; kernels are in order of preference. Returns its backend."""
-    have = [backend for backend, ops in kernels.items() if name in ops]
-    chosen = have[0] if choice == "auto" else choice
-    if chosen not in have:
+    """Select the kernel of an op; `kernels` is in order of preference. Returns its backend."""
+    available = [backend for backend, ops in kernels.items() if name in ops]
+    chosen = available[0] if choice == "auto" else choice
+    if chosen not in available:
         raise RuntimeError(
-            f"SPARSEQ_BACKEND asks for {choice!r} to serve {name!r} on {device!r}, "
-            f"which has only: {', '.join(have)}"
+            f"SPARSEQ_BACKEND requests {choice!r} for {name!r} on {device!r}, "
+            f"where only these are available: {', '.join(available)}"
         )
-    if chosen == "triton" or (chosen == "reference" and "compiled" in have):
+    if chosen == "triton" or (chosen == "reference" and "compiled" in available):
         LIBRARY.impl(name, kernels[chosen][name], device.upper(), allow_override=True)
     return chosen
 
 
 def _compiled(device: str, choices: set[str]) -> Kernels:
-    """Ops the compiled library has for the device; loading it registers them."""
+    """The ops of the device's compiled library; loading it registers them."""
     from sparseq.ops import build
 
     if device not in build.LIBRARIES or not choices & {"auto", "compiled"}:
@@ -204,16 +213,16 @@ def _compiled(device: str, choices: set[str]) -> Kernels:
         if "compiled" in choices:
             raise
         remedy = f"; remove {path.parent}" if path else ""
-        text = f"sparseq runs its slow plain-torch kernels: {error}{remedy}"
-        warnings.warn(text, stacklevel=_callers_level())
+        message = f"sparseq runs its slow plain-torch kernels: {error}{remedy}"
+        warnings.warn(message, stacklevel=_callers_level())
         return {}
     key = device.upper()
-    has = torch._C._dispatch_has_kernel_for_dispatch_key
-    return {name: None for name in OPERATORS if has(f"sparseq::{name}", key)}
+    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
+    return {name: None for name in OPERATORS if has_kernel(f"sparseq::{name}", key)}
 
 
 def _callers_level() -> int:
-    """The `stacklevel` of the code that called sparseq, for a warning given by our caller."""
+    """The `stacklevel`, for a warning issued by our caller, of the code that called sparseq."""
     ours = tuple(f"{folder}{os.sep}" for folder in (PACKAGE, Path(torch.__file__).parent))
     frame, level = sys._getframe(1), 1
     while frame.f_back and frame.f_code.co_filename.startswith(ours):
@@ -222,7 +231,7 @@ def _callers_level() -> int:
 
 
 def _triton(device: str, choices: set[str]) -> Kernels:
-    """Ops Triton serves: on GPUs, and on CPU tensors where its interpreter is asked for."""
+    """The ops with a Triton kernel: on GPUs, and on CPUs if its interpreter is requested."""
     interpreted = "triton" in choices and os.environ.get("TRITON_INTERPRET") == "1"
     if not choices & {"auto", "triton"} or not (device == "cuda" or interpreted):
         return {}

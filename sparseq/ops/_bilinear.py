@@ -4,10 +4,11 @@
     dx = product_dx(dy, weight, *sizes, *settings)     W* dy
     dw = product_dw(dy, x, *sizes, *settings)          dy x*
 
-`sizes` is what the tensors do not say of the result: nothing, or in a convolution the size of the
-image or of the kernel. Each of the three takes two tensors, of the kinds y, x and weight, and is
-linear in both; its gradients are the other two ops, with what it is given in the place of its own
-result. So they differentiate into each other to any order.
+`sizes` is the part of the result's shape that the tensors do not determine: empty, or for a
+convolution the size of the image or of the kernel. Each of the three maps two tensors, of the kinds
+y, x and weight, to the third kind and is linear in both; its gradients are the other two ops, with
+the gradient of the result in place of the result. So they differentiate into each other to any
+order.
 """
 
 from __future__ import annotations
@@ -24,18 +25,18 @@ from sparseq.ops._patterned import sum_to_features
 
 class _Op(NamedTuple):
     name: str
-    first: str  # the kinds of its tensors
+    first: str  # the kinds of its two tensors
     second: str
-    extra: Callable[[Tensor], Sequence[Any]]  # its arguments before the settings, for such a result
+    extra: Callable[[Tensor], Sequence[Any]]  # result-like tensor -> arguments before the settings
 
 
 def bilinear_functions(product: str, spatial: bool = False) -> list[type[torch.autograd.Function]]:
-    """The autograd.Functions of a product, of its gradient of x and of that of the weight.
+    """The autograd.Functions of a product, of its gradient in x and of its gradient in the weight.
 
     Args:
-        product: name of the op; the names of the others have _dx and _dw behind.
+        product: name of the op; the names of the other two end in _dx and _dw.
         spatial: x is (n, features, *image) and the weight (4, m, k, *kernel), as in a convolution;
-            else x is (..., features) and no sizes are given.
+            otherwise x is (..., features) and `sizes` is empty.
     """
     image, kernel = (_image, _kernel) if spatial else (_nothing, _nothing)
     ops = {
@@ -62,25 +63,27 @@ def _kernel(weight: Tensor) -> Sequence[Any]:
     return (weight.shape[3:],)
 
 
-def _function(gives: str, ops: dict[str, _Op], features: int) -> type[torch.autograd.Function]:
-    """Of the op that gives this kind; `features` is the dimension that the bias goes along."""
-    own = ops[gives]
-    before = 1 if gives == "y" or features == 1 else 0  # the bias or sizes, then the settings
-    at = {own.first: 0, own.second: 1, gives: 2}
-    back = [ops[own.first], ops[own.second]]
-    gradients = [(op.name, at[op.first], at[op.second], op.extra) for op in back]
+def _function(result: str, ops: dict[str, _Op], features: int) -> type[torch.autograd.Function]:
+    """The Function of the op with this kind of result; `features` is the dimension of the bias."""
+    op = ops[result]
+    extra_count = 1 if result == "y" or features == 1 else 0  # the bias or the sizes
+    position = {op.first: 0, op.second: 1, result: 2}  # of each kind among (first, second, grad)
+    gradients = [
+        (ops[kind].name, position[ops[kind].first], position[ops[kind].second], ops[kind].extra)
+        for kind in (op.first, op.second)
+    ]
 
     class Bilinear(torch.autograd.Function):
         @staticmethod
-        def forward(ctx: Any, first: Tensor, second: Tensor, *rest: Any):
+        def forward(ctx: Any, first: Tensor, second: Tensor, *rest: Any) -> Tensor:
             ctx.save_for_backward(first, second)
-            ctx.settings = rest[before:]
+            ctx.settings = rest[extra_count:]
             with below_autograd():
-                return OPERATORS[own.name].call(first, second, *rest)
+                return OPERATORS[op.name].call(first, second, *rest)
 
         @staticmethod
-        def backward(ctx: Any, given: Tensor):  # type: ignore[override]
-            tensors, settings = (*ctx.saved_tensors, given), ctx.settings
+        def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+            tensors, settings = (*ctx.saved_tensors, grad), ctx.settings
             needs = ctx.needs_input_grad
             grads: list[Tensor | None] = [None] * len(needs)
             for i, (name, one, two, extra) in enumerate(gradients):
@@ -88,7 +91,7 @@ def _function(gives: str, ops: dict[str, _Op], features: int) -> type[torch.auto
                     entry, sizes = OPERATORS[name].entry, extra(tensors[i])
                     grads[i] = entry(tensors[one], tensors[two], *sizes, *settings)
             if needs[2]:  # the bias: only a product has a third tensor
-                grads[2] = sum_to_features(given, features)
+                grads[2] = sum_to_features(grad, features)
             return tuple(grads)
 
     return Bilinear

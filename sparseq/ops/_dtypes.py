@@ -1,4 +1,4 @@
-"""What every op says of tensors whose dtypes differ, in torch's names."""
+"""The error that every op raises for tensors of different dtypes."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from sparseq.errors import require
 
 
 def refuse_dtypes(op: str, weight: str, tensors: Mapping[str, Tensor | None]) -> None:
-    """ValueError that names the tensor of another dtype; none under autocast, which casts them.
+    """ValueError that names the tensor with the wrong dtype; none under autocast, which casts them.
 
-    Ops compare dtypes themselves and come here only where they differ: a call must stay cheap.
+    Ops compare the dtypes themselves and call this only if they differ, to keep each call cheap.
 
     Args:
-        op: for the message.
+        op: name of the op, for the message.
         weight: name of the tensor whose dtype the others must have.
-        tensors: name -> tensor, or None for one that was not given.
+        tensors: name -> tensor, or None if it was omitted.
     """
     if torch._C._is_any_autocast_enabled():
         return
-    wanted = tensors[weight]
+    reference = tensors[weight]
     for name, tensor in tensors.items():
-        if tensor is not None and wanted is not None:
-            rule = f"must have the dtype of {weight}, {wanted.dtype}"
-            require(tensor.dtype == wanted.dtype, op, name, rule, tensor.dtype)
+        if tensor is not None and reference is not None:
+            rule = f"must have the dtype of {weight}, {reference.dtype}"
+            require(tensor.dtype == reference.dtype, op, name, rule, tensor.dtype)

@@ -1,17 +1,17 @@
-"""The gradients of ops whose weight A is kept in the entries of a pattern only.
+"""The gradients of ops whose weight A is stored only at the entries of a sparsity pattern.
 
 Such an op is a pair: a product, linear in x and in the values, and the gradient of its values,
 
     y  = product(x, values, bias, pattern, transposed, *settings)   A x + b, or A^T x + b
-    dv = sampled(dy, x, pattern, *form, *settings)                  kept entries of d(dy . A x)/dA
+    dv = sampled(dy, x, pattern, *entry, *settings)                 kept entries of d(dy . A x)/dA
 
-`form` is what the values' shape says and dv must have too. The pair differentiates into itself to
-any order, and nothing of A's full size ever exists:
+`entry` describes one entry of the values, whose shape dv must have too: nothing for scalars. The
+pair differentiates into itself to any order, and no tensor of A's full size is ever formed:
 
-    of y:   dx = A^T dy           the product, transposed the other way
-            dv = sampled(dy, x)   with the two changed over where the product was transposed
-            db = dy, summed over all but the features
-    of dv:  A(ddv) x for dy, and A(ddv)^T dy for x, with ddv in the place of the values
+    of y:   dx = A^T dy           the product, with `transposed` inverted
+            dv = sampled(dy, x)   with dy and x swapped where the product was transposed
+            db = dy, summed over all dimensions but the features
+    of dv:  A(ddv) x for dy, and A(ddv)^T dy for x, with ddv as the values
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from torch import Tensor
 
 from sparseq.ops._backend import OPERATORS, below_autograd
 
-# (settings, dy, x) -> the settings of the transposed product that gives an x of that size
-Back = Callable[[Sequence[Any], Tensor, Tensor], Sequence[Any]]
+# (settings, dy, x) -> the settings of the transposed product whose result has the size of x
+TransposedSettings = Callable[[Sequence[Any], Tensor, Tensor], Sequence[Any]]
 
 
-def _no_form(values: Tensor) -> Sequence[Any]:
+def _scalar(values: Tensor) -> Sequence[Any]:
     return ()
 
 
@@ -39,42 +39,48 @@ def _same(settings: Sequence[Any], dy: Tensor, x: Tensor) -> Sequence[Any]:
 def product_function(
     product: str,
     sampled: str,
-    form: Callable[[Tensor], Sequence[Any]] = _no_form,
+    entry: Callable[[Tensor], Sequence[Any]] = _scalar,
     features: int = -1,
-    back: Back = _same,
+    transposed_settings: TransposedSettings = _same,
 ) -> type[torch.autograd.Function]:
     """The autograd.Function of a product.
 
     Args:
-        product, sampled: names of the pair's ops, with the arguments above.
-        form: of the values, the arguments of `sampled` that come after the pattern.
-        features: the dimension of y that the bias goes along.
-        back: where several sizes of x give one y, what chooses among them.
+        product, sampled: names of the two ops, with the arguments above.
+        entry: values -> the arguments `entry` of `sampled`.
+        features: the dimension of y to which the bias belongs.
+        transposed_settings: picks the size of x where several sizes of x give one size of y.
     """
 
     class Product(torch.autograd.Function):
         @staticmethod
         def forward(
-            ctx: Any, x: Tensor, values: Tensor, bias: Tensor | None, pattern, transposed, *settings
-        ):
+            ctx: Any,
+            x: Tensor,
+            values: Tensor,
+            bias: Tensor | None,
+            pattern: list[Tensor],
+            transposed: bool,
+            *settings: Any,
+        ) -> Tensor:
             ctx.save_for_backward(x, values)
             ctx.pattern, ctx.transposed, ctx.settings = pattern, transposed, settings
             with below_autograd():
                 return OPERATORS[product].call(x, values, bias, pattern, transposed, *settings)
 
         @staticmethod
-        def backward(ctx: Any, dy: Tensor):  # type: ignore[override]
+        def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
             x, values = ctx.saved_tensors
             need_x, need_values, need_bias = ctx.needs_input_grad[:3]
-            pattern, settings = ctx.pattern, ctx.settings
+            pattern, transposed, settings = ctx.pattern, ctx.transposed, ctx.settings
             dx = dv = db = None
             if need_x:
-                there = settings if ctx.transposed else back(settings, dy, x)
-                turned = not ctx.transposed
-                dx = OPERATORS[product].entry(dy, values, None, pattern, turned, *there)
+                backward_settings = settings if transposed else transposed_settings(settings, dy, x)
+                multiply = OPERATORS[product].entry
+                dx = multiply(dy, values, None, pattern, not transposed, *backward_settings)
             if need_values:
-                outer = (x, dy) if ctx.transposed else (dy, x)
-                dv = OPERATORS[sampled].entry(*outer, pattern, *form(values), *settings)
+                outer = (x, dy) if transposed else (dy, x)
+                dv = OPERATORS[sampled].entry(*outer, pattern, *entry(values), *settings)
             if need_bias:
                 db = sum_to_features(dy, features)
             return dx, dv, db, None, None, *(None for _ in settings)
@@ -83,33 +89,37 @@ def product_function(
 
 
 def sampled_function(
-    sampled: str, product: str, form: int = 0, back: Back = _same
+    sampled: str,
+    product: str,
+    entry_arguments: int = 0,
+    transposed_settings: TransposedSettings = _same,
 ) -> type[torch.autograd.Function]:
     """The autograd.Function of a sampled product.
 
     Args:
-        sampled, product: names of the pair's ops.
-        form: how many arguments say the values' form.
-        back: as in `product_function`.
+        sampled, product: names of the two ops.
+        entry_arguments: number of arguments `entry` of `sampled`.
+        transposed_settings: as in `product_function`.
     """
 
     class Sampled(torch.autograd.Function):
         @staticmethod
-        def forward(ctx: Any, dy: Tensor, x: Tensor, pattern: list[Tensor], *rest):
+        def forward(ctx: Any, dy: Tensor, x: Tensor, pattern: list[Tensor], *rest: Any) -> Tensor:
             ctx.save_for_backward(dy, x)
-            ctx.pattern, ctx.settings = pattern, rest[form:]
+            ctx.pattern, ctx.settings = pattern, rest[entry_arguments:]
             with below_autograd():
                 return OPERATORS[sampled].call(dy, x, pattern, *rest)
 
         @staticmethod
-        def backward(ctx: Any, ddv: Tensor):  # type: ignore[override]
+        def backward(ctx: Any, ddv: Tensor) -> tuple[Tensor | None, ...]:
             dy, x = ctx.saved_tensors
             pattern, settings = ctx.pattern, ctx.settings
-            multiply, there = OPERATORS[product].entry, back(settings, dy, x)
+            multiply = OPERATORS[product].entry
+            backward_settings = transposed_settings(settings, dy, x)
             need_dy, need_x, *others = ctx.needs_input_grad
             return (
                 multiply(x, ddv, None, pattern, False, *settings) if need_dy else None,
-                multiply(dy, ddv, None, pattern, True, *there) if need_x else None,
+                multiply(dy, ddv, None, pattern, True, *backward_settings) if need_x else None,
                 *(None for _ in others),
             )
 
@@ -117,6 +127,6 @@ def sampled_function(
 
 
 def sum_to_features(dy: Tensor, features: int) -> Tensor:
-    """(features) the sum of dy over its other dimensions."""
+    """(features): the sum of dy over all dimensions but `features`."""
     others = [d for d in range(dy.dim()) if d != features % dy.dim()]
     return dy.sum(others) if others else dy

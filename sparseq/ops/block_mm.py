@@ -4,9 +4,8 @@
                     values[p, i, j] * x[n, J(p) c + j]          blocks of r rows, c columns
 
 The pattern is that of the (m / r, k / c) grid. Square blocks run as dense micro-tiles; blocks of
-one column are groups of outputs that share their inputs. `transposed` multiplies by the
-transpose, which is the gradient of x; that of the values is `block_mm_dv`, for the kept blocks
-only.
+one column are groups of outputs that share their inputs. `transposed` multiplies by the transpose,
+which is the gradient in x; the gradient in the values is `block_mm_dv`, for the kept blocks only.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ def block_mm(
         (..., m), or (..., k) when transposed, x's dtype.
 
     Raises:
-        ValueError: shapes or dtypes that do not fit.
+        ValueError: shapes or dtypes that do not match.
     """
     if values.dim() != 3 or values.shape[0] != pattern[1].shape[0]:
         rule = f"must have shape ({pattern[1].shape[0]}, r, c)"
@@ -61,13 +60,13 @@ def block_mm(
 
 
 def _sizes(values: Tensor, pattern: Sequence[Tensor]) -> tuple[int, int]:
-    """(m, k) of the whole matrix."""
+    """(m, k) of the full matrix."""
     grid = (pattern[0].shape[0] - 1, pattern[2].shape[0] - 1)
     return grid[0] * values.shape[1], grid[1] * values.shape[2]
 
 
 def matrix_of_blocks(values: Tensor, pattern: Sequence[Tensor]) -> Tensor:
-    """The (m, k) matrix; differentiable in the values."""
+    """The dense (m, k) matrix; differentiable in the values."""
     row_ptr, col_idx, row_ptr_t = pattern[:3]
     r, c = values.shape[1:]
     grid = values.new_zeros(row_ptr.shape[0] - 1, row_ptr_t.shape[0] - 1, r, c)
@@ -89,7 +88,8 @@ def block_mm_dv_reference(
     """Plain torch: the dense product, then its kept blocks; -> (blocks, rows, columns)."""
     full = dy.reshape(-1, dy.shape[-1]).t() @ x.reshape(-1, x.shape[-1])
     grid = full.unflatten(0, (-1, rows)).unflatten(2, (-1, columns)).transpose(1, 2)
-    return grid[row_indices(pattern[0], pattern[1]), pattern[1].long()]
+    blocks: Tensor = grid[row_indices(pattern[0], pattern[1]), pattern[1].long()]
+    return blocks
 
 
 def _fake(
@@ -106,11 +106,11 @@ _BLOCK_MM = declare(
     "block_mm(Tensor x, Tensor values, Tensor? bias, Tensor[] pattern, bool transposed) -> Tensor",
     block_mm_reference,
     _fake,
-    product_function("block_mm", "block_mm_dv", form=lambda values: values.shape[1:]),
+    product_function("block_mm", "block_mm_dv", entry=lambda values: values.shape[1:]),
 )
 declare(
     "block_mm_dv(Tensor dy, Tensor x, Tensor[] pattern, int rows, int columns) -> Tensor",
     block_mm_dv_reference,
     _fake_dv,
-    sampled_function("block_mm_dv", "block_mm", form=2),
+    sampled_function("block_mm_dv", "block_mm", entry_arguments=2),
 )

@@ -1,9 +1,9 @@
 """Which kernel serves at which size: measured thresholds, per class of CPU, read in one place.
 
-A file of `thresholds/` holds what was measured on one class of CPUs (its vector width and the sizes
-of its L1 and L2 caches, see `sparseq.ops.build.cpu`): where one kernel takes over from another, and
-up to which density a sparse layer is no slower than the dense one. A class that was not measured
-goes by the nearest one that was. No layer and no operator decides by numbers of its own.
+A file in `thresholds/` is measured on one class of CPUs (vector width and sizes of the L1 and L2
+caches, see `sparseq.ops.build.cpu`): at which size one kernel becomes faster than another, and up
+to which density a sparse layer is no slower than the dense one. A class without a file uses that of
+the nearest class. No layer and no operator has thresholds of its own.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ FOLDER = Path(__file__).with_name("thresholds")
 
 @dataclass(frozen=True)
 class LinearChain:
-    """When sparse linear layers in a row run as one `spmm_chain` (bench/ops/spmm_chain.py).
+    """When consecutive sparse linear layers run as one `spmm_chain` (bench/ops/spmm_chain.py).
 
     Attributes:
-        few_weights: kept weights of the layers up to which calls cost more than products.
-        many_weights: kept weights from which on they crowd the activations out of the cache.
-        rows_per_thread: examples from which on whole tiles keep a thread busy.
+        few_weights: most kept weights, over all layers, for which calls cost more than products.
+        many_weights: most kept weights that leave room for the activations in the cache.
+        rows_per_thread: fewest examples per thread that fill its tiles.
     """
 
     few_weights: int
@@ -38,7 +38,7 @@ class LinearChain:
     rows_per_thread: int
 
     def pays(self, weights: int, rows: int, threads: int) -> bool:
-        """Whether one kernel is quicker than the layers one by one."""
+        """Whether a single kernel is faster than the layers one by one."""
         busy = rows >= self.rows_per_thread * threads
         return weights <= self.few_weights or (weights <= self.many_weights and busy)
 
@@ -48,21 +48,21 @@ class ConvChain:
     """When sparse convolutions run as `sparse_conv_chain` (bench/ops/sparse_conv_chain.py).
 
     Attributes:
-        few_images: images up to which a single convolution is quicker as a chain.
-        small_map: pixels of a map up to which it is, whatever the number of images.
-        largest_map: numbers of one image's map from which on whole maps are too far from the cache.
+        few_images: most images for which a single convolution is faster as a chain.
+        small_map: most pixels of a map for which a 3x3 one is, for any number of images.
+        largest_map: elements of one image's map from which on the maps do not fit in the cache.
     """
 
     few_images: int
     small_map: int
     largest_map: int
 
-    def fits(self, numbers: int) -> bool:
-        """Whether a map of so many numbers, all channels together, is near enough."""
-        return numbers < self.largest_map
+    def fits(self, elements: int) -> bool:
+        """Whether a map of so many elements, over all channels, fits in the cache."""
+        return elements < self.largest_map
 
     def pays_alone(self, images: int, pixels: int, is_3x3: bool) -> bool:
-        """Whether a single convolution that keeps the size of its map is quicker as a chain."""
+        """Whether a single convolution that preserves the size of its map is faster as a chain."""
         return images <= self.few_images or (is_3x3 and pixels <= self.small_map)
 
 
@@ -79,13 +79,13 @@ class Whitening:
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured on a class of CPUs.
+    """The thresholds measured on a class of CPUs.
 
     Attributes:
         cpu: the class.
-        linear_chain, conv_chain: where chains of layers pay.
+        linear_chain, conv_chain: when chains of layers are faster.
         whitening: how quaternion features are read.
-        break_even: kind of layer -> step -> threads -> positions -> densities, see
+        break_even: type of layer -> step -> threads -> positions -> densities, see
             `sparseq.compression.thresholds`.
     """
 
@@ -97,7 +97,7 @@ class Measured:
 
     @classmethod
     def from_file(cls, path: Path) -> Measured:
-        """From a file of `thresholds/`."""
+        """Read a file in `thresholds/`."""
         entry = json.loads(path.read_text())
         kernels = entry["kernels"]
         return cls(
@@ -110,19 +110,19 @@ class Measured:
 
 
 def table_file(cpu_class: str) -> Path:
-    """Where the thresholds of a class of CPUs stand, by its name."""
+    """Path of the thresholds of a class of CPUs, by the name of the class."""
     return FOLDER / f"{cpu_class}.json"
 
 
 @cache
 def tables() -> tuple[Measured, ...]:
-    """All that was measured, sorted by the names of the files."""
+    """The thresholds of every measured class, sorted by file name."""
     return tuple(Measured.from_file(path) for path in sorted(FOLDER.glob("*.json")))
 
 
 @torch.compiler.assume_constant_result
 def measured() -> Measured:
-    """The measurements used here; their `cpu` is the nearest class where ours was not measured."""
+    """The thresholds that apply to this machine; their `cpu` is the class they were measured on."""
     return _measured()
 
 
@@ -132,7 +132,7 @@ def _measured() -> Measured:
 
 
 def nearest(cpu: CpuClass) -> Measured:
-    """The measurements of the class most like this one: vectors first, then L2 and L1."""
+    """The thresholds of the most similar class: first by vector width, then by L2 and L1."""
 
     def distance(table: Measured) -> tuple[float, float]:
         vectors = _octaves(cpu.vector_bytes, table.cpu.vector_bytes)
@@ -142,5 +142,5 @@ def nearest(cpu: CpuClass) -> Measured:
 
 
 def _octaves(one: int | None, other: int | None) -> float:
-    """How often one size must be doubled or halved to be the other; 1 where one is unknown."""
+    """How often one size must be doubled or halved to equal the other; 1 if one is unknown."""
     return abs(math.log2(one / other)) if one and other else 1.0

@@ -1,4 +1,4 @@
-"""Stride, padding and dilation of convolutions: their checks and the sizes that follow."""
+"""Stride, padding and dilation of convolutions: checks, and the sizes of results."""
 
 from __future__ import annotations
 
@@ -13,25 +13,23 @@ Sizes = int | Sequence[int]
 Geometry = tuple[list[int], list[int], list[int]]  # stride, padding, dilation
 
 
-def numbers(op: str, name: str, value: Sizes, dims: int) -> list[int]:
-    """One number for each dimension; ValueError for another count."""
-    found = [value] * dims if isinstance(value, int) else list(value)
-    if len(found) != dims:
-        require(False, op, name, f"must be one number or {dims}", value)
-    return found
+def per_dimension(op: str, name: str, value: Sizes, dims: int) -> list[int]:
+    """The value as a list of one integer per dimension; ValueError for another length."""
+    integers = [value] * dims if isinstance(value, int) else list(value)
+    if len(integers) != dims:
+        require(False, op, name, f"must be one integer or {dims}", value)
+    return integers
 
 
 def geometry_of(op: str, dims: int, stride: Sizes, padding: Sizes, dilation: Sizes) -> Geometry:
-    """Stride, padding and dilation, a number for each dimension; ValueError if out of range."""
-    found = (
-        numbers(op, "stride", stride, dims),
-        numbers(op, "padding", padding, dims),
-        numbers(op, "dilation", dilation, dims),
-    )
-    if min(found[0]) < 1 or min(found[2]) < 1 or min(found[1]) < 0:
+    """Stride, padding and dilation, one integer per dimension; ValueError if out of range."""
+    strides = per_dimension(op, "stride", stride, dims)
+    paddings = per_dimension(op, "padding", padding, dims)
+    dilations = per_dimension(op, "dilation", dilation, dims)
+    if min(strides) < 1 or min(dilations) < 1 or min(paddings) < 0:
         rule = "must be positive, positive and not negative"
-        require(False, op, "stride, dilation and padding", rule, (found[0], found[2], found[1]))
-    return found
+        require(False, op, "stride, dilation and padding", rule, (strides, dilations, paddings))
+    return strides, paddings, dilations
 
 
 def check_image(op: str, x: Tensor, channels: int, dims: int) -> None:
@@ -49,26 +47,29 @@ def out_sizes(
     dilation: Sequence[int],
 ) -> list[int]:
     """Spatial sizes of a convolution's result: (n + 2 p - d (k - 1) - 1) // s + 1."""
-    parts = zip(sizes, kernel, stride, padding, dilation, strict=True)
-    return [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in parts]
+    dimensions = zip(sizes, kernel, stride, padding, dilation, strict=True)
+    return [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in dimensions]
 
 
 def transposed_sizes(
     op: str, sizes: Sequence[int], kernel: Sequence[int], geometry: Geometry, extra: Sequence[int]
 ) -> list[int]:
     """Spatial sizes of a transposed convolution, (n - 1) s - 2 p + d (k - 1) + e + 1, checked."""
-    found = [
+    result = [
         (n - 1) * s - 2 * p + d * (k - 1) + e + 1
         for n, k, s, p, d, e in zip(sizes, kernel, *geometry, extra, strict=True)
     ]
     if not all(0 <= e < max(s, d) for s, d, e in zip(geometry[0], geometry[2], extra, strict=True)):
         require(False, op, "output_padding", "must be below stride or dilation", tuple(extra))
-    if min(found) < 1:
-        require(False, op, "x", f"must give a result, not one of {found}", tuple(sizes))
-    return found
+    if min(result) < 1:
+        rule = f"must be large enough for a positive output size, not {result}"
+        require(False, op, "x", rule, tuple(sizes))
+    return result
 
 
-def format_of(x: Tensor) -> torch.memory_format:
-    """Channels last if x is that and nothing else."""
-    last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
-    return torch.channels_last if last and not x.is_contiguous() else torch.contiguous_format
+def memory_format_of(x: Tensor) -> torch.memory_format:
+    """Channels last if x is channels-last and not contiguous as well."""
+    channels_last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
+    if channels_last and not x.is_contiguous():
+        return torch.channels_last
+    return torch.contiguous_format

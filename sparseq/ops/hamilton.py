@@ -1,11 +1,11 @@
 """`hamilton`: the quaternion linear map y = W (x) x + b and its two gradients.
 
-Features lie in four blocks [r | i | j | k]. With W = (r, i, j, k) multiplying on the left,
+Features are stored in four blocks [r | i | j | k]. With W = (r, i, j, k) multiplying on the left,
 
     y_r = r x_r - i x_i - j x_j - k x_k        y_i = i x_r + r x_i - k x_j + j x_k
     y_j = j x_r + k x_i + r x_j - i x_k        y_k = k x_r - j x_i + i x_j + r x_k
 
-Both gradients are Hamilton products again, dx = W* (x) dy with W* the conjugate transpose, and
+Both gradients are Hamilton products too, dx = W* (x) dy with W* the conjugate transpose, and
 dW = dy (x) x*, so the three ops differentiate into each other to any order.
 
 `algorithm` is "16" (the sixteen block products above), "8" (Howell & Lafon 1975, eight products
@@ -34,7 +34,9 @@ PRODUCT = (
 )
 
 
-def hamilton(x: Tensor, weight: Tensor, bias: Tensor | None = None, algorithm: str = "auto"):
+def hamilton(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, algorithm: str = "auto"
+) -> Tensor:
     """Quaternion linear map of real features.
 
     Args:
@@ -47,7 +49,7 @@ def hamilton(x: Tensor, weight: Tensor, bias: Tensor | None = None, algorithm: s
         (..., 4 m), x's dtype.
 
     Raises:
-        ValueError: a shape, dtype or algorithm that does not fit.
+        ValueError: a shape or dtype that does not match, or an unknown algorithm.
     """
     _check(x, weight, bias, algorithm)
     return _HAMILTON(x, weight, bias, algorithm)
@@ -69,7 +71,7 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor | None, algorithm: str) -> No
 
 
 def real_weight(weight: Tensor) -> Tensor:
-    """The real (4 m, 4 k) matrix of the same map, from the compact weight (4, m, k)."""
+    """The real (4 m, 4 k) matrix of the compact weight (4, m, k)."""
     rows = [torch.cat([weight[c] * sign for c, sign in row], dim=1) for row in PRODUCT]
     return torch.cat(rows, dim=0)
 
@@ -77,11 +79,11 @@ def real_weight(weight: Tensor) -> Tensor:
 def fold_real(matrix: Tensor) -> Tensor:
     """Adjoint of `real_weight`: sums the signed blocks of (4 m, 4 k) into (4, m, k)."""
     blocks = matrix.unflatten(0, (4, -1)).unflatten(2, (4, -1))
-    parts: list[list[Tensor]] = [[], [], [], []]
+    terms: list[list[Tensor]] = [[], [], [], []]
     for a, row in enumerate(PRODUCT):
         for b, (component, sign) in enumerate(row):
-            parts[component].append(blocks[a, :, b] * sign)
-    return torch.stack([torch.stack(part).sum(0) for part in parts])
+            terms[component].append(blocks[a, :, b] * sign)
+    return torch.stack([torch.stack(term).sum(0) for term in terms])
 
 
 def _rows(x: Tensor) -> Tensor:

@@ -1,11 +1,11 @@
 """`hamilton_conv`: the quaternion convolution y = W (x) x + b and its two gradients.
 
-Channels lie in four blocks [r | i | j | k]; with * the cross-correlation of torch's convolutions,
+Channels are stored in four blocks [r | i | j | k]. As in torch, this is a cross-correlation:
 
     y[n, o, p] = b[o] + sum over q, t of W[o, q, t] (x) x[n, q, p stride + t dilation - padding]
 
-where o and q count quaternions, t the taps of the kernel and (x) is the Hamilton product of
-`sparseq.ops.hamilton`. Groups split the quaternions: group g owns the same range in each block.
+where o and q index quaternions, t the taps of the kernel and (x) is the Hamilton product of
+`sparseq.ops.hamilton`. Groups split the quaternions: group g is the same range in each block.
 Both gradients are Hamilton products too (dx with the conjugate transpose W*, dW of dy with x*), so
 the three ops differentiate into each other to any order, and dx with W conjugated is the
 transposed convolution.
@@ -14,6 +14,9 @@ transposed convolution.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,10 +28,10 @@ from sparseq.ops._dtypes import refuse_dtypes
 from sparseq.ops.geometry import (
     Sizes,
     check_image,
-    format_of,
     geometry_of,
-    numbers,
+    memory_format_of,
     out_sizes,
+    per_dimension,
     transposed_sizes,
 )
 from sparseq.ops.hamilton import ALGORITHMS, fold_real, real_weight
@@ -50,15 +53,15 @@ def hamilton_conv(
         x: (n, 4 k, *spatial) or (4 k, *spatial), floating point.
         weight: (4, m, k / groups, *kernel), components r, i, j, k, of x's dtype.
         bias: (4 m) or None.
-        stride, padding, dilation: one number, or one for each dimension; padding is by zeros.
-        groups: groups of quaternions; divides m and k.
+        stride, padding, dilation: an integer, or one per dimension; x is padded with zeros.
+        groups: number of groups of quaternions; divides m and k.
         algorithm: "auto", "8" or "16".
 
     Returns:
         (n, 4 m, *spatial') or (4 m, *spatial'), x's dtype, channels last if x is.
 
     Raises:
-        ValueError: a shape, dtype, number or algorithm that does not fit.
+        ValueError: a shape or dtype that does not match, an invalid setting, an unknown algorithm.
     """
     op, dims = "hamilton_conv", _check("hamilton_conv", weight, groups, algorithm)
     geometry = geometry_of(op, dims, stride, padding, dilation)
@@ -85,14 +88,14 @@ def hamilton_conv_transpose(
     groups: int = 1,
     algorithm: str = "auto",
 ) -> Tensor:
-    """Transposed quaternion convolution, the W (x) x of each input spread over the outputs.
+    """Transposed quaternion convolution: W (x) x of each input pixel is added to its outputs.
 
     Args:
         x: (n, 4 k, *spatial) or (4 k, *spatial), floating point.
         weight: (4, k, m / groups, *kernel), components r, i, j, k, of x's dtype.
-        stride, padding, dilation: of the convolution whose input has the shape of the result.
-        output_padding: added to one side of the result's sizes.
-        groups: groups of quaternions; divides m and k.
+        stride, padding, dilation: those of the convolution that this one transposes.
+        output_padding: added to one side of each spatial dimension of the result.
+        groups: number of groups of quaternions; divides m and k.
         algorithm: "auto", "8" or "16".
 
     Returns:
@@ -100,7 +103,7 @@ def hamilton_conv_transpose(
         + dilation (kernel - 1) + output_padding + 1.
 
     Raises:
-        ValueError: a shape, dtype, number or algorithm that does not fit.
+        ValueError: a shape or dtype that does not match, an invalid setting, an unknown algorithm.
     """
     op = "hamilton_conv_transpose"
     dims = _check(op, weight, groups, algorithm)
@@ -108,7 +111,7 @@ def hamilton_conv_transpose(
     check_image(op, x, 4 * weight.shape[1], dims)
     if x.dtype != weight.dtype:
         refuse_dtypes(op, "weight", {"x": x, "weight": weight})
-    extra = numbers(op, "output_padding", output_padding, dims)
+    extra = per_dimension(op, "output_padding", output_padding, dims)
     size = transposed_sizes(op, x.shape[-dims:], weight.shape[3:], geometry, extra)
     conjugate = torch.cat([weight[:1], -weight[1:]])
     if x.dim() == dims + 1:
@@ -117,11 +120,11 @@ def hamilton_conv_transpose(
 
 
 def _check(op: str, weight: Tensor, groups: int, algorithm: str) -> int:
-    """The number of spatial dimensions, after checks of what both directions share."""
+    """Check the arguments that both directions share; returns the number of spatial dimensions."""
     if algorithm not in ALGORITHMS:
         raise unknown_name("hamilton algorithm", algorithm, ALGORITHMS)
     if not 4 <= weight.dim() <= 6 or weight.shape[0] != 4:
-        rule = "must have shape (4, m, k, *kernel) with 1 to 3 sizes of the kernel"
+        rule = "must have shape (4, m, k, *kernel) with 1 to 3 kernel dimensions"
         require(False, op, "weight", rule, tuple(weight.shape))
     if groups < 1 or weight.shape[1] % groups:
         require(False, op, "groups", f"must divide {weight.shape[1]} quaternions", groups)
@@ -129,115 +132,113 @@ def _check(op: str, weight: Tensor, groups: int, algorithm: str) -> int:
 
 
 def real_conv_weight(weight: Tensor, groups: int) -> Tensor:
-    """The real weight of the same map on channels in group-major order.
+    """The real weight of the same convolution, for channels in group-major order.
 
     (4, m, k / groups, *kernel) -> (4 m, 4 k / groups, *kernel): rows and columns of each group
-    are its own blocks [r | i | j | k]. With one group that is the order of x itself.
+    are its blocks [r | i | j | k]. With one group that is the channel order of x.
     """
     if groups == 1:
         return real_weight(weight)
-    apart = weight.unflatten(1, (groups, -1)).movedim(1, -1)  # groups ride along as a tap
-    return real_weight(apart).movedim(-1, 0).flatten(0, 1)
+    grouped = weight.unflatten(1, (groups, -1)).movedim(1, -1)  # the group index acts as a tap
+    return real_weight(grouped).movedim(-1, 0).flatten(0, 1)
 
 
 def fold_real_conv(matrix: Tensor, groups: int) -> Tensor:
     """Adjoint of `real_conv_weight`."""
     if groups == 1:
         return fold_real(matrix)
-    apart = matrix.unflatten(0, (groups, -1)).movedim(0, -1)
-    return fold_real(apart).movedim(-1, 1).flatten(1, 2)
+    grouped = matrix.unflatten(0, (groups, -1)).movedim(0, -1)
+    return fold_real(grouped).movedim(-1, 1).flatten(1, 2)
 
 
 def _regroup(x: Tensor, outer: int, inner: int) -> Tensor:
-    """Channels (outer, inner, rest) to (inner, outer, rest)."""
+    """Reorder channels from (outer, inner, rest) to (inner, outer, rest)."""
     if min(outer, inner) == 1:
         return x
-    return x.unflatten(1, (outer, inner, -1)).transpose(1, 2).flatten(1, 3)
+    blocks: Tensor = x.unflatten(1, (outer, inner, -1))
+    return blocks.transpose(1, 2).flatten(1, 3)
 
 
 def hamilton_conv_reference(
-    x: Tensor, weight: Tensor, bias: Tensor | None, stride, padding, dilation, groups, algorithm
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+    algorithm: str,
 ) -> Tensor:
     """Plain torch: the real weight, then one dense convolution."""
-    dims = weight.dim() - 3
-    real = real_conv_weight(weight, groups)
-    y = torch.ops.aten.convolution(
-        _regroup(x, 4, groups),
-        real,
-        bias if groups == 1 else None,
-        stride,
-        padding,
-        dilation,
-        False,
-        [0] * dims,
-        groups,
-    )
+    dims, real = weight.dim() - 3, real_conv_weight(weight, groups)
+    settings = stride, padding, dilation, False, [0] * dims, groups
+    fused_bias = bias if groups == 1 else None
+    y: Tensor = torch.ops.aten.convolution(_regroup(x, 4, groups), real, fused_bias, *settings)
     if groups > 1:
         y = _regroup(y, groups, 4)
         y = y if bias is None else y + bias.view(-1, *[1] * dims)
-    return y.contiguous(memory_format=format_of(x))
+    return y.contiguous(memory_format=memory_format_of(x))
 
 
 def hamilton_conv_dx_reference(
-    dy: Tensor, weight: Tensor, size: list[int], stride, padding, dilation, groups, algorithm
+    dy: Tensor,
+    weight: Tensor,
+    size: list[int],
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+    algorithm: str,
 ) -> Tensor:
     """Plain torch: dx = W* (x) dy; dy (n, 4 m, *out), weight (4, m, k / groups, *kernel), size
     the spatial sizes of x -> (n, 4 k, *size)."""
-    dims = weight.dim() - 3
     real = real_conv_weight(weight, groups)
-    shape = (dy.shape[0], 4 * weight.shape[2] * groups, *size)
+    x = dy.new_empty(1).expand(dy.shape[0], 4 * weight.shape[2] * groups, *size)
+    settings = stride, padding, dilation, False, [0] * len(size), groups, [True, False, False]
     dx, _, _ = torch.ops.aten.convolution_backward(
-        _regroup(dy, 4, groups),
-        dy.new_empty(1).expand(shape),
-        real,
-        None,
-        stride,
-        padding,
-        dilation,
-        False,
-        [0] * dims,
-        groups,
-        [True, False, False],
+        _regroup(dy, 4, groups), x, real, None, *settings
     )
-    return _regroup(dx, groups, 4).contiguous(memory_format=format_of(dy))
+    return _regroup(dx, groups, 4).contiguous(memory_format=memory_format_of(dy))
 
 
 def hamilton_conv_dw_reference(
-    dy: Tensor, x: Tensor, kernel: list[int], stride, padding, dilation, groups, algorithm
+    dy: Tensor,
+    x: Tensor,
+    kernel: list[int],
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+    algorithm: str,
 ) -> Tensor:
     """Plain torch: dW = sum over pixels of dy (x) x*; dy (n, 4 m, *out), x (n, 4 k, *spatial)
     -> (4, m, k / groups, *kernel)."""
-    dims = len(kernel)
-    shape = (dy.shape[1], x.shape[1] // groups, *kernel)
+    weight = dy.new_empty(1).expand(dy.shape[1], x.shape[1] // groups, *kernel)
+    settings = stride, padding, dilation, False, [0] * len(kernel), groups, [False, True, False]
     _, dw, _ = torch.ops.aten.convolution_backward(
-        _regroup(dy, 4, groups),
-        _regroup(x, 4, groups),
-        dy.new_empty(1).expand(shape),
-        None,
-        stride,
-        padding,
-        dilation,
-        False,
-        [0] * dims,
-        groups,
-        [False, True, False],
+        _regroup(dy, 4, groups), _regroup(x, 4, groups), weight, None, *settings
     )
     return fold_real_conv(dw, groups).contiguous()
 
 
-def _fake(x: Tensor, weight, bias, stride, padding, dilation, groups, algorithm) -> Tensor:
-    sizes = out_sizes(x.shape[2:], weight.shape[3:], stride, padding, dilation)
-    shape = (x.shape[0], 4 * weight.shape[1], *sizes)
-    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=format_of(x))
+def _fake(x: Tensor, weight: Tensor, bias: Tensor | None, *settings: Any) -> Tensor:
+    sizes = out_sizes(x.shape[2:], weight.shape[3:], *settings[:3])
+    return _empty_like(x, [x.shape[0], 4 * weight.shape[1], *sizes])
 
 
-def _fake_dx(dy: Tensor, weight, size, stride, padding, dilation, groups, algorithm) -> Tensor:
-    shape = (dy.shape[0], 4 * weight.shape[2] * groups, *size)
-    return torch.empty(shape, dtype=dy.dtype, device=dy.device, memory_format=format_of(dy))
+def _fake_dx(dy: Tensor, weight: Tensor, size: Sequence[int], *settings: Any) -> Tensor:
+    groups = settings[3]
+    return _empty_like(dy, [dy.shape[0], 4 * weight.shape[2] * groups, *size])
 
 
-def _fake_dw(dy: Tensor, x, kernel, stride, padding, dilation, groups, algorithm) -> Tensor:
+def _fake_dw(dy: Tensor, x: Tensor, kernel: Sequence[int], *settings: Any) -> Tensor:
+    groups = settings[3]
     return dy.new_empty((4, dy.shape[1] // 4, x.shape[1] // 4 // groups, *kernel))
+
+
+def _empty_like(x: Tensor, shape: Sequence[int]) -> Tensor:
+    """An empty tensor of another shape with x's dtype, device and memory format."""
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format_of(x))
 
 
 _FUNCTIONS = bilinear_functions("hamilton_conv", spatial=True)

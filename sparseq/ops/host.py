@@ -1,9 +1,10 @@
-"""Helpers on plain buffers: the compiled ones where there are any, else their NumPy twins."""
+"""Helpers on plain buffers: compiled if they are built, otherwise their NumPy twins."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
+import warnings
 from pathlib import Path
 from types import ModuleType
 
@@ -15,13 +16,13 @@ from sparseq.ops import build
 Ids = NDArray[np.int32]
 
 
-_modules: list[ModuleType] = []  # the compiled helpers, once they are loaded
+_modules: list[ModuleType | None] = []  # the compiled helpers, once it is known that they load
 
 
 def compiled() -> ModuleType | None:
-    """The compiled helpers, or None where they are not built (yet) or not wanted.
+    """The compiled helpers, or None if not built (yet) or if `SPARSEQ_BACKEND` is `reference`.
 
-    Unlike an op, a helper never waits for a build: its NumPy twin does as well.
+    Unlike an op, a helper never waits for a build: its NumPy twin returns the same.
     """
     if os.environ.get("SPARSEQ_BACKEND") == "reference":
         return None
@@ -32,22 +33,28 @@ def compiled() -> ModuleType | None:
     return _modules[0] if _modules else None
 
 
-def _load(path: Path) -> ModuleType:
+def _load(path: Path) -> ModuleType | None:
+    """The module in a file; None, with a warning, where it is none that this Python loads."""
     spec = importlib.util.spec_from_file_location("sparseq_host", path)
     assert spec is not None
     assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    except (ImportError, OSError) as error:
+        text = f"sparseq runs its helpers in NumPy: {error}; remove {path.parent}"
+        warnings.warn(text, stacklevel=2)
+        return None
     return module
 
 
 def transpose_csr(row_ptr: Ids, col_idx: Ids, columns: int) -> tuple[Ids, Ids, Ids]:
-    """Transpose of a checked CSR pattern.
+    """Transpose a checked CSR pattern.
 
     Args:
         row_ptr: (m + 1) int32.
-        col_idx: (nnz) int32, rising within each row, in 0..columns-1.
-        columns: k.
+        col_idx: (nnz) int32, strictly increasing within each row, in 0..columns-1.
+        columns: number of columns k.
 
     Returns:
         row_ptr_t (k + 1), col_idx_t (nnz), perm (nnz), all int32; entry p of the transpose is

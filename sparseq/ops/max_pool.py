@@ -1,10 +1,10 @@
-"""`max_pool`: the largest number of each window of 2x2 pixels, windows side by side.
+"""`max_pool`: the maximum of each 2x2 window, with stride 2.
 
     y[.., i, j] = max of x[.., 2i, 2j], x[.., 2i, 2j + 1], x[.., 2i + 1, 2j], x[.., 2i + 1, 2j + 1]
 
-as `F.max_pool2d(x, 2)` has it: of equal numbers the first counts, in this order, and a NaN, the
-last of them, counts more than any number. An odd last row or column is left out. Its gradient
-`max_pool_dx` finds the places in x again, so that none are kept in between.
+as in `F.max_pool2d(x, 2)`: the gradient goes to the first of equal values, in this order, and NaN
+(the last one, if there are several) is larger than any number. An odd last row or column is left
+out. The gradient `max_pool_dx` recomputes the argmax from x, so that no indices are stored.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from sparseq.ops._backend import below_autograd, declare
 
 
 def max_pool(x: Tensor) -> Tensor:
-    """The largest number of each 2x2 window.
+    """The maximum of each 2x2 window.
 
     Args:
-        x: (N, C, H, W) or (C, H, W), floating point, of at least 2x2 pixels.
+        x: (N, C, H, W) or (C, H, W), floating point, at least 2x2 pixels.
 
     Returns:
-        (N, C, H // 2, W // 2), or (C, ...); contiguous, x's dtype.
+        (N, C, H // 2, W // 2) or (C, H // 2, W // 2); contiguous, x's dtype.
 
     Raises:
-        ValueError: x of another shape or of whole numbers.
+        ValueError: x has another shape or is not floating point.
     """
     if x.dim() not in (3, 4) or min(x.shape[-2:]) < 2 or not x.is_floating_point():
         rule = "must be floating point maps (N, C, H, W) of at least 2x2 pixels"
@@ -38,23 +38,23 @@ def max_pool(x: Tensor) -> Tensor:
 
 
 def max_pool_reference(x: Tensor) -> Tensor:
-    """Plain torch."""
+    """Plain torch: `F.max_pool2d`."""
     return F.max_pool2d(x, 2).contiguous()
 
 
 def max_pool_dx_reference(dy: Tensor, x: Tensor) -> Tensor:
-    """Plain torch: zeros, but for dy at the places of the largest."""
+    """Plain torch: dy at the maximum of each window, zeros elsewhere."""
     dx = dy.new_zeros(x.shape).flatten(-2)
-    return dx.scatter(-1, _places(x), dy.flatten(-2)).view(x.shape)
+    return dx.scatter(-1, _argmax(x), dy.flatten(-2)).view(x.shape)
 
 
 def _pooled(x: Tensor) -> tuple[int, ...]:
-    """Shape of y for x."""
+    """The shape of y for x."""
     return *x.shape[:-2], x.shape[-2] // 2, x.shape[-1] // 2
 
 
-def _places(x: Tensor) -> Tensor:
-    """(..., windows) int64: the pixel of each window that is kept."""
+def _argmax(x: Tensor) -> Tensor:
+    """(..., windows) int64: the index of each window's maximum in its flattened map."""
     return F.max_pool2d(x, 2, return_indices=True)[1].flatten(-2)
 
 
@@ -68,31 +68,29 @@ def _fake_dx(dy: Tensor, x: Tensor) -> Tensor:
 
 class _MaxPool(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor):
+    def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
         with below_autograd():
             return _MAX_POOL(x)
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor):  # type: ignore[override]
+    def backward(ctx: Any, dy: Tensor) -> Tensor:
         return _MAX_POOL_DX(dy, *ctx.saved_tensors)
 
 
 class _MaxPoolDx(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, dy: Tensor, x: Tensor):
+    def forward(ctx: Any, dy: Tensor, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
         with below_autograd():
             return _MAX_POOL_DX(dy, x)
 
     @staticmethod
-    def backward(ctx: Any, ddx: Tensor):  # type: ignore[override]
+    def backward(ctx: Any, ddx: Tensor) -> tuple[Tensor | None, ...]:
         (x,) = ctx.saved_tensors
         need_dy, need_x = ctx.needs_input_grad
-        kept = ddx.flatten(-2).gather(-1, _places(x)) if need_dy else None
-        if kept is not None:
-            kept = kept.view(_pooled(x))
-        return kept, torch.zeros_like(x) if need_x else None
+        ddy = ddx.flatten(-2).gather(-1, _argmax(x)).view(_pooled(x)) if need_dy else None
+        return ddy, torch.zeros_like(x) if need_x else None
 
 
 _MAX_POOL = declare(

@@ -1,19 +1,19 @@
 """`quaternion_whiten`: each quaternion channel whitened by its mean and covariance.
 
-Features x (N, 4 C, ...) lie in four blocks [r | i | j | k] of channels. With the components of a
-quaternion channel as a vector of 4, its mean m and covariance V,
+Features x (N, 4 C, ...) are stored in four blocks [r | i | j | k] of channels. With the components
+of a quaternion channel as a vector of 4, its mean m and covariance V,
 
     W = L^-1  with  (V + V^T) / 2 + eps 1 = L L^T                      inverse_cholesky
     y = gamma W (x - m) + beta                                         quaternion_whiten
     dbeta = sum of dy,  dgamma = sum of dy (x - m)^T W^T               quaternion_whiten_sums
 
-over the batch and all positions. Where m and V are those of these n values themselves,
+over the batch and all positions. If m and V are the statistics of these n values themselves,
 
     dx = (gamma W)^T (dy - dbeta / n) - W^T (P + P^T) W (x - m) / n    quaternion_whiten_dx
 
-with P the lower triangle of gamma^T dgamma, half its diagonal. Vectors are (4 C) in four blocks,
-matrices (4, 4, C), sums (5, 4, C), vector first; all are float32, or float64 with float64 features.
-Under autocast nothing changes its dtype. All of them differentiate to any order.
+with P the lower triangle of gamma^T dgamma with half its diagonal. Vectors are (4 C) in four
+blocks, matrices (4, 4, C), sums (5, 4, C) with the vector first; all are float32, or float64 for
+float64 features. Autocast does not change any dtype. All ops differentiate to any order.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from sparseq.ops._backend import below_autograd, declare
+from sparseq.ops._channel_matrices import factor_gradient, matmul, transposed_product
 from sparseq.ops.quaternion_norm import (
     check_features,
     check_operand,
@@ -32,7 +33,6 @@ from sparseq.ops.quaternion_norm import (
     quaternion_norm_cross_reference,
     quaternion_norm_reference,
     sums_dtype,
-    transposed_product,
 )
 
 
@@ -48,17 +48,17 @@ def quaternion_whiten(
 
     Args:
         x: (N, 4 C, ...), floating point.
-        mean: m (4 C), of sums_dtype(x), as all that follows.
+        mean: m (4 C), of dtype sums_dtype(x), like all following tensors.
         cov: V (4, 4, C), positive semidefinite.
         gamma: (4, 4, C), or None for the identity.
         beta: (4 C), or None for 0.
-        eps: added to V's diagonal; above 0, or V positive definite.
+        eps: added to V's diagonal; positive unless V is positive definite.
 
     Returns:
         x's shape and dtype, contiguous.
 
     Raises:
-        ValueError: shapes or dtypes that do not fit.
+        ValueError: shapes or dtypes that do not match.
 
     Source: Gaudet & Maida 2018, "Deep Quaternion Networks", section 3.4.
     """
@@ -70,14 +70,14 @@ def quaternion_whiten(
 def quaternion_whiten_sums(
     dy: Tensor, x: Tensor, mean: Tensor, cov: Tensor, eps: float = 1e-5
 ) -> Tensor:
-    """(5, 4, C): dbeta, then dgamma, of `quaternion_whiten` and the gradient dy of its result.
+    """(5, 4, C): dbeta, then dgamma, of `quaternion_whiten` for the gradient dy of its result.
 
     Args:
-        dy, x: (N, 4 C, ...), floating point, of one shape and dtype.
+        dy, x: (N, 4 C, ...), floating point, of the same shape and dtype.
         mean, cov, eps: as for `quaternion_whiten`.
 
     Raises:
-        ValueError: shapes or dtypes that do not fit.
+        ValueError: shapes or dtypes that do not match.
     """
     _check("quaternion_whiten_sums", x, mean, cov, None)
     check_operand("quaternion_whiten_sums", "dy", dy, x.shape, x.dtype)
@@ -93,18 +93,18 @@ def quaternion_whiten_dx(
     sums: Tensor,
     eps: float = 1e-5,
 ) -> Tensor:
-    """Gradient of `quaternion_whiten` in x, where mean and cov are those of x.
+    """Gradient of `quaternion_whiten` in x, if mean and cov are the statistics of x.
 
     Args:
-        dy, x: (N, 4 C, ...), floating point, of one shape and dtype.
+        dy, x: (N, 4 C, ...), floating point, of the same shape and dtype.
         mean, cov, gamma, eps: as for `quaternion_whiten`.
-        sums: what `quaternion_whiten_sums` gives, (5, 4, C).
+        sums: the result of `quaternion_whiten_sums`, (5, 4, C).
 
     Returns:
         x's shape and dtype, contiguous.
 
     Raises:
-        ValueError: shapes or dtypes that do not fit.
+        ValueError: shapes or dtypes that do not match.
     """
     _check("quaternion_whiten_dx", x, mean, cov, gamma)
     check_operand("quaternion_whiten_dx", "dy", dy, x.shape, x.dtype)
@@ -115,32 +115,17 @@ def quaternion_whiten_dx(
 def inverse_cholesky(cov: Tensor, eps: float) -> Tensor:
     """(4, 4, C): W = L^-1, lower triangular, of (V + V^T) / 2 + eps 1 = L L^T.
 
-    A pivot of L below eps, which only rounding brings about, is taken as eps.
+    A pivot of L below eps, which can only be due to rounding, is replaced by eps.
 
     Args:
         cov: V (4, 4, C), positive semidefinite, float32 or float64.
-        eps: above 0, or V positive definite.
+        eps: positive unless V is positive definite.
+
+    Raises:
+        ValueError: cov has another shape or dtype.
     """
     check_operand("inverse_cholesky", "cov", cov, (4, 4, *cov.shape[-1:]), sums_dtype(cov))
     return _FACTOR(cov, eps)
-
-
-def matmul(a: Tensor, b: Tensor) -> Tensor:
-    """a b for each channel; (4, 4, C) both."""
-    return (a[:, :, None] * b).sum(1)
-
-
-def factor_gradient(product: Tensor, inverse: Tensor) -> Tensor:
-    """dV, symmetric, of W = `inverse_cholesky`(V), from dW W^T and W: -1/2 W^T (P + P^T) W.
-
-    P is the lower triangle of dW W^T with half its diagonal (Murray 2016, "Differentiation of the
-    Cholesky decomposition", carried through the inverse).
-    """
-    half = torch.ones(4, 4, dtype=product.dtype, device=product.device).tril()
-    half.diagonal().fill_(0.5)
-    lower = product * half[:, :, None]
-    turned = inverse.transpose(0, 1)
-    return matmul(matmul(turned, lower + lower.transpose(0, 1)), inverse) / -2
 
 
 def _check(op: str, x: Tensor, mean: Tensor, cov: Tensor, gamma: Tensor | None) -> None:
@@ -154,7 +139,7 @@ def _scaled(gamma: Tensor | None, matrix: Tensor) -> Tensor:
     return matrix if gamma is None else matmul(gamma, matrix)
 
 
-def _turned(matrix: Tensor | None) -> Tensor | None:
+def _transposed(matrix: Tensor | None) -> Tensor | None:
     return None if matrix is None else matrix.transpose(0, 1)
 
 
@@ -178,26 +163,26 @@ def quaternion_whiten_sums_reference(
 def quaternion_whiten_dx_reference(
     dy: Tensor, x: Tensor, mean: Tensor, cov: Tensor, gamma: Tensor | None, sums: Tensor, eps: float
 ) -> Tensor:
-    """Plain torch: the two matrices, then the map they give."""
+    """Plain torch: the two matrices, then their affine map of x and dy."""
     share = 1 / max(x.numel() // max(x.shape[1], 1), 1)
     inverse = quaternion_whiten_factor_reference(cov, eps)
     outer = _scaled(gamma, inverse)
-    inner = factor_gradient(_scaled(_turned(gamma), sums[1:]), inverse) * (2 * share)
+    inner = factor_gradient(_scaled(_transposed(gamma), sums[1:]), inverse) * (2 * share)
     bias = transposed_product(outer, sums[0]) * -share
     return quaternion_norm_reference(x, mean, inner, bias, dy, outer.transpose(0, 1))
 
 
 def quaternion_whiten_factor_reference(cov: Tensor, eps: float) -> Tensor:
-    """Plain torch: Cholesky and substitution written out, all channels at once."""
+    """Plain torch: Cholesky and forward substitution, for all channels at once."""
     cov = (cov + cov.transpose(0, 1)) / 2
     lower: list[list[Tensor]] = [[], [], [], []]
     inverse: list[list[Tensor]] = []
     for i in range(4):
         for j in range(i):
-            rest = sum((lower[i][k] * lower[j][k] for k in range(j)), start=cov.new_zeros(()))
-            lower[i].append((cov[i, j] - rest) * inverse[j][j])
-        own = cov[i, i] + eps - sum(entry * entry for entry in lower[i])
-        scale = own.clamp(min=eps).rsqrt()
+            dot = sum((lower[i][k] * lower[j][k] for k in range(j)), start=cov.new_zeros(()))
+            lower[i].append((cov[i, j] - dot) * inverse[j][j])
+        pivot = cov[i, i] + eps - sum(entry * entry for entry in lower[i])
+        scale = pivot.clamp(min=eps).rsqrt()
         inverse.append([torch.zeros_like(scale)] * 4)
         inverse[i][i] = scale
         for j in range(i):
@@ -219,59 +204,57 @@ def _fake_factor(cov: Tensor, eps: float) -> Tensor:
 
 class _Whiten(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, mean: Tensor, cov: Tensor, gamma: Any, beta: Any, eps: float):
-        ctx.save_for_backward(x, mean, cov, gamma)
-        ctx.eps = eps
+    def forward(ctx: Any, *arguments: Any) -> Tensor:
+        *tensors, _, ctx.eps = arguments
+        ctx.save_for_backward(*tensors)
         with below_autograd():
-            return _WHITEN(x, mean, cov, gamma, beta, eps)
+            return _WHITEN(*arguments)
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor):  # type: ignore[override]
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, mean, cov, gamma = ctx.saved_tensors
-        dx, dmean, dcov, dgamma, dbeta, _ = ctx.needs_input_grad
+        need_x, need_mean, need_cov, need_gamma, need_beta, _ = ctx.needs_input_grad
         inverse = inverse_cholesky(cov, ctx.eps)
         matrix = _scaled(gamma, inverse)
-        wanted = dmean or dcov or dgamma or dbeta
-        sums = _SUMS(dy, x, mean, cov, ctx.eps) if wanted else None
-        return (
-            quaternion_norm(dy, matrix.transpose(0, 1)) if dx else None,
-            -transposed_product(matrix, sums[0]) if dmean else None,  # type: ignore[index]
-            factor_gradient(_scaled(_turned(gamma), sums[1:]), inverse)  # type: ignore[index]
-            if dcov
-            else None,
-            sums[1:] if dgamma else None,  # type: ignore[index]
-            sums[0].flatten() if dbeta else None,  # type: ignore[index]
-            None,
-        )
+        dx = quaternion_norm(dy, matrix.transpose(0, 1)) if need_x else None
+        dmean = dcov = dgamma = dbeta = None
+        if need_mean or need_cov or need_gamma or need_beta:
+            sums = _SUMS(dy, x, mean, cov, ctx.eps)
+            dmean = -transposed_product(matrix, sums[0]) if need_mean else None
+            if need_cov:
+                dcov = factor_gradient(_scaled(_transposed(gamma), sums[1:]), inverse)
+            dgamma = sums[1:] if need_gamma else None
+            dbeta = sums[0].flatten() if need_beta else None
+        return dx, dmean, dcov, dgamma, dbeta, None
 
 
 class _Sums:
-    """Only a second gradient comes here: torch differentiates the plain formula."""
+    """Reached by second gradients only: torch differentiates the plain formula."""
 
     apply = staticmethod(quaternion_whiten_sums_reference)
 
 
 class _Dx:
-    """As `_Sums`."""
+    """Like `_Sums`."""
 
     apply = staticmethod(quaternion_whiten_dx_reference)
 
 
 class _Factor(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, cov: Tensor, eps: float):
+    def forward(ctx: Any, cov: Tensor, eps: float) -> Tensor:
         with below_autograd():
             inverse = _FACTOR(cov, eps)
         ctx.save_for_backward(inverse)
         return inverse
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor):  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         inverse = ctx.saved_tensors[0]
         return factor_gradient(matmul(grad, inverse.transpose(0, 1)), inverse), None
 
 
-_declare = partial(declare, autocast=False)  # a normalization keeps the dtypes that come
+_declare = partial(declare, autocast=False)  # a normalization keeps its dtypes
 _WHITEN = _declare(
     "quaternion_whiten(Tensor x, Tensor mean, Tensor cov, Tensor? gamma, Tensor? beta, float eps) "
     "-> Tensor",

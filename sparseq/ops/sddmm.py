@@ -1,8 +1,8 @@
-"""`sddmm`: sampled dense-dense product, the gradient of `spmm`'s values.
+"""`sddmm`: sampled dense-dense matrix product, the gradient of `spmm` in its values.
 
     dv[p] = sum over n of dy[n, row(p)] * x[n, col_idx[p]]
 
-for the entries of the pattern only; the dense (m, k) gradient never exists.
+for the entries of the pattern only; the dense (m, k) gradient is never formed.
 """
 
 from __future__ import annotations
@@ -19,18 +19,19 @@ from sparseq.ops.spmm import row_indices
 
 
 def sddmm(dy: Tensor, x: Tensor, pattern: Sequence[Tensor]) -> Tensor:
-    """Sampled product of two batches.
+    """Product of two batches, sampled at the entries of a pattern.
 
     Args:
         dy: (..., m), floating point.
-        x: (..., k), same leading dimensions and dtype.
-        pattern: as in `spmm`.
+        x: (..., k), of the same leading dimensions and dtype.
+        pattern: row_ptr, col_idx, row_ptr_t, col_idx_t, perm (int32) of the (m, k) matrix, already
+            checked.
 
     Returns:
-        (nnz), in CSR order, of dy's dtype.
+        (nnz), in CSR order, dy's dtype.
 
     Raises:
-        ValueError: shapes or dtypes that do not fit.
+        ValueError: shapes or dtypes that do not match.
     """
     m, k = pattern[0].shape[0] - 1, pattern[2].shape[0] - 1
     if dy.dim() == 0 or dy.shape[-1] != m:
@@ -44,7 +45,7 @@ def sddmm(dy: Tensor, x: Tensor, pattern: Sequence[Tensor]) -> Tensor:
 
 
 def sddmm_reference(dy: Tensor, x: Tensor, pattern: list[Tensor]) -> Tensor:
-    """Plain torch: the dense product, then sampled."""
+    """Plain torch: the dense product, sampled at the entries of the pattern."""
     row_ptr, col_idx = pattern[:2]
     full = dy.reshape(-1, dy.shape[-1]).t() @ x.reshape(-1, x.shape[-1])
     return full[row_indices(row_ptr, col_idx), col_idx.long()]

@@ -1,12 +1,12 @@
-"""`sparse_conv`: a convolution with most of its weights left out, its transpose, its gradients.
+"""`sparse_conv`: a convolution with a sparse weight, its transpose and its gradients.
 
     y[n, o, j] = b[o] + sum over entries p = (o; c, t) of values[p] * x[n, g C/G + c, s j + d t - P]
 
-j and t run over 1 to 3 spatial dimensions, s is the stride, d the dilation, P the padding (x is 0
-outside), and g the group of o among G. The pattern is the CSR pattern of the weight seen as the
-matrix (out channels, in channels / G * taps), as `weight.flatten(1)` gives it. `transposed` is the
-gradient of x (and the transposed convolution); the gradient of the values, `sparse_conv_dv`, is
-sampled at the kept entries only. No dense gradient and no im2col matrix ever exists.
+j and t have 1 to 3 spatial dimensions, s is the stride, d the dilation, P the padding (with zeros),
+and g the group of o among G. The pattern is the CSR pattern of `weight.flatten(1)`, a matrix of
+(out channels, in channels / G * taps). `transposed` is the gradient in x (and the transposed
+convolution); the gradient in the values, `sparse_conv_dv`, is sampled at the kept entries only. No
+dense gradient and no im2col matrix is ever formed.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ CONV_TRANSPOSE = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
 
 
 class ConvGeometry(NamedTuple):
-    """Where a convolution reads; each tuple has one number per spatial dimension.
+    """The geometry of a convolution; each tuple has one integer per spatial dimension.
 
     Attributes:
         kernel_size, stride, padding, dilation: as in `F.conv2d`.
         output_padding: as in `F.conv_transpose2d`, below the stride; only used when transposed.
-        groups: both channel counts are divisible by it.
+        groups: divides both numbers of channels.
     """
 
     kernel_size: tuple[int, ...]
@@ -55,44 +55,44 @@ class ConvGeometry(NamedTuple):
         dilation: int = 1,
         groups: int = 1,
     ) -> ConvGeometry:
-        """The same stride, padding and dilation in every dimension."""
+        """With the same stride, padding and dilation in every dimension."""
         size = tuple(kernel_size)
-        same = [(number,) * len(size) for number in (stride, padding, dilation, 0)]
+        same = [(setting,) * len(size) for setting in (stride, padding, dilation, 0)]
         return cls(size, same[0], same[1], same[2], same[3], groups)
 
     @classmethod
-    def from_numbers(cls, numbers: Sequence[int]) -> ConvGeometry:
-        """The inverse of `numbers`."""
-        size = len(numbers) // 5
-        parts = [tuple(numbers[start * size : (start + 1) * size]) for start in range(5)]
-        return cls(parts[0], parts[1], parts[2], parts[3], parts[4], numbers[-1])
+    def from_flat(cls, flat: Sequence[int]) -> ConvGeometry:
+        """The inverse of `flat`."""
+        dims = len(flat) // 5
+        parts = [tuple(flat[start * dims : (start + 1) * dims]) for start in range(5)]
+        return cls(parts[0], parts[1], parts[2], parts[3], parts[4], flat[-1])
 
-    def numbers(self) -> list[int]:
-        """All in one row, as the op takes them."""
-        return [number for part in self[:5] for number in part] + [self.groups]
+    def flat(self) -> list[int]:
+        """All fields as one list of 5 dims + 1 integers, the op's `geometry`."""
+        return [setting for part in self[:5] for setting in part] + [self.groups]
 
     @property
     def taps(self) -> int:
-        """Places of the kernel."""
+        """Number of positions of the kernel."""
         return math.prod(self.kernel_size)
 
     def output_size(self, size: Sequence[int]) -> list[int]:
-        """Spatial size of y for that of x."""
+        """Spatial sizes of y, for those of x."""
         return out_sizes(size, *self[:4])
 
     def input_size(self, size: Sequence[int]) -> list[int]:
-        """Spatial size of the transposed convolution's y for that of its x."""
+        """Spatial sizes of the transposed convolution's y, for those of its x."""
         return [
             (n - 1) * s - 2 * p + d * (k - 1) + extra + 1
             for n, k, s, p, d, extra in zip(size, *self[:5], strict=True)
         ]
 
-    def back_to(self, size: Sequence[int], output: Sequence[int]) -> ConvGeometry:
-        """With the output_padding by which the transpose of a y so large is an x so large."""
-        plain = self._replace(output_padding=(0,) * len(self.kernel_size)).input_size(output)
+    def transposed_to(self, size: Sequence[int], output: Sequence[int]) -> ConvGeometry:
+        """With the output_padding by which the transpose of a y of `output` has the size `size`."""
+        smallest = self._replace(output_padding=(0,) * len(self.kernel_size)).input_size(output)
         extra = [
-            int(have - got) if s > 1 else 0
-            for have, got, s in zip(size, plain, self.stride, strict=True)
+            int(wanted - least) if s > 1 else 0
+            for wanted, least, s in zip(size, smallest, self.stride, strict=True)
         ]
         return self._replace(output_padding=tuple(extra))
 
@@ -114,38 +114,39 @@ def sparse_conv(
             (O, C / groups * taps) matrix.
         bias: (O) or None; (C) when transposed.
         geometry: kernel size, stride, padding, dilation, groups.
-        transposed: the transposed convolution, which is the gradient of x.
+        transposed: run the transposed convolution, which is the gradient in x.
 
     Returns:
-        (N, O, *spatial), or (N, C, *spatial) when transposed; contiguous, x's dtype.
+        (N, O, *spatial'), or (N, C, *spatial') when transposed; contiguous, x's dtype.
 
     Raises:
-        ValueError: shapes that do not fit.
+        ValueError: shapes or dtypes that do not match.
     """
-    written, read = channels_of(pattern, geometry)[:: -1 if transposed else 1]
+    out_channels, in_channels = channels_of(pattern, geometry)[:: -1 if transposed else 1]
     dims = len(geometry.kernel_size)
-    if x.dim() != dims + 2 or x.shape[1] != read:
-        rule = f"must be (N, {read}) with {dims} spatial dimensions"
+    if x.dim() != dims + 2 or x.shape[1] != in_channels:
+        rule = f"must be (N, {in_channels}) with {dims} spatial dimensions"
         require(False, "sparse_conv", "x", rule, tuple(x.shape))
     if values.shape != pattern[1].shape:
         rule = f"must have one entry for each of the {pattern[1].shape[0]} column ids"
         require(False, "sparse_conv", "values", rule, tuple(values.shape))
-    if bias is not None and bias.shape != (written,):
-        require(False, "sparse_conv", "bias", f"must have shape ({written},)", tuple(bias.shape))
+    if bias is not None and bias.shape != (out_channels,):
+        rule = f"must have shape ({out_channels},)"
+        require(False, "sparse_conv", "bias", rule, tuple(bias.shape))
     if x.dtype != values.dtype or (bias is not None and bias.dtype != values.dtype):
         refuse_dtypes("sparse_conv", "values", {"x": x, "bias": bias, "values": values})
     size = geometry.input_size if transposed else geometry.output_size
     if any(n < 1 for n in size(x.shape[2:])):
         rule = "must be large enough for the kernel"
         require(False, "sparse_conv", "x", rule, tuple(x.shape))
-    return _SPARSE_CONV(x, values, bias, list(pattern), transposed, geometry.numbers())
+    return _SPARSE_CONV(x, values, bias, list(pattern), transposed, geometry.flat())
 
 
 def channels_of(pattern: Sequence[Tensor], geometry: ConvGeometry) -> tuple[int, int]:
-    """(out channels, in channels); ValueError if the pattern does not fit the geometry."""
+    """(out channels, in channels); ValueError if pattern and geometry do not match."""
     rows, columns = pattern[0].shape[0] - 1, pattern[2].shape[0] - 1
     if columns % geometry.taps or rows % geometry.groups:
-        rule = f"must have {geometry.groups} groups of rows, and {geometry.taps} taps a channel"
+        rule = f"must have {geometry.groups} groups of rows and {geometry.taps} taps per channel"
         require(False, "sparse_conv", "pattern", rule, (rows, columns))
     return rows, columns // geometry.taps * geometry.groups
 
@@ -165,22 +166,23 @@ def sparse_conv_reference(
     geometry: list[int],
 ) -> Tensor:
     """Plain torch: scatter the values into the dense weight, then one dense convolution."""
-    kernel, stride, padding, dilation, extra, groups = ConvGeometry.from_numbers(geometry)
-    weight, place = conv_weight(values, pattern, kernel), len(kernel) - 1
+    kernel, stride, padding, dilation, extra, groups = ConvGeometry.from_flat(geometry)
+    weight, index = conv_weight(values, pattern, kernel), len(kernel) - 1
+    y: Tensor
     if transposed:
-        return CONV_TRANSPOSE[place](
-            x, weight, bias, stride, padding, extra, groups, dilation
-        ).contiguous()
-    return CONV[place](x, weight, bias, stride, padding, dilation, groups).contiguous()
+        y = CONV_TRANSPOSE[index](x, weight, bias, stride, padding, extra, groups, dilation)
+    else:
+        y = CONV[index](x, weight, bias, stride, padding, dilation, groups)
+    return y.contiguous()
 
 
 def sparse_conv_dv_reference(
     dy: Tensor, x: Tensor, pattern: list[Tensor], geometry: list[int]
 ) -> Tensor:
-    """Plain torch: the dense gradient, then sampled."""
-    kernel, stride, padding, dilation, extra, groups = ConvGeometry.from_numbers(geometry)
+    """Plain torch: the dense gradient, sampled at the entries of the pattern."""
+    kernel, stride, padding, dilation, extra, groups = ConvGeometry.from_flat(geometry)
     weight = x.new_zeros(1).expand(dy.shape[1], x.shape[1] // groups, *kernel)
-    full = torch.ops.aten.convolution_backward(
+    full: Tensor = torch.ops.aten.convolution_backward(
         dy, x, weight, None, stride, padding, dilation, False, extra, groups, [False, True, False]
     )[1]
     return full.flatten(1)[row_indices(pattern[0], pattern[1]), pattern[1].long()]
@@ -194,19 +196,21 @@ def _fake(
     transposed: bool,
     geometry: list[int],
 ) -> Tensor:
-    shape = ConvGeometry.from_numbers(geometry)
-    written = channels_of(pattern, shape)[int(transposed)]
-    size = (shape.input_size if transposed else shape.output_size)(x.shape[2:])
-    return x.new_empty((x.shape[0], written, *size))
+    conv = ConvGeometry.from_flat(geometry)
+    channels = channels_of(pattern, conv)[int(transposed)]
+    size = (conv.input_size if transposed else conv.output_size)(x.shape[2:])
+    return x.new_empty((x.shape[0], channels, *size))
 
 
 def _fake_dv(dy: Tensor, x: Tensor, pattern: list[Tensor], geometry: list[int]) -> Tensor:
     return dy.new_empty(pattern[1].shape[0])
 
 
-def _back(settings: Sequence[list[int]], dy: Tensor, x: Tensor) -> Sequence[list[int]]:
-    (numbers,) = settings
-    return (ConvGeometry.from_numbers(numbers).back_to(x.shape[2:], dy.shape[2:]).numbers(),)
+def _transposed_settings(
+    settings: Sequence[list[int]], dy: Tensor, x: Tensor
+) -> Sequence[list[int]]:
+    (geometry,) = settings
+    return (ConvGeometry.from_flat(geometry).transposed_to(x.shape[2:], dy.shape[2:]).flat(),)
 
 
 _SPARSE_CONV = declare(
@@ -214,11 +218,13 @@ _SPARSE_CONV = declare(
     " int[] geometry) -> Tensor",
     sparse_conv_reference,
     _fake,
-    product_function("sparse_conv", "sparse_conv_dv", features=1, back=_back),
+    product_function(
+        "sparse_conv", "sparse_conv_dv", features=1, transposed_settings=_transposed_settings
+    ),
 )
 declare(
     "sparse_conv_dv(Tensor dy, Tensor x, Tensor[] pattern, int[] geometry) -> Tensor",
     sparse_conv_dv_reference,
     _fake_dv,
-    sampled_function("sparse_conv_dv", "sparse_conv", back=_back),
+    sampled_function("sparse_conv_dv", "sparse_conv", transposed_settings=_transposed_settings),
 )

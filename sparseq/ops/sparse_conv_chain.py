@@ -1,11 +1,11 @@
-"""`sparse_conv_chain`: sparse convolutions one after another, kept in one layout.
+"""`sparse_conv_chain`: consecutive sparse convolutions in one kernel.
 
     x_0 = x,   x_l = pool_l(f_l(conv_l(x_(l-1)) + b_l)),   y = x_L
 
 conv_l is a 2-d convolution as in `sparse_conv`, f_l the identity or max(0, .), and pool_l the
-largest of each square of p_l x p_l pixels (p_l = 1: none). What lies between the layers is never
-copied back to the order of x, and bias, ReLU and pooling cost no pass of their own. It is for
-inference: gradients are those of the layers taken one by one.
+maximum of each p_l x p_l window with stride p_l (p_l = 1: none). Intermediate results are never
+copied back to the layout of x, and bias, ReLU and pooling are part of the epilogue. It is meant for
+inference: gradients are computed layer by layer.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from sparseq.ops.sparse_conv import (
 from sparseq.ops.spmm import row_indices
 from sparseq.ops.spmm_chain import PER_MAP, differentiable
 
-NUMBERS = 11  # of a geometry in two dimensions
+GEOMETRY_LENGTH = 11  # integers of `ConvGeometry.flat` in two dimensions
 
 
 def sparse_conv_chain(
@@ -41,83 +41,83 @@ def sparse_conv_chain(
     relu: Sequence[int],
     pool: Sequence[int],
 ) -> Tensor:
-    """Sparse 2-d convolutions, each with a ReLU and a max pooling where asked, one after another.
+    """Consecutive sparse 2-d convolutions, each with an optional ReLU and max pooling.
 
     Args:
         x: (N, C, height, width), floating point.
-        values: of each of the L convolutions the kept weights (nnz) in CSR order, of x's dtype.
+        values: for each of the L convolutions the kept weights (nnz) in CSR order, of x's dtype.
         biases: (O) of each convolution, or an empty tensor for none.
         patterns: row_ptr, col_idx, row_ptr_t, col_idx_t, perm (int32) of the first convolution,
             then of the second, and so on: 5 L tensors.
         geometries: kernel size, stride, padding, dilation and groups of each.
-        relu: of each convolution whether max(0, .) follows it.
-        pool: of each convolution the side of the squares whose largest pixel is kept, 1 for none;
-            rows and columns that fill no square are left out, as in `F.max_pool2d`.
+        relu: for each convolution 1 if max(0, .) follows it, otherwise 0.
+        pool: for each convolution the size and stride of the max pooling that follows it, 1 for
+            none; incomplete windows are dropped, as in `F.max_pool2d`.
 
     Returns:
         (N, O, height, width) of the last layer, x's dtype. 16-bit dtypes are rounded once, at the
         end.
 
     Raises:
-        ValueError: lists that differ in length, layers that do not fit x or each other; dtypes
-            that differ.
+        ValueError: lists of different lengths, layers whose shapes do not match x or each other,
+            or different dtypes.
     """
     count = len(values)
     lists = (biases, geometries, relu, pool)
-    if not count or any(len(one) != count for one in lists) or len(patterns) != PER_MAP * count:
-        sizes = f"{count}, {', '.join(str(len(one)) for one in lists)} and {len(patterns)}"
-        rule = "must have an entry for each convolution, at least one, and five of patterns"
-        named = "values, biases, geometries, relu, pool, patterns"
-        require(False, "sparse_conv_chain", named, rule, sizes)
+    if not count or any(len(part) != count for part in lists) or len(patterns) != PER_MAP * count:
+        lengths = f"{count}, {', '.join(str(len(part)) for part in lists)} and {len(patterns)}"
+        rule = "must have one entry per convolution, at least one, and five per layer in patterns"
+        arguments = "values, biases, geometries, relu, pool, patterns"
+        require(False, "sparse_conv_chain", arguments, rule, lengths)
     require(x.dim() == 4, "sparse_conv_chain", "x", "must be (N, C, height, width)", tuple(x.shape))
     shape = list(x.shape[1:])
     for layer, geometry in enumerate(geometries):
         pattern = patterns[PER_MAP * layer : PER_MAP * (layer + 1)]
         shape = _next_shape(layer, shape, pattern, geometry, pool[layer])
         _check_layer(layer, x, values[layer], biases[layer], pattern)
-    numbers = [number for geometry in geometries for number in geometry.numbers()]
+    flat = [setting for geometry in geometries for setting in geometry.flat()]
     return chain_checked(
-        x, list(values), list(biases), list(patterns), [], numbers, list(relu), list(pool)
+        x, list(values), list(biases), list(patterns), [], flat, list(relu), list(pool)
     )
 
 
 def tap_order(pattern: Sequence[Tensor], geometry: ConvGeometry) -> tuple[Tensor, Tensor, Tensor]:
-    """The entries of each output channel by taps, which the kernel else finds at every call.
+    """The entries of each output channel sorted by taps; otherwise the kernel sorts on every call.
 
     Args:
         pattern: as in `sparse_conv`.
-        geometry: of the convolution.
+        geometry: geometry of the convolution.
 
     Returns:
-        int32 starts (O * taps + 1), where those of channel o and tap t begin; the input channel of
-        each entry (nnz), and its place in CSR order (nnz).
+        Three int32 tensors: starts (O * taps + 1), at which the entries of each output channel and
+        tap begin; the input channel (nnz) of each entry; and its position in CSR order (nnz).
     """
     row_ptr, col_idx = pattern[0], pattern[1].long()
     rows, taps = row_indices(row_ptr, pattern[1]), geometry.taps
-    written, read = channels_of(pattern, geometry)
-    group = rows // (written // geometry.groups) * (read // geometry.groups)
+    out_channels, in_channels = channels_of(pattern, geometry)
+    group_start = rows // (out_channels // geometry.groups) * (in_channels // geometry.groups)
     key = rows * taps + col_idx % taps
     order = key.argsort(stable=True)
-    counts = torch.bincount(key, minlength=written * taps)
+    counts = torch.bincount(key, minlength=out_channels * taps)
     starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-    channels = (col_idx // taps + group)[order]
+    channels = (col_idx // taps + group_start)[order]
     return starts.int(), channels.int(), order.int()
 
 
 def _next_shape(
     layer: int, shape: list[int], pattern: Sequence[Tensor], geometry: ConvGeometry, pool: int
 ) -> list[int]:
-    """Channels, height and width behind a layer; ValueError if it does not take `shape`."""
-    written, read = channels_of(pattern, geometry)
-    if read != shape[0]:
-        rule = f"must take the {shape[0]} channels that come to layer {layer}"
-        require(False, "sparse_conv_chain", "patterns", rule, read)
+    """Channels, height and width after a layer; ValueError if it does not accept `shape`."""
+    out_channels, in_channels = channels_of(pattern, geometry)
+    if in_channels != shape[0]:
+        rule = f"must accept {shape[0]} channels in layer {layer}"
+        require(False, "sparse_conv_chain", "patterns", rule, in_channels)
     require(pool >= 1, "sparse_conv_chain", f"pool[{layer}]", "must be at least 1", pool)
     size = [n // pool for n in geometry.output_size(shape[1:])]
     if min(size) < 1:
         rule = f"must be large enough for the kernel and the pooling of layer {layer}"
         require(False, "sparse_conv_chain", "x", rule, tuple(shape))
-    return [written, *size]
+    return [out_channels, *size]
 
 
 def _check_layer(
@@ -131,20 +131,21 @@ def _check_layer(
         rule = f"must be empty or have shape ({rows},)"
         require(False, "sparse_conv_chain", f"biases[{layer}]", rule, tuple(bias.shape))
     if values.dtype != x.dtype or (bias.numel() and bias.dtype != x.dtype):
-        given = {"x": x, "values": values, "bias": bias if bias.numel() else None}
-        refuse_dtypes(f"sparse_conv_chain, layer {layer}", "values", given)
+        tensors = {"x": x, "values": values, "bias": bias if bias.numel() else None}
+        refuse_dtypes(f"sparse_conv_chain, layer {layer}", "values", tensors)
 
 
-def _one_by_one(one: Callable[..., Tensor], arguments: Sequence[Any]) -> Tensor:
-    """The layers of a call through `one(x, values, bias, pattern, geometry)`."""
+def _layer_by_layer(convolve: Callable[..., Tensor], arguments: Sequence[Any]) -> Tensor:
+    """The layers of a call, each by `convolve(x, values, bias, pattern, geometry)`."""
     x, values, biases, patterns, _, geometry, relu, pool = arguments
-    for layer, (kept, bias) in enumerate(zip(values, biases, strict=True)):
+    result: Tensor = x
+    for layer, bias in enumerate(biases):
         pattern = patterns[PER_MAP * layer : PER_MAP * (layer + 1)]
-        numbers = geometry[NUMBERS * layer : NUMBERS * (layer + 1)]
-        x = one(x, kept, bias if bias.numel() else None, pattern, numbers)
-        x = x.relu() if relu[layer] else x
-        x = F.max_pool2d(x, pool[layer]) if pool[layer] > 1 else x
-    return x
+        flat = geometry[GEOMETRY_LENGTH * layer : GEOMETRY_LENGTH * (layer + 1)]
+        result = convolve(result, values[layer], bias if bias.numel() else None, pattern, flat)
+        result = result.relu() if relu[layer] else result
+        result = F.max_pool2d(result, pool[layer]) if pool[layer] > 1 else result
+    return result
 
 
 def sparse_conv_chain_reference(
@@ -159,10 +160,10 @@ def sparse_conv_chain_reference(
 ) -> Tensor:
     """Plain torch: the reference of `sparse_conv`, layer by layer."""
 
-    def one(x: Tensor, kept: Tensor, bias: Any, pattern: Any, numbers: list[int]) -> Tensor:
-        return sparse_conv_reference(x, kept, bias, pattern, False, numbers)
+    def convolve(x: Tensor, kept: Tensor, bias: Any, pattern: Any, flat: list[int]) -> Tensor:
+        return sparse_conv_reference(x, kept, bias, pattern, False, flat)
 
-    return _one_by_one(one, (x, values, biases, patterns, orders, geometry, relu, pool))
+    return _layer_by_layer(convolve, (x, values, biases, patterns, orders, geometry, relu, pool))
 
 
 def _fake(
@@ -176,24 +177,24 @@ def _fake(
     pool: list[int],
 ) -> Tensor:
     size = list(x.shape[2:])
-    for layer, side in enumerate(pool):
-        shape = ConvGeometry.from_numbers(geometry[NUMBERS * layer : NUMBERS * (layer + 1)])
-        size = [n // side for n in shape.output_size(size)]
+    for layer, window in enumerate(pool):
+        flat = geometry[GEOMETRY_LENGTH * layer : GEOMETRY_LENGTH * (layer + 1)]
+        size = [n // window for n in ConvGeometry.from_flat(flat).output_size(size)]
     return x.new_empty((x.shape[0], patterns[-PER_MAP].shape[0] - 1, *size))
 
 
 class _LayerByLayer:
-    """Where gradients are asked for, the layers one after another, each with its own."""
+    """If a gradient is required, run `sparse_conv` layer by layer, each with its own gradient."""
 
     @staticmethod
     def apply(*args: Any) -> Tensor:
-        def one(x: Tensor, kept: Tensor, bias: Any, pattern: Any, numbers: list[int]) -> Tensor:
-            return sparse_conv(x, kept, pattern, bias, ConvGeometry.from_numbers(numbers))
+        def convolve(x: Tensor, kept: Tensor, bias: Any, pattern: Any, flat: list[int]) -> Tensor:
+            return sparse_conv(x, kept, pattern, bias, ConvGeometry.from_flat(flat))
 
-        return _one_by_one(one, args)
+        return _layer_by_layer(convolve, args)
 
 
-# Without checks of what comes: `tap_order` of every layer or nothing, and all geometries' numbers.
+# Without checks; `orders` is the `tap_order` of every layer or empty, `geometry` all `flat` lists.
 chain_checked = declare(
     "sparse_conv_chain(Tensor x, Tensor[] values, Tensor[] biases, Tensor[] patterns,"
     " Tensor[] orders, int[] geometry, int[] relu, int[] pool) -> Tensor",

@@ -1,16 +1,16 @@
-"""`sparse_hamilton`: the quaternion linear map with most of its weight left out, and its gradients.
+"""`sparse_hamilton`: the quaternion linear map with a sparse weight, and its gradients.
 
-    y = W (x) x + b,   W (4, m, k) with only some entries kept      (the map is that of `hamilton`)
+    y = W (x) x + b,   W (4, m, k) with only some entries kept         (the map of `hamilton`)
 
-Two granularities, told apart by the values:
+There are two granularities, distinguished by the shape of the values:
 
 - component: each of the 4 m k entries is kept or not. The pattern is that of W viewed as a
   (4 m, k) matrix, rows in the order r, i, j, k; values (nnz).
-- quaternion: whole quaternions are kept. The pattern is that of the (m, k) positions;
-  values (nnz, 4). One nonzero is then a 4x4 real block made of 4 numbers.
+- quaternion: quaternions are kept or dropped as a unit. The pattern is that of the (m, k) matrix
+  of quaternions; values (nnz, 4). One entry is then a 4x4 real block made of 4 values.
 
-`conjugate` multiplies by W* (conjugate transpose) instead, which is the gradient of x; the
-gradient of the values, `sparse_hamilton_dv`, is sampled at the kept entries only.
+`conjugate` multiplies by W* (conjugate transpose) instead, which is the gradient in x; the
+gradient in the values, `sparse_hamilton_dv`, is sampled at the kept entries only.
 """
 
 from __future__ import annotations
@@ -24,7 +24,11 @@ from sparseq.errors import require
 from sparseq.ops._backend import declare
 from sparseq.ops._dtypes import refuse_dtypes
 from sparseq.ops._patterned import product_function, sampled_function
-from sparseq.ops.hamilton import fold_real, hamilton_dx_reference, hamilton_reference
+from sparseq.ops.hamilton import (
+    hamilton_dw_reference,
+    hamilton_dx_reference,
+    hamilton_reference,
+)
 from sparseq.ops.spmm import dense_matrix, row_indices
 
 
@@ -39,7 +43,7 @@ def sparse_hamilton(
 
     Args:
         x: (..., 4 k), floating point, four blocks [r | i | j | k]; (..., 4 m) when conjugate.
-        values: (nnz) or (nnz, 4), the kept weights in the pattern's order, of x's dtype.
+        values: (nnz) or (nnz, 4), the kept weights in CSR order, of x's dtype.
         pattern: row_ptr, col_idx, row_ptr_t, col_idx_t, perm (int32), already checked, of the
             (4 m, k) matrix for values (nnz) and of the (m, k) matrix for values (nnz, 4).
         bias: (4 m) or None; must be None when conjugate.
@@ -49,21 +53,21 @@ def sparse_hamilton(
         (..., 4 m), or (..., 4 k) when conjugate, x's dtype.
 
     Raises:
-        ValueError: shapes or dtypes that do not fit.
+        ValueError: shapes or dtypes that do not match.
     """
     rows, columns = pattern[0].shape[0] - 1, pattern[2].shape[0] - 1
-    whole = values.dim() == 2
-    m, k = (4 * rows if whole else rows), 4 * columns
+    out_features = 4 * rows if values.dim() == 2 else rows
+    in_features = 4 * columns
     if values.shape != (pattern[1].shape[0], 4)[: values.dim()]:
         rule = f"must have shape ({pattern[1].shape[0]},) or ({pattern[1].shape[0]}, 4)"
         require(False, "sparse_hamilton", "values", rule, tuple(values.shape))
-    if m % 4:
+    if out_features % 4:
         require(False, "sparse_hamilton", "pattern", "must have 4 m rows", rows)
-    if x.dim() == 0 or x.shape[-1] != (m if conjugate else k):
-        rule = f"must have {m if conjugate else k} features"
+    if x.dim() == 0 or x.shape[-1] != (out_features if conjugate else in_features):
+        rule = f"must have {out_features if conjugate else in_features} features"
         require(False, "sparse_hamilton", "x", rule, tuple(x.shape))
-    if bias is not None and (conjugate or bias.shape != (m,)):
-        rule = f"must have shape ({m},), and be None when conjugate"
+    if bias is not None and (conjugate or bias.shape != (out_features,)):
+        rule = f"must have shape ({out_features},), and be None when conjugate"
         require(False, "sparse_hamilton", "bias", rule, tuple(bias.shape))
     if x.dtype != values.dtype or (bias is not None and bias.dtype != values.dtype):
         refuse_dtypes("sparse_hamilton", "values", {"x": x, "bias": bias, "values": values})
@@ -73,14 +77,15 @@ def sparse_hamilton(
 def compact_weight(values: Tensor, pattern: Sequence[Tensor]) -> Tensor:
     """The (4, m, k) weight of the kept values, zeros elsewhere; differentiable in the values."""
     if values.dim() == 1:
-        return dense_matrix(values, pattern).unflatten(0, (4, -1))
+        weight: Tensor = dense_matrix(values, pattern).unflatten(0, (4, -1))
+        return weight
     return torch.stack([dense_matrix(values[:, c], pattern) for c in range(4)])
 
 
 def sparse_hamilton_reference(
     x: Tensor, values: Tensor, bias: Tensor | None, pattern: list[Tensor], conjugate: bool
 ) -> Tensor:
-    """Plain torch: scatter into the compact weight, then the dense reference."""
+    """Plain torch: scatter the values into the compact weight, then the dense reference."""
     weight = compact_weight(values, pattern)
     if conjugate:
         return hamilton_dx_reference(x, weight, "16")
@@ -88,13 +93,12 @@ def sparse_hamilton_reference(
 
 
 def sparse_hamilton_dv_reference(
-    dy: Tensor, x: Tensor, pattern: list[Tensor], whole: bool
+    dy: Tensor, x: Tensor, pattern: list[Tensor], per_quaternion: bool
 ) -> Tensor:
-    """Plain torch: the dense gradient, then sampled."""
-    full = dy.reshape(-1, dy.shape[-1]).t() @ x.reshape(-1, x.shape[-1])
-    gradient = fold_real(full)
+    """Plain torch: the dense gradient, sampled at the entries of the pattern."""
+    gradient = hamilton_dw_reference(dy, x, "16")
     rows, columns = row_indices(pattern[0], pattern[1]), pattern[1].long()
-    if whole:
+    if per_quaternion:
         return gradient[:, rows, columns].t().contiguous()
     return gradient.flatten(0, 1)[rows, columns]
 
@@ -107,9 +111,9 @@ def _fake(
     return x.new_empty((*x.shape[:-1], features))
 
 
-def _fake_dv(dy: Tensor, x: Tensor, pattern: list[Tensor], whole: bool) -> Tensor:
+def _fake_dv(dy: Tensor, x: Tensor, pattern: list[Tensor], per_quaternion: bool) -> Tensor:
     nnz = pattern[1].shape[0]
-    return dy.new_empty((nnz, 4) if whole else (nnz,))
+    return dy.new_empty((nnz, 4) if per_quaternion else (nnz,))
 
 
 _SPARSE_HAMILTON = declare(
@@ -118,12 +122,12 @@ _SPARSE_HAMILTON = declare(
     sparse_hamilton_reference,
     _fake,
     product_function(
-        "sparse_hamilton", "sparse_hamilton_dv", form=lambda values: (values.dim() == 2,)
+        "sparse_hamilton", "sparse_hamilton_dv", entry=lambda values: (values.dim() == 2,)
     ),
 )
 declare(
-    "sparse_hamilton_dv(Tensor dy, Tensor x, Tensor[] pattern, bool whole) -> Tensor",
+    "sparse_hamilton_dv(Tensor dy, Tensor x, Tensor[] pattern, bool per_quaternion) -> Tensor",
     sparse_hamilton_dv_reference,
     _fake_dv,
-    sampled_function("sparse_hamilton_dv", "sparse_hamilton", form=1),
+    sampled_function("sparse_hamilton_dv", "sparse_hamilton", entry_arguments=1),
 )

@@ -1,11 +1,11 @@
-"""`spmm`: a sparse linear map, y = A x + b per row of x, A in CSR; and y = A^T x.
+"""`spmm`: a sparse linear map, y = A x + b for each row x, A in CSR; and y = A^T x.
 
     y[n, r] = b[r] + sum over p in row r of values[p] * x[n, col_idx[p]]
 
-The pattern comes as five int32 tensors (see `sparseq.formats.CSRPattern`, which checks them):
-row_ptr (m + 1), col_idx (nnz), and those of the transpose, row_ptr_t (k + 1), col_idx_t (nnz) and
-perm (nnz) with values_t = values[perm]. `transposed` multiplies by A^T, which is the gradient of
-x; the gradient of the values is `sddmm`. No dense gradient ever exists.
+The pattern is five int32 tensors (see `sparseq.formats.CSRPattern`, which checks them): row_ptr
+(m + 1), col_idx (nnz), and those of the transpose, row_ptr_t (k + 1), col_idx_t (nnz) and perm
+(nnz) with values_t = values[perm]. `transposed` multiplies by A^T, which is the gradient in x; the
+gradient in the values is `sddmm`. No dense gradient is ever formed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ def spmm(
     Args:
         x: (..., k), floating point; (..., m) when transposed.
         values: (nnz), the kept weights in CSR order, of x's dtype.
-        pattern: row_ptr, col_idx, row_ptr_t, col_idx_t, perm (int32), already checked.
+        pattern: row_ptr, col_idx, row_ptr_t, col_idx_t, perm (int32) of the (m, k) matrix, already
+            checked.
         bias: (m) or None; (k) when transposed.
         transposed: multiply by A^T.
 
@@ -42,7 +43,7 @@ def spmm(
         (..., m), or (..., k) when transposed, x's dtype.
 
     Raises:
-        ValueError: shapes or dtypes that do not fit.
+        ValueError: shapes or dtypes that do not match.
     """
     m, k = pattern[0].shape[0] - 1, pattern[2].shape[0] - 1
     rows, columns = (k, m) if transposed else (m, k)
@@ -66,7 +67,7 @@ def dense_matrix(values: Tensor, pattern: Sequence[Tensor]) -> Tensor:
 
 
 def row_indices(row_ptr: Tensor, col_idx: Tensor) -> Tensor:
-    """(nnz) int64: the row of every entry."""
+    """(nnz) int64: the row of each entry."""
     rows = torch.arange(row_ptr.shape[0] - 1, device=row_ptr.device)
     counts = row_ptr.diff().long()
     return torch.repeat_interleave(rows, counts, output_size=col_idx.shape[0])

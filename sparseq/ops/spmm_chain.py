@@ -1,15 +1,15 @@
-"""`spmm_chain`: sparse linear maps one after another, in one layout.
+"""`spmm_chain`: consecutive sparse linear maps in one kernel.
 
     x_0 = x,   x_l = f_l(A_l x_(l-1) + b_l),   y = x_L,   f_l the identity or max(0, .)
 
-A_l in CSR as in `spmm`. The kernel takes a tile of examples through all maps, so that what lies
-between them is never copied back to batch-major order, and a bias and a ReLU cost no pass of their
-own. It is for inference: gradients are those of the maps taken one by one.
+A_l in CSR as in `spmm`. The kernel runs all maps on a tile of examples: intermediate results are
+never copied back to batch-major order, and bias and ReLU are part of the epilogue. It is meant for
+inference: gradients are computed map by map.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -19,7 +19,7 @@ from sparseq.ops._backend import declare
 from sparseq.ops._dtypes import refuse_dtypes
 from sparseq.ops.spmm import spmm, spmm_reference
 
-PER_MAP = 5  # tensors of a pattern
+PER_MAP = 5  # tensors per pattern
 
 
 def spmm_chain(
@@ -29,39 +29,39 @@ def spmm_chain(
     patterns: Sequence[Tensor],
     relu: Sequence[int],
 ) -> Tensor:
-    """Sparse linear maps of the last dimension, one after another.
+    """Consecutive sparse linear maps of the last dimension.
 
     Args:
         x: (..., k), floating point.
-        values: of each of the L maps the kept weights (nnz) in CSR order, of x's dtype.
+        values: for each of the L maps the kept weights (nnz) in CSR order, of x's dtype.
         biases: (m) of each map, or an empty tensor for none.
         patterns: row_ptr, col_idx, row_ptr_t, col_idx_t, perm (int32) of the first map, then of
             the second, and so on: 5 L tensors.
-        relu: of each map whether max(0, .) follows it.
+        relu: for each map 1 if max(0, .) follows it, otherwise 0.
 
     Returns:
         (..., m) of the last map, x's dtype. 16-bit dtypes are rounded once, at the end.
 
     Raises:
-        ValueError: lists that differ in length, or maps that do not fit x or each other; dtypes
-            that differ.
+        ValueError: lists of different lengths, maps whose shapes do not match x or each other,
+            or different dtypes.
     """
     count = len(values)
     if not count or len(biases) != count or len(relu) != count or len(patterns) != PER_MAP * count:
         sizes = f"{count}, {len(biases)}, {len(patterns)} and {len(relu)}"
-        rule = "must have an entry for each map, at least one, and five of patterns"
+        rule = "must have one entry per map, at least one, and five per map in patterns"
         require(False, "spmm_chain", "values, biases, patterns, relu", rule, sizes)
     features = x.shape[-1] if x.dim() else 0
     for layer in range(count):
         row_ptr, col_idx, row_ptr_t = patterns[PER_MAP * layer : PER_MAP * layer + 3]
         if row_ptr_t.shape[0] - 1 != features:
-            rule = f"must take the {features} features that come to map {layer}"
+            rule = f"must accept {features} features in map {layer}"
             require(False, "spmm_chain", "patterns", rule, row_ptr_t.shape[0] - 1)
         _check_map(layer, values[layer], biases[layer], row_ptr, col_idx)
         bias = biases[layer]
         if values[layer].dtype != x.dtype or (bias.numel() and bias.dtype != x.dtype):
-            given = {"x": x, "values": values[layer], "bias": bias if bias.numel() else None}
-            refuse_dtypes(f"spmm_chain, map {layer}", "values", given)
+            tensors = {"x": x, "values": values[layer], "bias": bias if bias.numel() else None}
+            refuse_dtypes(f"spmm_chain, map {layer}", "values", tensors)
         features = row_ptr.shape[0] - 1
     return _SPMM_CHAIN(x, list(values), list(biases), list(patterns), list(relu))
 
@@ -75,13 +75,15 @@ def _check_map(layer: int, values: Tensor, bias: Tensor, row_ptr: Tensor, col_id
         require(False, "spmm_chain", f"biases[{layer}]", rule, tuple(bias.shape))
 
 
-def _one_by_one(one: Any, x: Tensor, values: Any, biases: Any, patterns: Any, relu: Any) -> Tensor:
-    """The maps through `one(x, values, bias, pattern)`."""
-    for layer, (kept, bias, cut) in enumerate(zip(values, biases, relu, strict=True)):
+def _map_by_map(apply: Callable[..., Tensor], arguments: Sequence[Any]) -> Tensor:
+    """The maps of a call, each by `apply(x, values, bias, pattern)`."""
+    x, values, biases, patterns, relu = arguments
+    result: Tensor = x
+    for layer, bias in enumerate(biases):
         pattern = patterns[PER_MAP * layer : PER_MAP * (layer + 1)]
-        x = one(x, kept, bias if bias.numel() else None, pattern)
-        x = x.relu() if cut else x
-    return x
+        result = apply(result, values[layer], bias if bias.numel() else None, pattern)
+        result = result.relu() if relu[layer] else result
+    return result
 
 
 def spmm_chain_reference(
@@ -89,10 +91,10 @@ def spmm_chain_reference(
 ) -> Tensor:
     """Plain torch: the reference of `spmm`, map by map."""
 
-    def one(x: Tensor, kept: Tensor, bias: Tensor | None, pattern: list[Tensor]) -> Tensor:
+    def apply(x: Tensor, kept: Tensor, bias: Tensor | None, pattern: list[Tensor]) -> Tensor:
         return spmm_reference(x, kept, bias, pattern, False)
 
-    return _one_by_one(one, x, values, biases, patterns, relu)
+    return _map_by_map(apply, (x, values, biases, patterns, relu))
 
 
 def _fake(
@@ -102,14 +104,14 @@ def _fake(
 
 
 class _MapByMap:
-    """Where gradients are asked for, the maps one after another, each with its own."""
+    """If a gradient is required, run `spmm` map by map, each with its own gradient."""
 
     @staticmethod
     def apply(*args: Any) -> Tensor:
-        def one(x: Tensor, kept: Tensor, bias: Tensor | None, pattern: list[Tensor]) -> Tensor:
+        def apply(x: Tensor, kept: Tensor, bias: Tensor | None, pattern: list[Tensor]) -> Tensor:
             return spmm(x, kept, pattern, bias)
 
-        return _one_by_one(one, *args)
+        return _map_by_map(apply, args)
 
 
 def differentiable(args: Sequence[Any]) -> list[Tensor]:

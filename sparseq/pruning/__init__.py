@@ -1,4 +1,4 @@
-"""L2: pruning. A criterion scores, `select` cuts, a schedule gives densities, a mask is data."""
+"""Pruning: a criterion scores, `select` thresholds, a schedule sets densities, a mask is data."""
 
 from sparseq.pruning.api import GRANULARITIES, prune
 from sparseq.pruning.criteria import CRITERIA, ScoreContext

@@ -31,29 +31,29 @@ def prune(
     seed: int = 0,
     within: Mapping[str, Tensor] | None = None,
 ) -> Mask:
-    """The mask that keeps the best `density` of the prunable weights; the model stays as it is.
+    """The mask that keeps the best `density` of the prunable weights; the model is not changed.
 
     Args:
-        model: weights of its Linear, Conv and quaternion layers are prunable.
+        model: any module; the weights of its Linear, Conv and quaternion layers are prunable.
         criterion: name of the score, see `sparseq.pruning.CRITERIA`.
         density: fraction of the prunable weights to keep, in (0, 1]; exact to one weight.
         scope: "global", "layerwise" or {parameter name: density}, see `select`.
-        exclude: names or patterns of layers left alone and out of the mask, see
-            `prunable_parameters`; they do not count for the density.
-        granularity: "component" (each weight alone) or "quaternion" (the four components of a
-            quaternion weight together; other weights alone).
+        exclude: names or patterns of layers to leave out of the mask, see
+            `prunable_parameters`; they do not count towards the density.
+        granularity: "component" (each weight separately) or "quaternion" (the four components of
+            a quaternion weight together; other weights separately).
         batches: iterable of (inputs, targets), for criteria that need data.
         loss_fn: (outputs, targets) -> scalar; cross-entropy by default.
-        seed: of everything random in the criterion.
-        within: an earlier mask; the new one keeps nothing that it drops.
+        seed: for all random numbers of the criterion.
+        within: an earlier mask; the weights it drops stay dropped.
 
     Returns:
         A `Mask` over the prunable parameters.
 
     Raises:
         ValueError: an unknown name, a value out of range, a model without prunable weights or
-            with sparse layers that `exclude` does not name, NaN scores, `within` too small for
-            the density.
+            with sparse layers not named in `exclude`, NaN scores, or a `within` that keeps too
+            few weights for the density.
     """
     score = CRITERIA.get(criterion)
     check_density(density, scope)
@@ -62,30 +62,31 @@ def prune(
     parameters = _parameters(model, exclude)
     if within is not None:
         check_masks("prune", "within", within, dict(model.named_parameters(remove_duplicate=False)))
-    whole = quaternion_names(model) & parameters.keys() if granularity == "quaternion" else set()
+    by_quaternion = granularity == "quaternion"
+    quaternions = quaternion_names(model) & parameters.keys() if by_quaternion else set()
     context = ScoreContext(
         model,
         parameters,
         batches,
         loss_fn or F.cross_entropy,
         derived_generator("criterion", criterion, seed),
-        frozenset(whole),
+        frozenset(quaternions),
     )
     scores = _checked(criterion, score(context), parameters)
-    return select(scores, density, scope=scope, within=within, quaternions=whole)
+    return select(scores, density, scope=scope, within=within, quaternions=quaternions)
 
 
 def _parameters(model: nn.Module, exclude: str | Iterable[str]) -> dict[str, nn.Parameter]:
     rule = "must be a module with weights of Linear, Conv or quaternion layers"
     require(isinstance(model, nn.Module), "prune", "model", rule, type(model).__name__)
     parameters = prunable_parameters(model, exclude)
-    none = f"{type(model).__name__} without prunable weights"
-    require(len(parameters) > 0, "prune", "model", rule, none)
+    got = f"{type(model).__name__} without prunable weights"
+    require(len(parameters) > 0, "prune", "model", rule, got)
     return parameters
 
 
 def _checked(criterion: str, scores: Scores, parameters: Mapping[str, Tensor]) -> Scores:
-    """The scores in the parameters' order; ValueError where a criterion breaks its contract."""
+    """The scores, in the order of the parameters; ValueError if one is missing or misshapen."""
     for name, weight in parameters.items():
         shape = tuple(weight.shape)
         got = tuple(scores[name].shape) if name in scores else None

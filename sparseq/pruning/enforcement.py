@@ -1,9 +1,9 @@
-"""`MaskHandle`: holds masked weights, gradients and optimizer state at exactly zero."""
+"""`MaskHandle`: keeps masked weights, gradients and optimizer state at exactly zero."""
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
@@ -19,16 +19,16 @@ from sparseq.errors import require
 from sparseq.formats import BITS
 
 
-def _nothing(*_args: object) -> None:
-    """What a hook becomes in a deep copy or pickle of its model."""
+def _do_nothing(*_args: object) -> None:
+    """Replaces a hook in a deep copy or pickle of its model."""
 
 
-def _freed() -> Any:
-    return _nothing
+def _inert_hook() -> Callable[..., None]:
+    return _do_nothing
 
 
 class _Hook:
-    """Zeroes the weights; copies of the hook do nothing, so that a copied model is free."""
+    """Zeroes the dropped weights; inert in copies, so that a copied model is not enforced."""
 
     def __init__(self, handle: MaskHandle) -> None:
         self.handle = handle
@@ -37,27 +37,28 @@ class _Hook:
         self.handle.clean_weights()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _freed, ()
+        return _inert_hook, ()
 
 
 class MaskedParameter:
-    """One parameter of a model, looked up by module so that a replaced one is followed."""
+    """One parameter of a model, looked up through its module in case it is replaced."""
 
     def __init__(self, model: nn.Module, name: str, keep: Tensor) -> None:
         prefix, _, self.attribute = name.rpartition(".")
         self.module = model.get_submodule(prefix)
         self.keep = keep
-        self._words: dict[tuple[torch.device, torch.dtype], Tensor] = {}
+        self._bit_masks: dict[tuple[torch.device, torch.dtype], Tensor] = {}
         self._hooked: Tensor | None = None
         self._gradient_hook: Any = None
 
     @property
     def parameter(self) -> Tensor:
-        """The parameter as it is now."""
-        return getattr(self.module, self.attribute)
+        """The current parameter."""
+        parameter: Tensor = getattr(self.module, self.attribute)
+        return parameter
 
     def follow(self) -> None:
-        """Hook the gradient of the present parameter, once."""
+        """Hook the gradient of the current parameter, once."""
         parameter = self.parameter
         if parameter is self._hooked or not parameter.requires_grad:
             return
@@ -66,7 +67,7 @@ class MaskedParameter:
         self._hooked = parameter
 
     def release(self) -> None:
-        """Take the gradient hook off."""
+        """Remove the gradient hook."""
         if self._gradient_hook is not None:
             self._gradient_hook.remove()
         self._gradient_hook = self._hooked = None
@@ -76,11 +77,11 @@ class MaskedParameter:
         self._zero(self.parameter)
 
     def clean_gradient(self) -> None:
-        """Zero the dropped entries of the gradient, if there is one."""
+        """Zero the dropped entries of the gradient, if it exists."""
         self._clean_gradient(self.parameter)
 
     def clean_state(self, optimizer: Optimizer) -> None:
-        """Zero the dropped entries of all that the optimizer holds in the weight's shape."""
+        """Zero the dropped entries of all optimizer state of the weight's shape."""
         parameter = self.parameter
         for value in optimizer.state.get(parameter, {}).values():
             if isinstance(value, Tensor) and value.shape == parameter.shape:
@@ -98,25 +99,25 @@ class MaskedParameter:
 
     def _zero(self, tensor: Tensor) -> None:
         # .data: the weight may be saved for a backward, whose version check must not trip
-        word = BITS.get(tensor.element_size())
-        if word is None:
+        integer = BITS.get(tensor.element_size())
+        if integer is None:
             tensor.data.masked_fill_(~self.keep.to(tensor.device), 0)
         else:
-            tensor.data.view(word).bitwise_and_(self._word(tensor.device, word))
+            tensor.data.view(integer).bitwise_and_(self._bit_mask(tensor.device, integer))
 
-    def _word(self, device: torch.device, dtype: torch.dtype) -> Tensor:
-        """All ones where kept, 0 where dropped: a bitwise AND zeroes NaN and is a plain stream."""
+    def _bit_mask(self, device: torch.device, dtype: torch.dtype) -> Tensor:
+        """All ones where kept, 0 where dropped: a bitwise AND zeroes NaN too, without a branch."""
         key = (device, dtype)
-        if key not in self._words:
-            self._words[key] = self.keep.to(device=device, dtype=dtype).neg_()
-        return self._words[key]
+        if key not in self._bit_masks:
+            self._bit_masks[key] = self.keep.to(device=device, dtype=dtype).neg_()
+        return self._bit_masks[key]
 
 
 class MaskHandle:
-    """An enforced mask; see `Mask.enforce`. Use `remove()` or a `with` block to end it.
+    """An enforced mask, see `Mask.enforce`; ended by `remove()` or by leaving a `with` block.
 
-    Zeroing happens after each gradient accumulation, before and after each optimizer step,
-    before each forward of the model and after each load_state_dict of model or optimizer.
+    Dropped entries are zeroed after each gradient accumulation, before and after each optimizer
+    step, before each forward of the model and after each load_state_dict of model or optimizer.
     """
 
     def __init__(
@@ -156,13 +157,13 @@ class MaskHandle:
             for masked in self._masked:
                 masked.clean_state(optimizer)
 
-    def concerns(self, optimizer: Optimizer) -> bool:
-        """Whether the optimizer holds any of the masked parameters."""
-        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        return any(id(masked.parameter) in held for masked in self._masked)
+    def applies_to(self, optimizer: Optimizer) -> bool:
+        """Whether the optimizer steps any of the masked parameters."""
+        stepped = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        return any(id(masked.parameter) in stepped for masked in self._masked)
 
     def remove(self) -> None:
-        """End the enforcement; what is zero stays zero until it is trained. Idempotent."""
+        """End the enforcement; weights stay zero until they are trained. Idempotent."""
         for hook in self._hooks:
             hook.remove()
         for masked in self._masked:
@@ -180,13 +181,13 @@ class MaskHandle:
         rule = "must be a torch.optim.Optimizer"
         kind = type(optimizer).__name__
         require(isinstance(optimizer, Optimizer), "Mask.enforce", "optimizer", rule, kind)
-        known = not self._masked or self.concerns(optimizer)
-        rule = "must hold at least one masked parameter of this model"
-        require(known, "Mask.enforce", "optimizer", rule, f"{kind} of other parameters")
+        applies = not self._masked or self.applies_to(optimizer)
+        rule = "must step at least one masked parameter of this model"
+        require(applies, "Mask.enforce", "optimizer", rule, f"{kind} of other parameters")
 
 
 def _watch(optimizer: Optimizer, handle: MaskHandle) -> list[Any]:
-    """Hooks on the given optimizer."""
+    """Hooks on one optimizer."""
     return [
         optimizer.register_step_pre_hook(lambda *_: handle.clean_gradients()),
         optimizer.register_step_post_hook(lambda *_: handle.clean(optimizer)),
@@ -194,23 +195,23 @@ def _watch(optimizer: Optimizer, handle: MaskHandle) -> list[Any]:
     ]
 
 
-# Handles without an optimizer of their own; the model keeps them alive, this set does not.
+# handles not bound to one optimizer; the model keeps them alive, this set does not
 _WATCHING: weakref.WeakSet[MaskHandle] = weakref.WeakSet()
 
 
 @cache
 def _watch_every_optimizer() -> None:
-    """Hooks on all optimizers, once; they act on those that hold masked parameters."""
+    """Hooks on all optimizers, once; they act on those that step masked parameters."""
 
-    def concerned(optimizer: Optimizer) -> list[MaskHandle]:
-        return [handle for handle in list(_WATCHING) if handle.concerns(optimizer)]
+    def handles_of(optimizer: Optimizer) -> list[MaskHandle]:
+        return [handle for handle in list(_WATCHING) if handle.applies_to(optimizer)]
 
     def before(optimizer: Optimizer, *_args: object) -> None:
-        for handle in concerned(optimizer):
+        for handle in handles_of(optimizer):
             handle.clean_gradients()
 
     def after(optimizer: Optimizer, *_args: object) -> None:
-        for handle in concerned(optimizer):
+        for handle in handles_of(optimizer):
             handle.clean(optimizer)
 
     register_optimizer_step_pre_hook(before)

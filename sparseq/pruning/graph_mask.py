@@ -1,4 +1,4 @@
-"""Masks from graphs: each layer keeps the weights on the edges of a graph of its own."""
+"""Masks from graphs: each layer keeps the weights on the edges of its own graph."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from sparseq.seeds import derive_seed
 def graph_masks(
     model: nn.Module, graph: str | Graph, degree: int, seed: int, exclude: str | Iterable[str]
 ) -> dict[str, Tensor]:
-    """Parameter name -> bool tensor of its shape, see `Mask.from_graph`."""
+    """Parameter name -> bool tensor of the parameter's shape, see `Mask.from_graph`."""
     quaternion, transposed = quaternion_names(model), _transposed_weights(model)
     masks = {}
     for name, weight in prunable_parameters(model, exclude).items():
         component = weight[0] if name in quaternion else weight
         first, second = component.shape[:2]
-        own = derive_seed("Mask.from_graph", seed, name)
-        # the weight of a transposed convolution has its inputs first
-        swapped = id(weight) in transposed
-        n_in, n_out = (first, second) if swapped else (second, first)
-        matrix = torch.from_numpy(draw_edges(graph, n_in, n_out, degree, own).matrix())
-        matrix = matrix.t() if swapped else matrix
+        layer_seed = derive_seed("Mask.from_graph", seed, name)
+        # the weight of a transposed convolution is (in, out, ...)
+        inputs_first = id(weight) in transposed
+        n_in, n_out = (first, second) if inputs_first else (second, first)
+        matrix = torch.from_numpy(draw_edges(graph, n_in, n_out, degree, layer_seed).matrix())
+        matrix = matrix.t() if inputs_first else matrix
         slices = matrix.reshape(first, second, *[1] * (component.dim() - 2))
         masks[name] = slices.expand(weight.shape).to(weight.device)
     return masks
 
 
 def _transposed_weights(model: nn.Module) -> set[int]:
-    kinds = [module for module in model.modules() if isinstance(module, _ConvTransposeNd)]
-    return {id(module.weight) for module in kinds}
+    layers = [module for module in model.modules() if isinstance(module, _ConvTransposeNd)]
+    return {id(layer.weight) for layer in layers}

@@ -21,14 +21,14 @@ from sparseq.pruning.prunable import prunable_parameters
 class Mask(Mapping[str, Tensor]):
     """Parameter name -> bool tensor of the parameter's shape, True = keep. A value, not a wrapper.
 
-    The model's state_dict keys stay those of the dense model. Masking selects, it does not
-    multiply: a NaN under the mask never leaks.
+    The model keeps the state_dict keys of the dense model. Masking selects, it does not multiply:
+    a NaN in a dropped entry never propagates.
 
     Args:
         keep: bool tensors by parameter name; copied.
 
     Raises:
-        ValueError: an entry that is no bool tensor; the message names the parameter.
+        ValueError: an entry that is not a bool tensor; the message names the parameter.
     """
 
     def __init__(self, keep: Mapping[str, Tensor]) -> None:
@@ -39,13 +39,13 @@ class Mask(Mapping[str, Tensor]):
 
     @classmethod
     def ones(cls, model: nn.Module, exclude: str | Iterable[str] = ()) -> Mask:
-        """Every prunable weight kept; `exclude` as in `prunable_parameters`."""
+        """A mask that keeps every prunable weight; `exclude` as in `prunable_parameters`."""
         parameters = prunable_parameters(model, exclude)
         return cls({n: torch.ones_like(p, dtype=torch.bool) for n, p in parameters.items()})
 
     @classmethod
     def from_zeros(cls, model: nn.Module, exclude: str | Iterable[str] = ()) -> Mask:
-        """Exact zeros of the prunable weights are dropped, all else kept; `exclude` as above."""
+        """A mask that drops the prunable weights that are exactly zero; `exclude` as in `ones`."""
         parameters = prunable_parameters(model, exclude)
         return cls({name: weight != 0 for name, weight in parameters.items()})
 
@@ -58,20 +58,20 @@ class Mask(Mapping[str, Tensor]):
         seed: int = 0,
         exclude: str | Iterable[str] = (),
     ) -> Mask:
-        """Every prunable weight keeps the edges of a graph of its own.
+        """Each prunable weight keeps the edges of its own bipartite graph.
 
-        An edge is a weight of a linear layer, a whole kernel slice (output channel, input channel
-        of the group) of a convolution, a whole quaternion of a quaternion weight.
+        An edge is one weight of a linear layer, one complete kernel slice (output channel, input
+        channel within the group) of a convolution, or one complete quaternion.
 
         Args:
             model: any module.
             graph: name of a graph, such as "regular" or "xnet"; see `sparseq.graphs`.
-            degree: edges per node; the graph says of which side.
-            seed: of the graphs; each parameter draws its own, by seed and name.
+            degree: edges per node; the graph determines on which side.
+            seed: of the graphs; each parameter's graph depends on the seed and its name.
             exclude: as in `prunable_parameters`.
 
         Raises:
-            ValueError: an unknown graph, or what it demands of sizes and degree.
+            ValueError: an unknown graph, or sizes or a degree that it does not support.
 
         Source: Stewart et al. 2023, "Data-free model pruning at initialization via expanders".
         """
@@ -79,14 +79,14 @@ class Mask(Mapping[str, Tensor]):
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Mask:
-        """Read a file written by `save`; ValueError if it is corrupt or no mask file."""
+        """Read a file written by `save`; ValueError if it is corrupt or not a mask file."""
         return cls(read_mask(path))
 
     def save(self, path: str | PathLike[str], overwrite: bool = False) -> None:
         """Write one bit per weight, with a checksum, as a safetensors file.
 
         Raises:
-            FileExistsError: the file is there and `overwrite` is False.
+            FileExistsError: the file exists and `overwrite` is False.
         """
         write_mask(self._keep, path, overwrite)
 
@@ -105,16 +105,16 @@ class Mask(Mapping[str, Tensor]):
         return len(self._keep)
 
     def __eq__(self, other: object) -> bool:
-        """Same names and same entries; the device and the order of names do not count."""
+        """Same names and same entries; devices and the order of names are ignored."""
         if not isinstance(other, Mask):
             return NotImplemented
         same = self._keep.keys() == other._keep.keys()
         return same and all(torch.equal(a.cpu(), other[n].cpu()) for n, a in self._keep.items())
 
-    __hash__ = None  # type: ignore[assignment]  # equal by content, which may be changed in place
+    __hash__ = None  # type: ignore[assignment]  # equality is by content, which is mutable
 
     def __and__(self, other: Mask) -> Mask:
-        """Intersection; a parameter that only one of the two names keeps that one's entries."""
+        """Intersection; a parameter in only one of the masks keeps the entries of that mask."""
         if not isinstance(other, Mask):
             return NotImplemented
         joined = {**other._keep, **self._keep}
@@ -137,16 +137,16 @@ class Mask(Mapping[str, Tensor]):
 
     @property
     def total(self) -> int:
-        """Number of weights the mask speaks of."""
+        """Number of weights that the mask covers."""
         return sum(keep.numel() for keep in self._keep.values())
 
     @property
     def density(self) -> float:
-        """kept / total of the prunable weights; 1 when there are none."""
+        """kept / total; 1 for a mask of no weights."""
         return self.kept / self.total if self.total else 1.0
 
     def layer_densities(self) -> dict[str, float]:
-        """Parameter name -> its own kept / total."""
+        """Parameter name -> kept / total of that parameter."""
         return {name: Mask({name: keep}).density for name, keep in self._keep.items()}
 
     def to(self, device: torch.device | str) -> Mask:
@@ -154,13 +154,13 @@ class Mask(Mapping[str, Tensor]):
         return Mask({name: keep.to(device) for name, keep in self._keep.items()})
 
     def check(self, model: nn.Module, op: str = "Mask.check") -> None:
-        """ValueError, naming `op`, unless names and shapes are those of the model's parameters."""
+        """ValueError, naming `op`, unless names and shapes match the model's parameters."""
         parameters = dict(model.named_parameters(remove_duplicate=False))
         check_masks(op, "mask", self._keep, parameters)
 
     @torch.no_grad()
     def apply_(self, model: nn.Module) -> nn.Module:
-        """Set the dropped weights to zero once, in place (NaN too); returns the model."""
+        """Zero the dropped weights once, in place (NaN too); returns the model."""
         self.check(model, "Mask.apply_")
         parameters = dict(model.named_parameters(remove_duplicate=False))
         for name, keep in self._keep.items():
@@ -171,15 +171,15 @@ class Mask(Mapping[str, Tensor]):
         """Keep dropped weights, their gradients and optimizer state exactly 0 from now on.
 
         Args:
-            model: the model to hold; zeroed at once.
+            model: the model; its dropped weights are zeroed immediately.
             optimizer: the one that trains it. None: whichever optimizer steps these parameters.
 
         Returns:
-            A handle; `remove()` or leaving its `with` block ends the enforcement. A deep copy
-            or pickle of the model is free of it.
+            A handle; `remove()` or leaving its `with` block ends the enforcement. Deep copies
+            and pickles of the model are not enforced.
 
         Raises:
-            ValueError: a name or shape that is not the model's, or an optimizer that holds none
+            ValueError: a name or shape that is not the model's, or an optimizer that steps none
                 of the masked parameters.
         """
         self.check(model, "Mask.enforce")

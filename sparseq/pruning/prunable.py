@@ -18,45 +18,49 @@ def prunable_parameters(
 ) -> dict[str, nn.Parameter]:
     """Weights of linear, convolution and quaternion layers, in the order of the modules.
 
-    Biases and normalization are never among them. A weight that several modules share is counted
-    once, under its name in `model.named_parameters()`.
+    Biases and normalization parameters are never included. A weight shared by several modules is
+    counted once, under its name in `model.named_parameters()`.
 
     Args:
         model: any module.
         exclude: parameter names, module names or patterns of either ("features.*"), or the
             rules "@first", "@last" (the first and last prunable layer) and "@shortcut"
-            (layers whose name contains "shortcut" or "downsample"). Sparse layers may be named,
-            by their `values`.
+            (layers whose name contains "shortcut" or "downsample"). A sparse layer is named by
+            its parameter `values`.
 
     Returns:
         Parameter name -> parameter; may be empty.
 
     Raises:
         ValueError: an entry of `exclude` that matches nothing, an uninitialized lazy layer, or a
-            layer that is sparse already and not excluded.
+            layer that is already sparse and not excluded.
     """
-    found = _weights(model)
+    weights = _weights(model)
     patterns = [exclude] if isinstance(exclude, str) else list(exclude)
-    dropped = {name for pattern in patterns for name in _matching(pattern, list(found))}
-    left = {name: entry for name, entry in found.items() if name not in dropped}
+    excluded = {name for pattern in patterns for name in _matching(pattern, list(weights))}
+    included = {name: entry for name, entry in weights.items() if name not in excluded}
     sparse = [
         f"{name.rpartition('.')[0] or 'the model'} ({type(module).__name__})"
-        for name, (_, module) in left.items()
+        for name, (_, module) in included.items()
         if isinstance(module, PatternedLayer)
     ]
-    rule = "must have dense layers (sparseq.to_dense makes sparse ones dense, exclude passes over)"
+    rule = "must have dense layers (convert sparse ones with sparseq.to_dense, or exclude them)"
     require(not sparse, "prune", "model", rule, ", ".join(sparse))
-    return {name: weight for name, (weight, _) in left.items()}
+    return {name: weight for name, (weight, _) in included.items()}
 
 
 def quaternion_names(model: nn.Module) -> set[str]:
-    """Names of the prunable weights (4, ...) that hold the components r, i, j, k."""
+    """Names of the prunable weights (4, ...) whose first dimension is the components r, i, j, k."""
     types = {name: nearest_type(type(module)) for name, (_, module) in _weights(model).items()}
-    return {name for name, known in types.items() if known is not None and known.quaternion}
+    return {
+        name
+        for name, layer_type in types.items()
+        if layer_type is not None and layer_type.quaternion
+    }
 
 
 def _weights(model: nn.Module) -> dict[str, tuple[nn.Parameter, nn.Module]]:
-    """Name -> weight and layer, of prunable layers and of those that are sparse already."""
+    """Name -> (weight, layer) of prunable layers and of layers that are already sparse."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     weights: dict[str, tuple[nn.Parameter, nn.Module]] = {}
     for path, module in model.named_modules():
@@ -82,12 +86,12 @@ def _matching(pattern: str, names: list[str]) -> list[str]:
     if pattern in EXCLUDE_RULES:
         matched = EXCLUDE_RULES[pattern](names)
     else:
-        matched = [name for name in names if _fits(name, pattern)]
+        matched = [name for name in names if _matches(name, pattern)]
     if not matched:
         valid = ", ".join([*names, *EXCLUDE_RULES])
         raise argument_error("prune", "exclude", f"must match one of: {valid}", repr(pattern))
     return matched
 
 
-def _fits(name: str, pattern: str) -> bool:
+def _matches(name: str, pattern: str) -> bool:
     return fnmatchcase(name, pattern) or fnmatchcase(name.rpartition(".")[0], pattern)

@@ -12,7 +12,7 @@ SCHEDULES: Registry[Callable[..., list[float]]] = Registry("schedule")
 
 @SCHEDULES.register("geometric")
 def geometric(rounds: int, rate: float = 0.2, start: float = 1.0) -> list[float]:
-    """Each pruning removes the fraction `rate` of what is left: start (1 - rate)^i, i = 1..rounds.
+    """density_i = start (1 - rate)^i, i = 1..rounds: each pruning removes the fraction `rate`.
 
     Args:
         rounds: number of prunings, at least 1.
@@ -20,7 +20,7 @@ def geometric(rounds: int, rate: float = 0.2, start: float = 1.0) -> list[float]
         start: density before the first pruning, in (0, 1].
 
     Returns:
-        `rounds` densities, falling; the unpruned `start` is not among them.
+        `rounds` densities, decreasing; the unpruned `start` is not included.
 
     Raises:
         ValueError: an argument outside its range.

@@ -1,9 +1,9 @@
-"""`select`: scores and a density in, a mask out.
+"""`select`: turns scores and a density into a mask.
 
-A set of layers that share one threshold is a group: all of them (scope "global"), each alone
-("layerwise"), or each alone with a density of its own (a map). Of a group's n weights exactly
-round(density n), and at least one, are kept: those of the largest scores. Among equal scores the
-earlier position wins (parameters in their order, entries in row-major order).
+Layers that share one threshold form a group: all layers (scope "global"), each layer separately
+("layerwise"), or each layer with its own density (a mapping). Of a group's n weights exactly
+round(density n), and at least one, are kept: those with the largest scores. Ties are resolved by
+position: the earlier entry is kept (parameters in their order, entries in row-major order).
 """
 
 from __future__ import annotations
@@ -31,30 +31,30 @@ def select(
     within: Mapping[str, Tensor] | None = None,
     quaternions: Collection[str] = (),
 ) -> Mask:
-    """Keep the weights of the largest scores. Linear in the number of weights.
+    """Keep the weights with the largest scores, in time linear in the number of weights.
 
     Args:
         scores: parameter name -> real scores of the weight's shape, larger = keep.
         density: fraction of all scored weights to keep, in (0, 1].
         scope: "global" (one threshold), "layerwise" (`density` of each layer), or parameter
             name -> density of that layer in [0, 1]; layers it does not name get `density`.
-        within: parameter name -> bool; what it drops stays dropped, what it does not name is free.
-            `density` still counts all weights.
+        within: parameter name -> bool; weights it drops stay dropped, parameters it does not name
+            are unrestricted. `density` still counts all weights.
         quaternions: names of weights (4, ...) whose four components are kept or dropped together,
-            by the root mean square of their scores (which compares with a single weight's).
-            A group of such weights only is exact to one quaternion: round(density n / 4) of them.
+            scored by their root mean square (which is comparable to the score of a single
+            weight). A group of such weights only keeps exactly round(density n / 4) quaternions.
 
     Returns:
         The mask, on the device of the scores.
 
     Raises:
         ValueError: no scores, a density outside its range, an unknown scope or layer, NaN scores
-            (what `within` drops may be NaN), a `within` that keeps fewer than asked for.
+            (except where `within` drops), or a `within` that keeps too few weights.
     """
     require(len(scores) > 0, "select", "scores", "must name at least one parameter", "none")
     check_density(density, scope)
     allowed = {name: _allowed(name, score, within) for name, score in scores.items()}
-    # a dtype that holds every score exactly, so that ties are real ties
+    # a dtype that represents every score exactly, so that equal scores are true ties
     exact = not quaternions and all(score.dtype == torch.float32 for score in scores.values())
     real = {
         name: score.detach().to(torch.float32 if exact else torch.float64)
@@ -68,7 +68,7 @@ def select(
 
 
 def check_density(density: float, scope: str | Mapping[str, float] = "global") -> None:
-    """ValueError unless the density, and each of a map, is in range."""
+    """ValueError unless the density, and each density of a mapping, is in range."""
     check_fraction("prune", "density", density)
     for name, value in scope.items() if isinstance(scope, Mapping) else ():
         require(0 <= value <= 1, "prune", f"density of {name!r}", "must lie in [0, 1]", value)
@@ -84,7 +84,7 @@ def _groups(
                 raise unknown_name("prunable parameter in scope", name, names)
         return [([name], scope.get(name, density)) for name in names]
     if scope not in SCOPES:
-        raise unknown_name("scope", scope, [*SCOPES, "or a map from parameter to density"])
+        raise unknown_name("scope", scope, [*SCOPES, "or a mapping from parameter to density"])
     return [(names, density)] if scope == "global" else [([name], density) for name in names]
 
 
@@ -96,7 +96,7 @@ def _allowed(name: str, score: Tensor, within: Mapping[str, Tensor] | None) -> T
 
 
 class _Units:
-    """What is kept or dropped together in one parameter: single weights, or whole quaternions."""
+    """The units of one parameter that are kept or dropped: single weights, or quaternions."""
 
     def __init__(self, scores: Tensor, allowed: Tensor, size: int) -> None:
         self.scores, self.allowed, self.size = scores, allowed, size
@@ -106,26 +106,26 @@ class _Units:
         return self.scores[self.allowed]
 
 
-def _units(name: str, score: Tensor, allowed: Tensor, whole: bool) -> _Units:
-    if whole:
+def _units(name: str, score: Tensor, allowed: Tensor, quaternion: bool) -> _Units:
+    if quaternion:
         shape = tuple(score.shape)
         require(
             shape[:1] == (4,), "prune", f"scores of {name!r}", "must have shape (4, ...)", shape
         )
         score, allowed = torch.linalg.vector_norm(score, dim=0) / 2, allowed.all(0)
-    holes = bool(score.isnan().logical_and_(allowed).any())
-    require(not holes, "prune", f"scores of {name!r}", "must not be NaN where kept", "NaN")
-    return _Units(score, allowed, 4 if whole else 1)
+    has_nan = bool(score.isnan().logical_and_(allowed).any())
+    require(not has_nan, "prune", f"scores of {name!r}", "must not be NaN where kept", "NaN")
+    return _Units(score, allowed, 4 if quaternion else 1)
 
 
 def _select_group(names: list[str], group: list[_Units], density: float) -> list[Tensor]:
-    """Masks of the weights' shapes, from one threshold over the group."""
+    """Masks of the weights' shapes, from one threshold for the group."""
     counts = _unit_counts(names, group, density)
     keep: dict[int, Tensor] = {}
     for size, count in counts.items():
         members = [index for index, units in enumerate(group) if units.size == size]
-        chosen = _keep_largest([group[index] for index in members], count)
-        keep |= dict(zip(members, chosen, strict=True))
+        masks = _keep_largest([group[index] for index in members], count)
+        keep |= dict(zip(members, masks, strict=True))
     return [_widen(keep[index], units.size) for index, units in enumerate(group)]
 
 
@@ -153,27 +153,28 @@ def _split_budget(group: list[_Units], wanted: int) -> dict[int, int]:
     if wanted == 0:
         return {1: 0, 4: 0}
     threshold = kth_largest(torch.cat([quads.repeat(4), singles]), wanted)
-    whole = int((quads > threshold).sum())
-    left = wanted - 4 * whole - int((singles > threshold).sum())
-    whole += min(int((quads == threshold).sum()), left // 4)
-    # a rest below one quaternion goes to the next best single weights; if those run out, one more
-    # quaternion takes the place of some
-    short = wanted - 4 * whole - singles.numel()
-    whole += 1 if max(4 - short - singles.numel(), 0) < short else 0
-    return {4: whole, 1: max(min(wanted - 4 * whole, singles.numel()), 0)}
+    count = int((quads > threshold).sum())
+    remaining = wanted - 4 * count - int((singles > threshold).sum())
+    count += min(int((quads == threshold).sum()), remaining // 4)
+    # a remainder below one quaternion is filled with the next best single weights; if there are
+    # too few of them, one more quaternion replaces some
+    short = wanted - 4 * count - singles.numel()
+    count += 1 if max(4 - short - singles.numel(), 0) < short else 0
+    return {4: count, 1: max(min(wanted - 4 * count, singles.numel()), 0)}
 
 
 def _keep_largest(group: list[_Units], count: int) -> list[Tensor]:
-    """Exactly `count` units of the group: above the threshold, then ties by position."""
+    """Exactly `count` units of the group: those above the threshold, then ties by position."""
     if count == 0:
         return [torch.zeros_like(units.allowed) for units in group]
     threshold = kth_largest(_flat([units.candidates() for units in group]), count)
     keep = [units.allowed & (units.scores > threshold) for units in group]
-    left = count - sum(int(kept.sum()) for kept in keep)
+    remaining = count - sum(int(kept.sum()) for kept in keep)
     for kept, units in zip(keep, group, strict=True):
-        ties = (units.allowed & (units.scores == threshold)).flatten().nonzero().flatten()[:left]
+        ties = (units.allowed & (units.scores == threshold)).flatten().nonzero().flatten()
+        ties = ties[:remaining]
         kept.view(-1)[ties] = True
-        left -= ties.numel()
+        remaining -= ties.numel()
     return keep
 
 
@@ -184,10 +185,10 @@ def _flat(parts: list[Tensor]) -> Tensor:
 
 def kth_largest(values: Tensor, k: int) -> float:
     """The k-th largest entry (k = 1 is the maximum) of a vector without NaN, in linear time."""
-    place = values.numel() - k
-    if not 0 <= place < values.numel():
+    index = values.numel() - k
+    if not 0 <= index < values.numel():
         raise argument_error("kth_largest", "k", f"must lie in 1..{values.numel()}", k)
     if values.is_cuda:
-        return float(values.kthvalue(place + 1).values)
-    # numpy's introselect stays linear on sorted input, where torch's quickselect is quadratic
-    return float(np.partition(values.numpy(), place)[place])
+        return float(values.kthvalue(index + 1).values)
+    # numpy's introselect is linear on sorted input too, where torch's quickselect is quadratic
+    return float(np.partition(values.numpy(), index)[index])

@@ -1,4 +1,7 @@
-"""L5: recipes, the only place that composes stages. A new one is a file here and its import."""
+"""Recipes: experiments, the only place that composes stages.
+
+To add one, register a dataclass in a new file here and import that file below.
+"""
 
 from sparseq.recipes import iterative, lottery, one_shot, train_dense
 from sparseq.recipes.experiment import RECIPES, Experiment

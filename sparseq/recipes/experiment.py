@@ -1,4 +1,4 @@
-"""What every recipe shares: the fields of a training run, its identity, its folder's name."""
+"""The base class of all recipes: the fields of a training run, its identity, its folder."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ from sparseq.train import OPTIMIZERS, RATES, ChangeRate, LossFn, make_optimizer
 
 RECIPES: Registry[type[Experiment]] = Registry("recipe")
 TRAINING = [field.name for field in fields(HParams)]
-# data sets so small that training by the defaults of HParams would be slow to get anywhere
+# data sets so small that the defaults of HParams would need too many epochs
 SMALL_DATA: dict[str, dict[str, Any]] = {"digits": {"epochs": 20, "lr": 4e-3}}
-# where things lie changes nothing of what comes out
+# fields that do not affect the results
 LOCATION = ("out", "data_dir", "download")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """One training run: each field is a flag, a part of the log, and a part of the run's hash."""
+    """One training run: each field is a flag, part of the log and part of the run's hash."""
 
     recipe: ClassVar[str] = "experiment"
-    classes_only: ClassVar[bool] = True  # what the recipe decides, it decides by accuracy
+    classifiers_only: ClassVar[bool] = True  # True if decisions are based on accuracy
 
     model: str = "lenet_300_100"
-    """A registered model, or a function of yours: path/to/file.py:function."""
+    """A registered model, or your own function: path/to/file.py:function."""
     graph: str = ""
-    """Build the layers on such graphs: regular, xnet, random ... (vgg16bn, resnet18..152)."""
+    """Graph of expander layers: regular, xnet, random, ... (vgg16bn, resnet18 to resnet152)."""
     degree: int = 3
-    """Edges per node of these graphs."""
+    """Edges per node of the graph."""
     data: str = "digits"
     """A registered data set."""
     epochs: int | None = None
-    """Passes over the training data (None, here and below: usual for model and data)."""
+    """Passes over the training data (None, here and below: the default of model and data)."""
     batch_size: int | None = None
     """Examples per step."""
     optimizer: str | None = None
@@ -51,34 +51,34 @@ class Experiment:
     lr: float | None = None
     """Learning rate."""
     lr_schedule: str | None = None
-    """constant, cosine (falling towards 0 within every training), or step."""
+    """constant, cosine (from the full rate towards 0 in every training), or step."""
     lr_step: int | None = None
     """Epochs between the steps of lr-schedule step."""
     lr_factor: float | None = None
-    """Factor of the learning rate at each of these steps."""
+    """Factor of the learning rate at each step."""
     momentum: float | None = None
     """Momentum of sgd."""
     nesterov: bool | None = None
-    """Nesterov's momentum in sgd."""
+    """Use Nesterov momentum in sgd."""
     weight_decay: float | None = None
     """L2 penalty on all weights."""
     seed: int = 0
-    """Everything random follows from it."""
+    """Seed of all random numbers."""
     device: str = "cpu"
-    """Where to train: cpu, cuda, cuda:1 ..."""
+    """Device: cpu, cuda, cuda:1, ..."""
     threads: int = 1
-    """CPU threads; part of the run, since sums depend on it."""
+    """CPU threads; part of the run's identity, as rounding depends on them."""
     data_dir: Path | None = None
-    """Folder of the data sets (default: the environment's SPARSEQ_DATA)."""
+    """Folder of the data sets (default: environment variable SPARSEQ_DATA)."""
     download: bool = False
-    """Fetch the data set if it is missing."""
+    """Download the data set if it is missing."""
     out: Path | None = None
     """Folder of the run (default: runs/<recipe>-<data>-<hash>)."""
 
     def __post_init__(self) -> None:
         training = self.training
-        fits = classifies(self.model) or not self.classes_only
-        self.check(fits, "model", "must be a classifier (sparseq train takes others too)")
+        fits = classifies(self.model) or not self.classifiers_only
+        self.check(fits, "model", "must be a classifier (only sparseq train accepts others)")
         for name in ("epochs", "batch_size", "lr_step"):
             self.check(getattr(training, name) >= 1, name, "must be at least 1")
         self.check(training.lr > 0, "lr", "must be above 0")
@@ -94,28 +94,29 @@ class Experiment:
 
     @property
     def training(self) -> HParams:
-        """The hyperparameters: those given, else those for small data or usual for the model."""
-        given = {name: getattr(self, name) for name in TRAINING}
-        chosen = {name: value for name, value in given.items() if value is not None}
-        usual = std_hparams(self.model)
-        small = SMALL_DATA.get(self.data, {}) if usual == HParams() else {}
-        return replace(usual, **{**small, **chosen})
+        """The hyperparameters: those set explicitly, else those of the data set or the model."""
+        fields = {name: getattr(self, name) for name in TRAINING}
+        explicit = {name: value for name, value in fields.items() if value is not None}
+        defaults = std_hparams(self.model)
+        small = SMALL_DATA.get(self.data, {}) if defaults == HParams() else {}
+        return replace(defaults, **{**small, **explicit})
 
     def check(self, condition: bool, field: str, rule: str) -> None:
-        """ValueError naming the recipe, the field, the rule and the value, unless it holds."""
+        """ValueError, naming recipe, field, rule and value, unless the condition is true."""
         require(condition, self.recipe, field, rule, getattr(self, field))
 
     def identity(self) -> dict[str, Any]:
-        """All that decides the result, ready for JSON."""
+        """Everything that determines the results, as JSON values."""
         fields = {k: v for k, v in asdict(self).items() if k not in LOCATION}
         everything = {"recipe": self.recipe, **fields, **asdict(self.training)}
-        everything |= {f"{name}_sha256": digest for name, digest in self._contents().items()}
-        return json.loads(json.dumps(everything, default=str))
+        everything |= {f"{name}_sha256": digest for name, digest in self._file_digests().items()}
+        values: dict[str, Any] = json.loads(json.dumps(everything, default=str))
+        return values
 
-    def _contents(self) -> dict[str, str]:
-        """Field -> SHA-256 of the file it names: a model's code or a saved network."""
-        named = {name: str(getattr(self, name, "") or "") for name in ("model", "file")}
-        paths = {name: Path(text.rpartition(":")[0] or text) for name, text in named.items()}
+    def _file_digests(self) -> dict[str, str]:
+        """Field -> SHA-256 of the file that it names: a model's code or a saved network."""
+        fields = {name: str(getattr(self, name, "") or "") for name in ("model", "file")}
+        paths = {name: Path(text.rpartition(":")[0] or text) for name, text in fields.items()}
         return {
             name: hashlib.sha256(path.read_bytes()).hexdigest()
             for name, path in paths.items()
@@ -128,30 +129,29 @@ class Experiment:
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
     def folder(self) -> Path:
-        """`out`, or a folder that no other run shares."""
+        """`out`, or a folder named after the run."""
         data = self.data.replace(":", "-")
         name = f"{self.recipe}-{data}-{self.fingerprint()}"
         return Path("runs", name) if self.out is None else Path(self.out)
 
     def load_data(self) -> DataBundle:
-        """The data set; its split follows from the seed."""
+        """The data set on the run's device; the validation part depends on the seed."""
         return load_data(
             self.data, data_dir=self.data_dir, seed=self.seed, download=self.download
         ).to(self.open_device())
 
     def open_device(self) -> torch.device:
-        """The device, tried out; ValueError if this machine has none of that name."""
+        """The device; ValueError if it is not available."""
         try:
             return torch.empty(1, device=self.device).device
         except (RuntimeError, AssertionError) as error:
             reason = str(error).splitlines()[0]
-            raise argument_error(
-                self.recipe, "device", f"is not to be had ({reason})", self.device
-            ) from error
+            rule = f"is not available ({reason})"
+            raise argument_error(self.recipe, "device", rule, self.device) from error
 
     @property
     def loss_fn(self) -> LossFn:
-        """What the model is trained by, and what is reported as its loss."""
+        """The loss with which the model is trained and evaluated."""
         return loss_of(self.model)
 
     def new_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
@@ -159,22 +159,19 @@ class Experiment:
         return make_optimizer(model, self.training)
 
     def change_rate(self, first_epoch: int = 0) -> ChangeRate:
-        """The run's learning rate schedule, from an epoch on."""
+        """The run's learning rate schedule, starting at an epoch."""
         hparams = self.training
         return ChangeRate(hparams.lr_schedule, first_epoch, hparams.lr_step, hparams.lr_factor)
 
     def new_model(self, data: DataBundle, algebra: str, seed: int) -> nn.Module:
         """The run's model for the data, freshly initialized, on the run's device."""
         shapes = (data.in_shape, data.num_classes)
-        return build(self.model, algebra, *shapes, seed, **self.model_options()).to(self.device)
-
-    def model_options(self) -> dict[str, Any]:
-        """What the model is built with beyond what all models take."""
-        return {"graph": self.graph, "degree": self.degree} if self.graph else {}
+        options: dict[str, Any] = {"graph": self.graph, "degree": self.degree} if self.graph else {}
+        return build(self.model, algebra, *shapes, seed, **options).to(self.device)
 
     @contextmanager
-    def processor(self) -> Iterator[None]:
-        """Inside, torch computes with the run's number of threads."""
+    def torch_threads(self) -> Iterator[None]:
+        """Sets torch's number of threads to the run's inside the block."""
         before = torch.get_num_threads()
         torch.set_num_threads(self.threads)
         try:

@@ -1,4 +1,4 @@
-"""The folder of a run: it belongs to one configuration and to one process at a time."""
+"""The folder of a run: used by one configuration only, and by one process at a time."""
 
 from __future__ import annotations
 
@@ -11,28 +11,32 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from sparseq.errors import require
-from sparseq.files.model_file import write_atomically
+from sparseq.errors import argument_error
+from sparseq.files.container import write_atomically
 
 CONFIG, LOCK = "config.json", ".lock"
 
 
 class RunFolder(AbstractContextManager["RunFolder"]):
-    """Opens `path` for the run with that identity, and holds it until closed.
+    """Opens and locks `path` for the run with that identity.
 
-    A new or empty folder is taken; one that holds the same identity is gone on with. A start that
-    fails before it has written anything leaves the disk as it was.
+    The folder must be new, empty, or that of the same run, which is then resumed. A run that fails
+    before it has written any file leaves no trace.
+
+    Args:
+        path: the folder; created if necessary.
+        identity: JSON values that determine the run, see `Experiment.identity`.
 
     Raises:
-        FileExistsError: the folder holds another run, or files that are no run, or is in use by
-            another process; nothing in it is touched.
+        FileExistsError: the folder contains another run or other files, or is in use by another
+            process; nothing in it is changed.
         ValueError: the folder's config is damaged.
     """
 
     def __init__(self, path: str | Path, identity: Mapping[str, Any]) -> None:
         self.path, self.identity = Path(path), dict(identity)
         self._check()
-        self._made = [p for p in (self.path, *self.path.parents) if not p.exists()]
+        self._created = [p for p in (self.path, *self.path.parents) if not p.exists()]
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(self.path / LOCK)
         try:
@@ -49,14 +53,14 @@ class RunFolder(AbstractContextManager["RunFolder"]):
         self._lock.release()
 
     def _clear(self) -> None:
-        """Take back what the start of a run made, if that is all there is."""
+        """Remove the folder unless it has files beyond those of every new run."""
         files = {path for path in self.path.rglob("*") if not path.is_dir()}
         if not files <= {self.path / CONFIG, self.path / LOCK}:
             return
-        with contextlib.suppress(OSError):  # what another run has put there by now stays
+        with contextlib.suppress(OSError):  # keeps what another run has written meanwhile
             for file in files:
                 file.unlink()
-            for folder in [*sorted(self.path.rglob("*"), reverse=True), *self._made]:
+            for folder in [*sorted(self.path.rglob("*"), reverse=True), *self._created]:
                 folder.rmdir()
 
     def __truediv__(self, name: str) -> Path:
@@ -69,7 +73,9 @@ class RunFolder(AbstractContextManager["RunFolder"]):
             raise FileExistsError(f"{self.path} is a file; choose another --out")
         names = {p.name for p in self.path.glob("*") if not p.name.startswith(".")}
         if names and CONFIG not in names:
-            raise FileExistsError(f"{self.path} holds files that are no run; choose another --out")
+            raise FileExistsError(
+                f"{self.path} contains files that are not a run; choose another --out"
+            )
         if names:
             self._check_config(read_object(self.path / CONFIG, "run folder"))
 
@@ -77,24 +83,22 @@ class RunFolder(AbstractContextManager["RunFolder"]):
         keys = [
             key for key in {**other, **self.identity} if other.get(key) != self.identity.get(key)
         ]
-        if "recipe" in keys:  # then the other fields say nothing
+        if "recipe" in keys:  # then the other fields differ anyway
             keys = ["recipe"]
         if keys:
-            changes = ", ".join(
-                f"{k} {other.get(k)} there, {self.identity.get(k)} here" for k in keys
-            )
+            changes = ", ".join(f"{k} is {other.get(k)}, not {self.identity.get(k)}" for k in keys)
             raise FileExistsError(
-                f"{self.path} holds another run ({changes}); choose another --out"
+                f"{self.path} contains another run ({changes}); choose another --out"
             )
 
     def write_json(self, name: str, value: Any) -> None:
-        """Replace a JSON file of the run, all or nothing."""
+        """Write or replace a JSON file of the run, atomically."""
         text = json.dumps(value, indent=1)
         write_atomically(self / name, text.encode(), overwrite=True)
 
 
 def read_json(path: Path) -> Any:
-    """A JSON file; ValueError naming the file if it is damaged."""
+    """The value of a JSON file; ValueError, naming the file, if it is damaged."""
     try:
         return json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -102,19 +106,21 @@ def read_json(path: Path) -> Any:
 
 
 def read_object(path: Path, op: str) -> dict[str, Any]:
-    """A JSON file that holds an object; ValueError naming the file otherwise."""
-    found = read_json(path)
-    require(isinstance(found, dict), op, str(path), "must hold a JSON object", type(found).__name__)
-    return found
+    """The object of a JSON file; ValueError, naming the file, if it is damaged or no object."""
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise argument_error(op, str(path), "must be a JSON object", type(value).__name__)
+    return value
 
 
 @contextlib.contextmanager
-def damage_named(path: Path, then: str) -> Iterator[None]:
-    """Errors in reading what a run left are a ValueError that says what to delete."""
+def resuming(path: Path, consequence: str) -> Iterator[None]:
+    """Turns errors of reading a run's files into a ValueError that names the file to delete."""
     try:
         yield
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         reason = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) else error
         raise ValueError(
-            f"the run cannot go on ({reason}); delete {path}, and {then}, or start in another --out"
+            f"the run cannot be resumed ({reason}); delete {path}, so that {consequence}, "
+            "or choose another --out"
         ) from error

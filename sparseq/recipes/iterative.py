@@ -15,10 +15,10 @@ from sparseq.recipes.rounds.run import PruningRounds
 @RECIPES.register("iterative")
 @dataclass(frozen=True, kw_only=True)
 class Iterative(PruningRounds):
-    """Train; prune; keep training what is left, round by round, real and quaternion.
+    """Train, prune, continue training, round by round, real and quaternion.
 
-    The weights go on from where the round before left them, in the batch order of one long
-    training; the optimizer's moments start at zero in every round.
+    Every round continues from the weights of the previous one, in the batch order of one long
+    training; the optimizer's moments are reset in every round.
     """
 
     recipe: ClassVar[str] = "iterative"

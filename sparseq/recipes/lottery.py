@@ -1,4 +1,4 @@
-"""Lottery tickets: prune, rewind what is left to (near) its initial values, train again."""
+"""Lottery tickets: prune, rewind the remaining weights to early values, train again."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from sparseq.recipes.rounds.run import PruningRounds
 @RECIPES.register("lottery")
 @dataclass(frozen=True, kw_only=True)
 class Lottery(PruningRounds):
-    """Train; prune; rewind what is left; train again, round by round, real and quaternion.
+    """Train, prune, rewind the remaining weights, round by round, real and quaternion.
 
     Every round starts from the weights of step `rewind` of the first training: 0 is the
     initialization (Frankle & Carbin 2019), later steps are late resetting (Frankle et al. 2019).
     Controls: `reinit="random"` draws new initial weights for every round, `mask="random"` draws
-    the positions of the mask.
+    the positions of the kept weights.
     """
 
     recipe: ClassVar[str] = "lottery"
@@ -30,7 +30,7 @@ class Lottery(PruningRounds):
     rewind_unit: Literal["step", "epoch"] = "epoch"
     """What `rewind` counts."""
     reinit: Literal["original", "random"] = "original"
-    """Control: 'random' starts every round from new random weights."""
+    """Control: 'random' starts every round from new initial weights."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,10 +1,10 @@
-"""One network, one criterion, one cut: pruned, fine-tuned if asked, compressed and saved."""
+"""One-shot pruning of one network: prune, optionally fine-tune, compress and save."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,16 +15,15 @@ from sparseq.data import DataBundle
 from sparseq.errors import argument_error
 from sparseq.models import restore
 from sparseq.models.user_file import is_file_reference
-from sparseq.nn.convert import replace_modules
+from sparseq.nn.convert import dense_twin, replace_modules
 from sparseq.nn.sparse.patterned import PatternedLayer
 from sparseq.pruning import CRITERIA, Mask, prune
 from sparseq.pruning.prunable import quaternion_names
 from sparseq.recipes.experiment import RECIPES, Experiment
 from sparseq.recipes.folder import RunFolder
 from sparseq.recipes.outcome import Outcome
-from sparseq.recipes.progress import Reporter, Silent
+from sparseq.recipes.progress import AdvanceReporter, Reporter, Silent
 from sparseq.recipes.results import RESULTS
-from sparseq.recipes.rounds.trial import Advance
 from sparseq.recipes.train_dense import conclude, train_dense
 from sparseq.seeds import derive_seed
 from sparseq.train import EarlyBest, LogRows, RowLog, evaluate, fit
@@ -35,31 +34,31 @@ from sparseq.train import EarlyBest, LogRows, RowLog, evaluate, fit
 class OneShot(Experiment):
     """Prune one network to a density and save it compressed.
 
-    The network comes from `file`, or else is trained first. With `finetune` epochs above 0 it is
-    trained on under its mask, and the epoch best in validation is saved.
+    The network is read from `file`, or trained first. With `finetune` above 0, training continues
+    under the mask, and the weights of the epoch with the best validation accuracy are saved.
     """
 
     recipe: ClassVar[str] = "prune"
 
     file: Path | None = None
-    """A saved network to prune, of your own classes if `model` is a file; without it, `model` is
-    trained first."""
+    """A saved network to prune; `model` builds it if it has classes of your own. Without a file,
+    `model` is trained first."""
     algebra: Literal["real", "quaternion"] = "real"
-    """Layers of the network that is trained first."""
+    """Layers of a network that is trained first."""
     density: float = 0.1
     """Fraction of the prunable weights to keep."""
     criterion: str = "magnitude"
-    """Score by which weights are kept."""
+    """Criterion that scores the weights; the largest scores are kept."""
     scope: Literal["global", "layerwise"] = "global"
-    """One threshold for the network, or one density for each layer."""
+    """One threshold for the network, or the same density in each layer."""
     granularity: Literal["component", "quaternion"] = "component"
-    """Prune quaternion weights component by component, or whole."""
+    """Prune the components of quaternion weights separately or together."""
     exclude: tuple[str, ...] = ()
     """Parameters never pruned (names or patterns)."""
     finetune: int = 5
-    """Epochs of training after pruning."""
+    """Epochs of fine-tuning after pruning."""
     policy: Literal["auto", "sparse"] = "auto"
-    """auto leaves layers dense where that is faster."""
+    """auto (layers stay dense where that is faster) or sparse."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -68,15 +67,15 @@ class OneShot(Experiment):
         CRITERIA.get(self.criterion)
 
     def run(self, reporter: Reporter | None = None) -> Outcome:
-        """Run, or go on after the last finished epoch of the first training.
+        """Run, or resume after the last completed epoch of the first training.
 
         Raises:
-            FileExistsError: the folder belongs to another run.
+            FileExistsError: the folder contains another run.
             FileNotFoundError: the data set or the file is missing.
-            ValueError: a file that holds no network, or one that does not take the data.
+            ValueError: the file has no network, or one that does not accept the data.
         """
         report = reporter or Silent()
-        with self.processor(), RunFolder(self.folder(), self.identity()) as folder:
+        with self.torch_threads(), RunFolder(self.folder(), self.identity()) as folder:
             if (folder.path / RESULTS).exists():
                 return Outcome.read(folder.path)
             data = self.load_data()
@@ -106,17 +105,16 @@ class OneShot(Experiment):
             )
 
     def _read(self, data: DataBundle) -> nn.Module:
-        """The file's network, its sparse layers made dense, tried on one example."""
+        """The file's network with sparse layers converted to dense ones, checked on one example."""
         assert self.file is not None
         code = self.model if is_file_reference(self.model) else None
-        model = replace_modules(restore(self.file, code), _dense_form).to(self.device)
+        model = replace_modules(restore(self.file, code), _dense_layer).to(self.device)
         try:
             evaluate(model, data.validation.take(torch.tensor([0])))
         except (RuntimeError, ValueError, IndexError) as error:
             reason = str(error).splitlines()[0]
-            raise argument_error(
-                self.recipe, "file", f"must take the examples of {self.data} ({reason})", self.file
-            ) from error
+            rule = f"must accept the examples of {self.data} ({reason})"
+            raise argument_error(self.recipe, "file", rule, self.file) from error
         return model
 
     def _mask(self, model: nn.Module, data: DataBundle) -> Mask:
@@ -133,21 +131,22 @@ class OneShot(Experiment):
             batches=batches,
             loss_fn=F.cross_entropy,
             seed=derive_seed("mask", self.seed),
-            within=self._left(model) if self.file else None,
+            within=self._nonzero(model) if self.file else None,
         )
 
-    def _left(self, model: nn.Module) -> Mask:
-        """What is not zero in the file's network: what was pruned before does not come back."""
-        left = Mask.from_zeros(model, self.exclude)
+    def _nonzero(self, model: nn.Module) -> Mask:
+        """The nonzero weights of the file's network; weights pruned before stay pruned."""
+        nonzero = Mask.from_zeros(model, self.exclude)
         if self.granularity == "quaternion":
-            whole = quaternion_names(model) & left.keys()
-            left = Mask({**left, **{n: left[n].any(0).expand_as(left[n]) for n in whole}})
+            names = quaternion_names(model) & nonzero.keys()
+            any_component = {n: nonzero[n].any(0).expand_as(nonzero[n]) for n in names}
+            nonzero = Mask({**nonzero, **any_component})
         self.check(
-            round(self.density * left.total) <= max(left.kept, 1),
+            round(self.density * nonzero.total) <= max(nonzero.kept, 1),
             "density",
-            f"must be at most the {left.density:.4g} that are left in the file",
+            f"must be at most {nonzero.density:.4g}, that of the network in the file",
         )
-        return left
+        return nonzero
 
     def _finetune(
         self, model: nn.Module, mask: Mask, data: DataBundle, log: RowLog, report: Reporter
@@ -163,7 +162,7 @@ class OneShot(Experiment):
                 seed=derive_seed("order", self.seed, 1),
                 callbacks=[
                     self.change_rate(),
-                    Advance(report, "fine-tuning"),
+                    AdvanceReporter(report, "fine-tuning"),
                     best,
                     LogRows(log, stage="finetune"),
                 ],
@@ -171,6 +170,5 @@ class OneShot(Experiment):
         best.restore(model)
 
 
-def _dense_form(_: str, module: nn.Module) -> nn.Module | None:
-    dense: Any = module
-    return dense.to_dense() if isinstance(module, PatternedLayer) else None
+def _dense_layer(_: str, module: nn.Module) -> nn.Module | None:
+    return dense_twin(module) if isinstance(module, PatternedLayer) else None

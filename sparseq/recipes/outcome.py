@@ -1,4 +1,4 @@
-"""What a recipe for a single network found: written, read and shown."""
+"""The results of a recipe for a single network: written, read and printed."""
 
 from __future__ import annotations
 
@@ -17,24 +17,29 @@ MODEL_FILE = "model.sparseq"
 
 @dataclass(frozen=True)
 class Outcome:
-    """Named figures about one network, which lies in `folder` as model.sparseq."""
+    """The results of a run that ends with one network.
+
+    Attributes:
+        folder: of the run; the network is in its file model.sparseq.
+        metrics: name -> number.
+    """
 
     folder: Path
-    figures: dict[str, Any]
+    metrics: dict[str, Any]
 
     def write(self, folder: RunFolder) -> None:
-        """Write the file that marks the run as finished."""
-        folder.write_json(RESULTS, self.figures)
+        """Write the file that marks the run as complete."""
+        folder.write_json(RESULTS, self.metrics)
 
     @classmethod
     def read(cls, folder: Path) -> Outcome:
-        """The outcome of a finished run; ValueError if the file is damaged."""
+        """The outcome of a complete run; ValueError if its file is damaged."""
         return cls(folder, read_object(folder / RESULTS, "Outcome.read"))
 
     def show(self, console: Console) -> None:
-        """Print the figures and where the network is."""
+        """Print the metrics and the path of the network."""
         table = Table(show_header=False)
-        for name, value in self.figures.items():
+        for name, value in self.metrics.items():
             table.add_row(name.replace("_", " "), _text(name, value))
         console.print(table)
         console.print(f"network: {self.folder / MODEL_FILE}", highlight=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""How a long run tells how far it is."""
+"""Progress reports of long runs."""
 
 from __future__ import annotations
 
@@ -8,22 +8,24 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from sparseq.train import Callback, TrainState
+
 
 class Reporter(Protocol):
-    """What a recipe calls; units are epochs."""
+    """The interface that recipes report to; units are epochs."""
 
     def begin(self, total: int, done: int = 0) -> None:
-        """The run has `total` units, `done` of which an earlier start has finished."""
+        """The run has `total` units, `done` of which were completed before it was resumed."""
 
     def advance(self, units: int, note: str) -> None:
-        """`units` more are done; `note` says where the run is."""
+        """`units` more are complete; `note` describes the current stage."""
 
     def note(self, text: str) -> None:
-        """What is going on now."""
+        """A description of the current stage."""
 
 
 class Silent:
-    """A reporter that says nothing."""
+    """A reporter that ignores all reports."""
 
     def begin(self, total: int, done: int = 0) -> None:
         """Ignore."""
@@ -35,8 +37,19 @@ class Silent:
         """Ignore."""
 
 
+class AdvanceReporter(Callback):
+    """Advances a reporter by one unit after every epoch."""
+
+    def __init__(self, report: Reporter, note: str) -> None:
+        self.report, self.note = report, note
+
+    def on_epoch_end(self, state: TrainState) -> None:
+        """Advance by one unit."""
+        self.report.advance(1, self.note)
+
+
 class Bar:
-    """A rich progress bar with the time left; not on a terminal, a line for every tenth."""
+    """A rich progress bar with the remaining time; without a terminal, a line per 10 %."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -44,7 +57,7 @@ class Bar:
             TextColumn("{task.description}"),
             BarColumn(bar_width=30),
             TaskProgressColumn(),
-            TextColumn("left"),
+            TextColumn("remaining"),
             TimeRemainingColumn(),
             console=console,
             transient=True,

@@ -1,4 +1,4 @@
-"""What a finished run of pruning rounds found: written, read and shown."""
+"""The results of a complete run of pruning rounds: written, read and printed."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ FILES = {
     "log": "log.jsonl",
     "networks": "*/trial-*/round-*.sparseq",
 }
-CONFIG_SHOWN, TIMING = ("model", "data"), ("batch", "threads", "processor")
+SHOWN_CONFIG, TIMING = ("model", "data"), ("batch", "threads", "processor")
 HEADINGS = [
     "\nround",
-    "weights\nleft",
+    "weights\nkept",
     "validation\n%",
     "test\n%",
     "bytes\non disk",
@@ -38,10 +38,10 @@ HEADINGS = [
 
 @dataclass(frozen=True)
 class Level:
-    """One line of the final table: a network at one round, over all trials that reached it.
+    """One row of the final table: a network after one round, over all trials that reached it.
 
-    Accuracies are means with sample standard deviations, 0..1; `size` is the compressed file in
-    bytes and the times are milliseconds per forward pass, all three of the first trial.
+    Accuracies are means with sample standard deviations, in 0..1. `size` is that of the compressed
+    file in bytes, times are milliseconds per forward pass; these are of a single trial.
     """
 
     algebra: str
@@ -65,10 +65,10 @@ class Results:
     """All levels of a run.
 
     Attributes:
-        folder: where the run lies.
-        config: its identity.
-        levels: by network, then by round.
-        timing: how the times were measured: machine, threads, batch.
+        folder: of the run.
+        config: identity of the run.
+        levels: sorted by network, then by round.
+        timing: conditions of the time measurements: machine, threads, batch.
     """
 
     folder: Path
@@ -78,7 +78,7 @@ class Results:
 
     @property
     def algebras(self) -> list[str]:
-        """The networks, in order."""
+        """The algebras of the networks, in order."""
         return list(dict.fromkeys(level.algebra for level in self.levels))
 
     def of(self, algebra: str) -> list[Level]:
@@ -90,7 +90,7 @@ class Results:
         return [_curve(algebra, self.of(algebra)) for algebra in self.algebras]
 
     def write(self, folder: RunFolder) -> None:
-        """Write the table as JSONL and CSV, then the file that marks the run as finished."""
+        """Write the table as JSONL and CSV, then the file that marks the run as complete."""
         log = RowLog(folder.path, TABLE)
         log.drop(lambda row: True)
         for level in self.levels:
@@ -100,28 +100,27 @@ class Results:
 
     @classmethod
     def read(cls, folder: Path) -> Results:
-        """The results of a finished run; ValueError if the file is damaged."""
+        """The results of a complete run; ValueError if their file is damaged."""
         path = folder / RESULTS
-        found = read_object(path, "Results.read")
-        for name, kind in {"config": dict, "levels": list, "timing": dict}.items():
-            part = found.get(name)
+        stored = read_object(path, "Results.read")
+        for name, value_type in {"config": dict, "levels": list, "timing": dict}.items():
+            value = stored.get(name)
             require(
-                isinstance(part, kind) and bool(part),
+                isinstance(value, value_type) and bool(value),
                 "Results.read",
                 str(path),
-                f"must hold {name!r}, a filled {kind.__name__}",
-                repr(part)[:80],
+                f"must have {name!r}, a non-empty {value_type.__name__}",
+                repr(value)[:80],
             )
-        _check_names(found["config"], CONFIG_SHOWN, f"{path}: config")
-        _check_names(found["timing"], TIMING, f"{path}: timing")
-        for row in found["levels"]:
+        _check_names(stored["config"], SHOWN_CONFIG, f"{path}: config")
+        _check_names(stored["timing"], TIMING, f"{path}: timing")
+        for row in stored["levels"]:
             _check_level(row, path)
-        return cls(
-            folder, found["config"], [Level(**row) for row in found["levels"]], found["timing"]
-        )
+        levels = [Level(**row) for row in stored["levels"]]
+        return cls(folder, stored["config"], levels, stored["timing"])
 
     def show(self, console: Console) -> None:
-        """Print one table for each network, what it comes to, and where the files are."""
+        """Print a table and a summary for each network, and the paths of the files."""
         for algebra in self.algebras:
             console.print(level_table(self, algebra))
             console.print(summary(self.of(algebra)) + "\n", highlight=False)
@@ -131,33 +130,22 @@ class Results:
             f"{timing['threads']} thread(s), {timing['processor']}",
             highlight=False,
         )
-        for what, name in FILES.items():
-            console.print(f"{what}: {self.folder / name}", highlight=False, soft_wrap=True)
+        for label, name in FILES.items():
+            console.print(f"{label}: {self.folder / name}", highlight=False, soft_wrap=True)
 
 
-def _check_names(found: dict[str, Any], names: Sequence[str], argument: str) -> None:
-    missing = [name for name in names if name not in found]
-    require(
-        not missing,
-        "Results.read",
-        argument,
-        f"must hold {', '.join(names)}",
-        f"none of the name {', '.join(missing)}",
-    )
+def _check_names(values: dict[str, Any], names: Sequence[str], argument: str) -> None:
+    complete = all(name in values for name in names)
+    require(complete, "Results.read", argument, f"must have {', '.join(names)}", [*values])
 
 
 def _check_level(row: Any, path: Path) -> None:
-    """ValueError unless a row has the columns of a Level, and numbers where numbers belong."""
-    known = {field.name for field in fields(Level)}
+    """ValueError unless a row has the columns of a Level, with numbers in all but the algebra."""
+    columns = {field.name for field in fields(Level)}
     got = sorted(row) if isinstance(row, dict) else row
-    require(
-        got == sorted(known),
-        "Results.read",
-        str(path),
-        "must hold the columns of this version in every level",
-        got,
-    )
-    for name in sorted(known - {"algebra"}):
+    rule = "must have the columns of this version in every level"
+    require(got == sorted(columns), "Results.read", str(path), rule, got)
+    for name in sorted(columns - {"algebra"}):
         require(
             isinstance(row[name], int | float),
             "Results.read",
@@ -178,7 +166,7 @@ def _curve(algebra: str, levels: Sequence[Level]) -> Curve:
 
 
 def level_table(results: Results, algebra: str) -> Table:
-    """All rounds of one network."""
+    """A rich table of all rounds of one network."""
     levels = results.of(algebra)
     model, data = results.config["model"], results.config["data"]
     title = f"{model}, {algebra}, on {data}: {levels[0].weights:,} weights"
@@ -198,10 +186,10 @@ def level_table(results: Results, algebra: str) -> Table:
 
 
 def summary(levels: list[Level]) -> str:
-    """The sparsest network whose mean validation accuracy is within half a point of the dense."""
+    """The sparsest level with a mean validation accuracy within half a point of the dense one."""
     dense = levels[0]
-    enough = dense.validation_accuracy - 0.005
-    ticket = next(lv for lv in reversed(levels) if lv.validation_accuracy >= enough)
+    threshold = dense.validation_accuracy - 0.005
+    ticket = next(lv for lv in reversed(levels) if lv.validation_accuracy >= threshold)
     return (
         f"{ticket.algebra}: {_percent(ticket.density)} of the weights keep the validation "
         f"accuracy within half a point; test {100 * dense.test_accuracy:.2f} -> "
@@ -212,7 +200,7 @@ def summary(levels: list[Level]) -> str:
 
 
 def ratio_text(ratio: float, above: str, below: str) -> str:
-    """A ratio in words: "1.50x faster", or of its inverse "1.20x slower"."""
+    """A ratio in words: "1.50x faster" or, for a ratio below 1, "1.20x slower"."""
     return f"{ratio:.2f}x {above}" if ratio >= 1 else f"{1 / ratio:.2f}x {below}"
 
 

@@ -1,4 +1,4 @@
-"""Training of a single dense network, without pruning."""
+"""Training of a single network, without pruning."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from torch import nn
 from sparseq.data import DataBundle
 from sparseq.files.model_file import save
 from sparseq.recipes.experiment import RECIPES, Experiment
-from sparseq.recipes.folder import RunFolder, damage_named
+from sparseq.recipes.folder import RunFolder, resuming
 from sparseq.recipes.outcome import MODEL_FILE, Outcome
-from sparseq.recipes.progress import Reporter, Silent
+from sparseq.recipes.progress import AdvanceReporter, Reporter, Silent
 from sparseq.recipes.results import RESULTS
-from sparseq.recipes.rounds.trial import Advance
 from sparseq.seeds import derive_seed
 from sparseq.train import (
     EarlyBest,
@@ -36,24 +35,24 @@ CHECKPOINT = "checkpoint.safetensors"
 class Train(Experiment):
     """Train one network and save the weights of its best epoch.
 
-    The best is the one of the highest validation accuracy; for an autoencoder, of the lowest loss.
+    The best epoch has the highest validation accuracy or, for an autoencoder, the lowest loss.
     """
 
     recipe: ClassVar[str] = "train"
-    classes_only: ClassVar[bool] = False
+    classifiers_only: ClassVar[bool] = False
 
     algebra: Literal["real", "quaternion"] = "real"
     """Real or quaternion layers."""
 
     def run(self, reporter: Reporter | None = None) -> Outcome:
-        """Run, or go on after the last finished epoch; a finished run is read.
+        """Run, or resume after the last complete epoch; the outcome of a complete run is read.
 
         Raises:
-            FileExistsError: the folder belongs to another run.
+            FileExistsError: the folder contains another run.
             FileNotFoundError: the data set is missing.
         """
         report = reporter or Silent()
-        with self.processor(), RunFolder(self.folder(), self.identity()) as folder:
+        with self.torch_threads(), RunFolder(self.folder(), self.identity()) as folder:
             if (folder.path / RESULTS).exists():
                 return Outcome.read(folder.path)
             data = self.load_data()
@@ -70,15 +69,15 @@ def train_dense(
     algebra: str,
     **logged: str,
 ) -> nn.Module:
-    """A new network, trained to its best epoch; logs and checkpoints every epoch.
+    """A new network with the weights of its best epoch; logs and checkpoints every epoch.
 
-    `logged` stands in every row of the log.
+    `logged` is part of every row of the log.
     """
     model = config.new_model(data, algebra, derive_seed("weights", config.seed, 0))
     optimizer, loss_fn = config.new_optimizer(model), config.loss_fn
     best = EarlyBest(data.validation, loss_fn=loss_fn)
     checkpoint, hparams = folder / CHECKPOINT, config.training
-    with damage_named(checkpoint, "the training starts again"):
+    with resuming(checkpoint, "the training starts again"):
         done = resume_training(checkpoint, model, optimizer, best)
     report.advance(done, "resumed")
     fit(
@@ -92,7 +91,7 @@ def train_dense(
         loss_fn=loss_fn,
         callbacks=[
             config.change_rate(),
-            Advance(report, f"{algebra} network"),
+            AdvanceReporter(report, f"{algebra} network"),
             best,
             LogRows(RowLog(folder.path), **logged),
             SaveCheckpoint(checkpoint, best),
@@ -103,23 +102,23 @@ def train_dense(
 
 
 def conclude(
-    model: nn.Module, data: DataBundle, folder: RunFolder, loss_fn: LossFn, **figures: object
+    model: nn.Module, data: DataBundle, folder: RunFolder, loss_fn: LossFn, **metrics: object
 ) -> Outcome:
-    """Save the network, measure it on the test split, and mark the run as finished.
+    """Save the network, evaluate it on the validation and test splits, and write the outcome.
 
-    It is measured by its accuracy or, if it is no classifier, by its loss.
+    The metric is the accuracy or, if the network is not a classifier, the loss.
     """
     save(model, folder / MODEL_FILE, overwrite=True)
-    found = {
+    results = {
         name: evaluate(model, split, loss_fn=loss_fn)
         for name, split in (("validation", data.validation), ("test", data.test))
     }
-    measure = "loss" if any(math.isnan(part.accuracy) for part in found.values()) else "accuracy"
+    metric = "loss" if any(math.isnan(r.accuracy) for r in results.values()) else "accuracy"
     outcome = Outcome(
         folder.path,
         {
-            **figures,
-            **{f"{name}_{measure}": getattr(part, measure) for name, part in found.items()},
+            **metrics,
+            **{f"{name}_{metric}": getattr(r, metric) for name, r in results.items()},
             "bytes_on_disk": (folder / MODEL_FILE).stat().st_size,
         },
     )

@@ -1,1 +1,1 @@
-"""L6: what a model costs and what a run reached, as tables and figures."""
+"""Reports: the cost of a model and the results of a run, as tables and figures."""

@@ -1,4 +1,4 @@
-"""What `profile` says of a layer, and its table, which fits 80 columns."""
+"""The rows that `profile` measures, and their table, at most 80 columns wide."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from rich.table import Table
 
 HEADINGS = ["layer", "kind", "kept\n%", "nnz", "bytes", "dense\nms", "sparse\nms"]
 HEADINGS += ["speed\nup", "kernel"]
-WORDS = (0, 1, 8)  # columns of words, which may wrap; the others are numbers
+TEXT_COLUMNS = (0, 1, 8)  # may wrap; the others are numbers
 
 
 @dataclass(frozen=True)
 class LayerRow:
-    """One layer, or the whole model.
+    """One layer, or the complete model.
 
     Attributes:
         name: path of the module in the model.
-        kind: its type.
-        density: fraction of the dense twin's weights that is kept (not exactly 0).
-        weights: number of the dense twin's weights.
+        kind: name of its class.
+        density: fraction of the dense twin's weights that are kept (not exactly 0).
+        weights: number of weights of the dense twin.
         nnz: number of kept weights.
-        bytes: of its parameters and buffers in memory, prepared forms of the pattern included.
-        dense_ms: median milliseconds of the dense layer; None if the model did not call it.
-        sparse_ms: the same of the sparse layer; of what it would take if the layer is dense but
-            has zeros. None where there is nothing sparse.
-        kernel: what computes the layer as it is: op and backend, or "torch".
-        reason: why a layer with zeros is dense, as `compress` sees it at this batch; "" for others.
+        bytes: size of its parameters and buffers in memory, precomputed patterns included.
+        dense_ms: median milliseconds of the dense twin; None if the model did not call the layer.
+        sparse_ms: the same of the sparse layer, or, for a dense layer with zeros, of its sparse
+            twin; None if the layer has no zeros.
+        kernel: what computes the layer: op and backend, or "torch".
+        reason: why `compress` leaves a layer with zeros dense at this batch; "" for other layers.
     """
 
     name: str
@@ -45,12 +45,12 @@ class LayerRow:
 
     @property
     def speedup(self) -> float | None:
-        """Dense time over sparse time."""
+        """dense_ms / sparse_ms; None if either was not measured."""
         return self.dense_ms / self.sparse_ms if self.dense_ms and self.sparse_ms else None
 
 
 def layer_table(rows: Sequence[LayerRow], total: LayerRow, title: str) -> Table:
-    """A rich table of layers, the whole model at its foot; why layers are dense stands below."""
+    """A rich table of layers, with the total as its footer and the reasons as its caption."""
     table = Table(
         title=title,
         title_justify="left",
@@ -62,9 +62,9 @@ def layer_table(rows: Sequence[LayerRow], total: LayerRow, title: str) -> Table:
         caption_justify="left",
     )
     for number, (heading, footer) in enumerate(zip(HEADINGS, _cells(total), strict=True)):
-        justify: Any = "left" if number in WORDS else "right"
+        justify: Any = "left" if number in TEXT_COLUMNS else "right"
         table.add_column(
-            heading, footer, justify=justify, no_wrap=number not in WORDS, overflow="fold"
+            heading, footer, justify=justify, no_wrap=number not in TEXT_COLUMNS, overflow="fold"
         )
     for row in rows:
         table.add_row(*_cells(row))
@@ -82,7 +82,7 @@ def short_count(number: int) -> str:
 
 
 def _reasons(rows: Sequence[LayerRow]) -> str:
-    """Why layers with zeros are dense, each reason once."""
+    """Why layers with zeros are dense: each reason once, with its layers."""
     layers: dict[str, list[str]] = {}
     for row in rows:
         if row.reason:
@@ -96,5 +96,5 @@ def _cells(row: LayerRow) -> list[str]:
     return [row.name, row.kind, *counts, *times, _number(row.speedup, ".2f"), row.kernel]
 
 
-def _number(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)
+def _number(value: float | None, spec: str) -> str:
+    return "-" if value is None else format(value, spec)

@@ -1,4 +1,4 @@
-"""`profile`: what each layer of a model costs, beside its dense twin, measured here and now."""
+"""`profile`: measures the cost of each layer of a model next to that of its dense twin."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from sparseq.timing import Work, median_ms
 
 
 class Call(NamedTuple):
-    """What a layer was called with, and a convolution's output positions over all images."""
+    """Arguments of one call of a layer; for convolutions, output positions of all images."""
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
@@ -44,13 +44,13 @@ class Profile:
     """Measured costs; prints as a table.
 
     Attributes:
-        rows: one for each module with parameters of its own, in the model's order.
-        total: the whole model: its sparse_ms is the model as it is, its dense_ms that with every
-            sparse layer replaced by its dense twin.
+        rows: one per module with its own parameters, in the model's order.
+        total: the complete model; sparse_ms is the time of the model itself, dense_ms that of the
+            model with every sparse layer replaced by its dense twin.
         batch: first dimension of the input.
-        device: where it ran.
+        device: where the model ran.
         threads: torch's CPU threads.
-        repeats: samples behind each median.
+        repeats: samples per median.
     """
 
     rows: list[LayerRow]
@@ -70,50 +70,50 @@ class Profile:
         return self.table()
 
     def __str__(self) -> str:
-        console = Console(file=io.StringIO(), width=120)
-        console.print(self.table())
-        return console.file.getvalue()  # type: ignore[attr-defined]
+        text = io.StringIO()
+        Console(file=text, width=120).print(self.table())
+        return text.getvalue()
 
 
 def profile(model: nn.Module, x: Tensor | Sequence[Any], repeats: int = 20) -> Profile:
-    """Measure every layer of a model, and its dense twin, on the inputs that reach it.
+    """Measure every layer of a model, and its dense twin, on the layer's own inputs.
 
-    Dense and sparse run in turn, so that a slow moment of the machine meets both; the figures are
-    medians. A copy of the model runs, in evaluation mode and without gradients: mode, hooks and
-    buffers of the model and torch's random state stay as they are.
+    Dense and sparse calls are interleaved, so that the machine's load affects both alike; times
+    are medians. A copy of the model runs, in evaluation mode and without gradients: mode, hooks
+    and buffers of the model and torch's random state do not change.
 
     Args:
         model: any module.
-        x: one batch, (N, ...) on the model's device; a tuple or list if the model takes several.
-        repeats: samples of each time, at least 1.
+        x: one batch, (N, ...) on the model's device; a tuple or list for several inputs.
+        repeats: samples per median, at least 1.
 
     Returns:
-        The table.
+        The measurements, which print as a table.
 
     Raises:
-        ValueError: repeats below 1, an x without a batch dimension.
+        ValueError: repeats below 1, or an x without a batch dimension.
     """
     require(repeats >= 1, "profile", "repeats", "must be at least 1", repeats)
-    given = (x,) if isinstance(x, Tensor) else tuple(x)
-    batched = bool(given) and isinstance(given[0], Tensor) and given[0].dim() > 0
+    batch = (x,) if isinstance(x, Tensor) else tuple(x)
+    batched = bool(batch) and isinstance(batch[0], Tensor) and batch[0].dim() > 0
     require(batched, "profile", "x", "must be a batch (N, ...)", type(x).__name__)
-    device = given[0].device
+    device = batch[0].device
     generators = [device] if device.type == "cuda" else []
     with torch.no_grad(), torch.random.fork_rng(generators):
-        # a model may work in place on what it is given
-        inputs = tuple(item.clone() if isinstance(item, Tensor) else item for item in given)
-        work = copy.deepcopy(model).eval()
-        calls = _record_calls(work, inputs)
+        # a model may change its inputs in place
+        inputs = tuple(item.clone() if isinstance(item, Tensor) else item for item in batch)
+        profiled = copy.deepcopy(model).eval()
+        calls = _record_calls(profiled, inputs)
         rows = [
             _measured(path, module, calls[path], device, repeats)
-            for path, module in _layers(work).items()
+            for path, module in _layers(profiled).items()
         ]
-        total = _total(work, rows, inputs, repeats)
-    return Profile(rows, total, given[0].shape[0], str(device), torch.get_num_threads(), repeats)
+        total = _total(profiled, rows, inputs, repeats)
+    return Profile(rows, total, batch[0].shape[0], str(device), torch.get_num_threads(), repeats)
 
 
 def _layers(model: nn.Module) -> dict[str, nn.Module]:
-    """Modules with parameters of their own."""
+    """Path -> module, of the modules with their own parameters."""
     return {
         path: module
         for path, module in model.named_modules()
@@ -122,17 +122,17 @@ def _layers(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def _record_calls(model: nn.Module, inputs: tuple[Any, ...]) -> dict[str, list[Call]]:
-    """Run the model once; the arguments of every call of every layer."""
+    """Path of every layer -> its calls in one run of the model."""
     calls: dict[str, list[Call]] = {}
     handles = []
     for path, module in _layers(model).items():
-        record = calls.setdefault(path, [])
 
-        def note(module: Any, args: Any, kwargs: Any, y: Any, record: list[Call] = record) -> None:
-            known = is_convolution(module)
-            record.append(Call(args, kwargs, output_positions(module, y) if known else None))
+        def record(module: Any, args: Any, kwargs: Any, y: Any, path: str = path) -> None:
+            positions = output_positions(module, y) if is_convolution(module) else None
+            calls[path].append(Call(args, kwargs, positions))
 
-        handles.append(module.register_forward_hook(note, with_kwargs=True))
+        calls[path] = []
+        handles.append(module.register_forward_hook(record, with_kwargs=True))
     model(*inputs)
     for handle in handles:
         handle.remove()
@@ -143,8 +143,8 @@ def _measured(
     path: str, module: nn.Module, calls: list[Call], device: torch.device, repeats: int
 ) -> LayerRow:
     dense, sparse = _twins(module)
-    works = [_replay(twin, calls) for twin in (dense, sparse) if twin is not None]
-    times = [*median_ms(works, device, repeats), None] if calls else [None, None]
+    replays = [_replay(twin, calls) for twin in (dense, sparse) if twin is not None]
+    times = [*median_ms(replays, device, repeats), None] if calls else [None, None]
     weights, kept = _weights(module, dense)
     kind, density = type(module).__name__, kept / max(weights, 1)
     costs = (_bytes(module), times[0], times[1], _kernel(module, device))
@@ -153,7 +153,7 @@ def _measured(
 
 
 def _twins(module: Any) -> tuple[nn.Module, nn.Module | None]:
-    """A layer's dense and sparse forms; the second is None where it has no zeros, or no form."""
+    """The dense and the sparse twin of a layer; no sparse one without zeros or a sparse type."""
     if _is_sparse(module):
         return module.to_dense(), module
     if sparse_type(type(module)) is None:
@@ -163,32 +163,35 @@ def _twins(module: Any) -> tuple[nn.Module, nn.Module | None]:
 
 
 def _why_dense(module: Any, calls: list[Call]) -> str:
-    """What the rule of `compress` says of a dense layer with zeros at the batch that reaches it."""
+    """Why `compress` would leave a layer with zeros dense at the batch of its calls."""
     keep = module.weight != 0
     kind, shape, whole = type(module), tuple(keep.shape), keeps_whole(type(module), keep)
-    work = [
+    sizes = [
         (_examples(module, call.args[0]), call.positions)
         for call in calls
         if call.args and isinstance(call.args[0], Tensor)
     ]
-    batch, positions = max(work, default=(1, None))
+    batch, positions = max(sizes, default=(1, None))
     image = None if positions is None else positions // max(batch, 1)
     limit = break_even(kind, shape, batch, whole=whole, positions=image)
     if limit == 0:
         measured = is_measured(kind, shape, whole)
-        return "too small for sparse" if measured else "not measured sparse"
-    return f"sparse pays {'up to' if density_of(keep) > limit else 'here, up to'} {limit:.0%}"
+        return "too small for sparse" if measured else "sparse speed is not measured"
+    if density_of(keep) > limit:
+        return f"sparse is faster only up to {limit:.0%}"
+    return f"sparse is faster here (up to {limit:.0%})"
 
 
 def _examples(module: Any, x: Tensor) -> int:
-    """Rows, or images, of a layer's input."""
+    """Number of rows, or images, of a layer's input."""
     if hasattr(module, "kernel_size"):
         return x.shape[0] if x.dim() == len(module.kernel_size) + 2 else 1
-    return x.numel() // max(module.in_features, 1)
+    in_features: int = module.in_features
+    return x.numel() // max(in_features, 1)
 
 
 def _weights(module: Any, dense: nn.Module) -> tuple[int, int]:
-    """Number of weights of the dense form, and how many of them are kept."""
+    """Number of weights of the dense twin, and how many of them are kept."""
     weight = getattr(dense, "weight", None)
     if not isinstance(weight, Tensor):
         count = sum(parameter.numel() for parameter in module.parameters(recurse=False))
@@ -206,8 +209,8 @@ def _bytes(module: nn.Module) -> int:
 
 
 def _kernel(module: nn.Module, device: torch.device) -> str:
-    known = nearest_type(type(module))
-    op = known.op_of(module) if known is not None else None
+    layer_type = nearest_type(type(module))
+    op = layer_type.op_of(module) if layer_type is not None else None
     return f"{op} {activate(device.type).get(op, 'reference')}" if op else "torch"
 
 
@@ -220,8 +223,8 @@ def _total(
 ) -> LayerRow:
     sparse = any(_is_sparse(module) for module in model.modules())
     models = [replace_modules(model, _dense_of_sparse), model] if sparse else [model]
-    works = [_replay(twin, [Call(inputs, {}, None)]) for twin in models]
-    times = [*median_ms(works, inputs[0].device, repeats), None]
+    replays = [_replay(twin, [Call(inputs, {}, None)]) for twin in models]
+    times = [*median_ms(replays, inputs[0].device, repeats), None]
     kept, weights = sum(row.nnz for row in rows), sum(row.weights for row in rows)
     kind, density = type(model).__name__, kept / max(weights, 1)
     costs = (sum(row.bytes for row in rows), times[0], times[1], "")

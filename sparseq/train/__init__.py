@@ -1,4 +1,4 @@
-"""L4: training. It knows nothing of pruning: whoever prunes during training passes a callback."""
+"""Training. It knows nothing about pruning: to prune during training, pass a callback."""
 
 from sparseq.train.callbacks import (
     Callback,
@@ -7,6 +7,7 @@ from sparseq.train.callbacks import (
     ShowProgress,
     TrainState,
     Validate,
+    copy_state,
 )
 from sparseq.train.checkpoint import (
     SaveCheckpoint,
@@ -39,6 +40,7 @@ __all__ = [
     "RATES",
     "ChangeRate",
     "Progress",
+    "copy_state",
     "SaveCheckpoint",
     "save_checkpoint",
     "load_checkpoint",

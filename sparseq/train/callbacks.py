@@ -1,7 +1,7 @@
-"""What happens during training besides training: validation, the best weights, logs, progress.
+"""Callbacks of the training loop: validation, the best weights, logs, progress.
 
-The loop calls every callback, in the order given, at five moments; whatever wants to act on them
-(a pruning recipe, a schedule) derives from Callback and needs no change in the loop.
+The loop calls all callbacks, in their order, at five points. To act on them (a pruning recipe, a
+schedule), derive from Callback; the loop needs no change.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
 
 @dataclass
 class TrainState:
-    """Where training stands; callbacks read it, and may set `stop` or add to `metrics`.
+    """The state of training; callbacks read it, and may set `stop` or add to `metrics`.
 
     Attributes:
-        model, optimizer: what is being trained.
+        model, optimizer: the trained model and its optimizer.
         epochs: epoch number at which training ends.
         steps_per_epoch: batches in one epoch.
-        epoch: epochs completed, those before a resumption included.
-        step: optimizer steps completed, likewise.
-        metrics: numbers of the latest epoch: "loss" (mean training loss), "seconds" (spent in
-            training steps), and whatever callbacks add.
-        stop: set True to end training after the current step (on_step) or epoch.
+        epoch: completed epochs, including those before a resumption.
+        step: completed optimizer steps, including those before a resumption.
+        metrics: of the latest epoch: "loss" (mean training loss), "seconds" (spent in training
+            steps), and the metrics added by callbacks.
+        stop: set to True to end training after the current step (on_step) or epoch.
     """
 
     model: nn.Module
@@ -49,8 +49,13 @@ class TrainState:
     stop: bool = False
 
 
+def copy_state(model: nn.Module) -> dict[str, Tensor]:
+    """A copy of the state_dict that shares no memory with the model."""
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
 class Callback:
-    """Does nothing at any of the five moments; derive and override."""
+    """Does nothing; derived classes override some of the five methods."""
 
     def on_train_start(self, state: TrainState) -> None:
         """Before the first epoch."""
@@ -59,17 +64,17 @@ class Callback:
         """Before the first step of an epoch."""
 
     def on_step(self, state: TrainState) -> None:
-        """After an optimizer step; state.step counts it already."""
+        """After an optimizer step; state.step includes it."""
 
     def on_epoch_end(self, state: TrainState) -> None:
-        """After the last step of an epoch; state.epoch counts it, state.metrics is its."""
+        """After the last step of an epoch; state.epoch and state.metrics include it."""
 
     def on_train_end(self, state: TrainState) -> None:
         """After the last epoch, or after a stop; not after an exception."""
 
 
 class Validate(Callback):
-    """Adds "validation_loss" and, of a classifier, "validation_accuracy" to an epoch's metrics."""
+    """Adds "validation_loss" and, for a classifier, "validation_accuracy" to the metrics."""
 
     def __init__(
         self, split: Split, batch_size: int = 1000, loss_fn: LossFn = F.cross_entropy
@@ -77,7 +82,7 @@ class Validate(Callback):
         self.split, self.batch_size, self.loss_fn = split, batch_size, loss_fn
 
     def on_epoch_end(self, state: TrainState) -> None:
-        """Evaluate the model as it is now."""
+        """Evaluate the current weights."""
         result = evaluate(state.model, self.split, self.batch_size, self.loss_fn)
         state.metrics["validation_loss"] = result.loss
         if not math.isnan(result.accuracy):
@@ -87,14 +92,14 @@ class Validate(Callback):
 class EarlyBest(Validate):
     """Validates every epoch and keeps a copy of the weights with the highest accuracy so far.
 
-    Of a model that is no classifier they are those with the lowest loss. Of equally good epochs
-    the earliest is kept.
+    For models that are not classifiers, the weights with the lowest loss. Ties are resolved in
+    favor of the earliest epoch.
 
     Attributes:
         accuracy: highest validation accuracy so far, -1 before the first epoch.
-        loss: lowest validation loss so far of a model that is no classifier, else infinite.
-        epoch: epochs completed when it was reached.
-        best: that state_dict, copied; empty before the first epoch.
+        loss: lowest validation loss so far of a model that is not a classifier, else infinite.
+        epoch: number of completed epochs at the best one.
+        best: a copy of its state_dict; empty before the first epoch.
     """
 
     def __init__(
@@ -105,34 +110,32 @@ class EarlyBest(Validate):
         self.best: dict[str, Tensor] = {}
 
     def on_epoch_end(self, state: TrainState) -> None:
-        """Evaluate, and copy the weights if they are better than all before."""
+        """Evaluate, and copy the weights if they are the best so far."""
         super().on_epoch_end(state)
         if self._is_best(state.metrics):
             self.epoch = state.epoch
-            self.best = {
-                name: tensor.detach().clone() for name, tensor in state.model.state_dict().items()
-            }
+            self.best = copy_state(state.model)
 
     def _is_best(self, metrics: Mapping[str, float]) -> bool:
-        loss, before = metrics["validation_loss"], (self.accuracy, self.loss)
+        loss, previous = metrics["validation_loss"], (self.accuracy, self.loss)
         if "validation_accuracy" in metrics:
             self.accuracy = max(metrics["validation_accuracy"], self.accuracy)
         elif loss < self.loss:
             self.loss = loss
-        return before != (self.accuracy, self.loss)
+        return previous != (self.accuracy, self.loss)
 
     def restore(self, model: nn.Module) -> None:
         """Load the best weights into the model; ValueError before the first epoch."""
-        require(bool(self.best), "EarlyBest.restore", "best", "needs a finished epoch", "none")
+        require(bool(self.best), "EarlyBest.restore", "best", "needs a completed epoch", "none")
         model.load_state_dict(self.best)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Tensors and JSON values for a checkpoint; `resume` takes them back."""
+        """Tensors and JSON values for a checkpoint; the inverse of `resume`."""
         loss = {"loss": self.loss} if math.isfinite(self.loss) else {}
         return dict(self.best), {"accuracy": self.accuracy, **loss, "epoch": self.epoch}
 
     def resume(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
-        """Continue from what `state` gave."""
+        """Continue from the values that `state` returned."""
         self.best = dict(tensors)
         self.accuracy, self.epoch = float(meta["accuracy"]), int(meta["epoch"])
         self.loss = float(meta.get("loss", math.inf))
@@ -141,8 +144,8 @@ class EarlyBest(Validate):
 class LogRows(Callback):
     """Appends a row {**extra, epoch, step, **metrics} to a log after every epoch.
 
-    Rows of `extra` beyond the epoch where training starts (or starts again) are dropped first,
-    so that an interrupted and resumed run leaves each epoch once.
+    When training starts or is resumed, rows with the same `extra` of later epochs are dropped, so
+    that the log of a resumed run has each epoch once.
     """
 
     def __init__(self, log: RowLog, **extra: Any) -> None:
@@ -163,29 +166,29 @@ class LogRows(Callback):
 
 
 class ShowProgress(Callback):
-    """Advances a task of a rich progress display, some twenty times per epoch."""
+    """Advances a task of a rich progress display, about twenty times per epoch."""
 
     def __init__(self, progress: Progress, description: str = "training") -> None:
         self.progress, self.description = progress, description
         self.task: TaskID | None = None
 
     def on_train_start(self, state: TrainState) -> None:
-        """Add the task, with the steps that were done before."""
+        """Add the task, with the steps completed before."""
         self.task = self.progress.add_task(
             self.description, total=state.epochs * state.steps_per_epoch, completed=state.step
         )
 
     def on_step(self, state: TrainState) -> None:
-        """Show the steps done."""
+        """Show the completed steps."""
         if state.step % max(1, state.steps_per_epoch // 20) == 0:
             self._show(state)
 
     def on_epoch_end(self, state: TrainState) -> None:
-        """Show the steps done."""
+        """Show the completed steps."""
         self._show(state)
 
     def on_train_end(self, state: TrainState) -> None:
-        """Take the task away."""
+        """Remove the task."""
         if self.task is not None:
             self.progress.remove_task(self.task)
             self.task = None

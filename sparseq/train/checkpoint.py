@@ -1,4 +1,4 @@
-"""Checkpoints: tensors and JSON values in one checksummed file, replaced whole or not at all."""
+"""Checkpoints: tensors and JSON values in one checksummed file, replaced atomically."""
 
 from __future__ import annotations
 
@@ -22,37 +22,37 @@ Packed = tuple[dict[str, Tensor], dict[str, Any]]
 def save_checkpoint(
     path: str | os.PathLike[str], tensors: Mapping[str, Tensor], meta: Mapping[str, Any]
 ) -> None:
-    """Write a checkpoint, in place of an intact earlier one of that name if there is one.
+    """Write a checkpoint; replaces only an intact earlier checkpoint.
 
     Args:
-        path: the file; its folder is made if need be.
+        path: the file; its folder is created if necessary.
         tensors: name -> tensor of any device and dtype.
         meta: JSON values.
 
     Raises:
-        FileExistsError: the file exists and is no intact checkpoint; it is left as it is.
+        FileExistsError: the file exists and is not an intact checkpoint; it is not changed.
     """
-    target = Path(path)
-    if target.exists():
+    path = Path(path)
+    if path.exists():
         try:
-            read_container(target, KIND)
+            read_container(path, KIND)
         except ValueError as error:
             raise FileExistsError(
-                f"{target} is no intact sparseq checkpoint and is not replaced ({error}); "
+                f"{path} is not an intact sparseq checkpoint and is not replaced ({error}); "
                 "move it away or choose another folder"
             ) from error
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # copies: tensors that share memory cannot be stored side by side
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # safetensors cannot store tensors that share memory
     copies = {name: tensor.detach().clone() for name, tensor in tensors.items()}
-    write_container(target, copies, meta, KIND, overwrite=True)
+    write_container(path, copies, meta, KIND, overwrite=True)
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> Packed:
     """The tensors (on the CPU) and the JSON values of a checkpoint.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is foreign, cut short or changed.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is not a checkpoint, is truncated or was changed.
     """
     return read_container(path, KIND)
 
@@ -60,15 +60,15 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Packed:
 def pack_training(
     model: nn.Module, optimizer: Optimizer | None = None, best: EarlyBest | None = None
 ) -> Packed:
-    """Tensors and JSON values that hold a training's state, for `save_checkpoint`."""
+    """The state of a training as tensors and JSON values, for `save_checkpoint`."""
     tensors = _prefixed("model", dict(model.state_dict()))
     meta: dict[str, Any] = {}
     if optimizer is not None:
         state, meta["optimizer"] = pack_optimizer(optimizer)
         tensors |= _prefixed("optimizer", state)
     if best is not None:
-        kept, meta["best"] = best.state()
-        tensors |= _prefixed("best", kept)
+        best_weights, meta["best"] = best.state()
+        tensors |= _prefixed("best", best_weights)
     return tensors, meta
 
 
@@ -78,25 +78,26 @@ def unpack_training(
     optimizer: Optimizer | None = None,
     best: EarlyBest | None = None,
 ) -> None:
-    """Put what `pack_training` took back into objects of the same kind, in place.
+    """Restore the state returned by `pack_training` into existing objects, in place.
 
     Raises:
-        ValueError: a part that is asked for was not packed, or the optimizer is another one.
+        ValueError: the state of the optimizer or of `best` is missing, or the optimizer has
+            another type or other parameters.
         RuntimeError: the model's parameters have other names or shapes.
     """
     tensors, meta = packed
-    for name, wanted in (("optimizer", optimizer), ("best", best)):
-        known = wanted is None or name in meta
-        require(known, "unpack_training", "packed", f"must hold the {name}", sorted(meta))
-    model.load_state_dict(part(tensors, "model."))
+    for name, requested in (("optimizer", optimizer), ("best", best)):
+        available = requested is None or name in meta
+        require(available, "unpack_training", "packed", f"must have the state of {name}", [*meta])
+    model.load_state_dict(unprefixed("model.", tensors))
     if optimizer is not None:
-        unpack_optimizer(optimizer, part(tensors, "optimizer."), meta["optimizer"])
+        unpack_optimizer(optimizer, unprefixed("optimizer.", tensors), meta["optimizer"])
     if best is not None:
-        best.resume(part(tensors, "best."), meta["best"])
+        best.resume(unprefixed("best.", tensors), meta["best"])
 
 
 def pack_optimizer(optimizer: Optimizer) -> Packed:
-    """An optimizer's state: tensors named "index.key"; the other values and groups as JSON."""
+    """An optimizer's state: tensors named "index.key"; other values and the groups as JSON."""
     state = optimizer.state_dict()
     tensors: dict[str, Tensor] = {}
     values: dict[str, dict[str, Any]] = {}
@@ -108,7 +109,7 @@ def pack_optimizer(optimizer: Optimizer) -> Packed:
             else:
                 values[str(index)][key] = value
     groups = [
-        {key: _plain(value) for key, value in group.items()} for group in state["param_groups"]
+        {key: _json_value(value) for key, value in group.items()} for group in state["param_groups"]
     ]
     return tensors, {"type": type(optimizer).__name__, "values": values, "groups": groups}
 
@@ -116,21 +117,19 @@ def pack_optimizer(optimizer: Optimizer) -> Packed:
 def unpack_optimizer(
     optimizer: Optimizer, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]
 ) -> None:
-    """Load what `pack_optimizer` gave.
+    """Restore the state returned by `pack_optimizer`.
 
     Raises:
-        ValueError: the optimizer is of another type or has other parameters.
+        ValueError: the optimizer has another type or other parameters.
     """
-    found = type(optimizer).__name__
-    require(
-        found == meta["type"], "unpack_optimizer", "optimizer", f"must be {meta['type']}", found
-    )
+    name, rule = type(optimizer).__name__, f"must be {meta['type']}"
+    require(name == meta["type"], "unpack_optimizer", "optimizer", rule, name)
     state: dict[int, dict[str, Any]] = {
         int(index): dict(values) for index, values in meta["values"].items()
     }
     for name, tensor in tensors.items():
         index, _, key = name.partition(".")
-        # load_state_dict may keep the very tensor, which training then changes
+        # load_state_dict may keep the tensor itself, which training would change
         state[int(index)][key] = tensor.clone()
     groups = [
         {
@@ -145,8 +144,8 @@ def unpack_optimizer(
 class SaveCheckpoint(Callback):
     """Writes model, optimizer and best weights to `path` after every epoch.
 
-    `resume_training` continues from it. Stands last, after the EarlyBest it saves and after logs:
-    then a run killed at any moment resumes with nothing missing.
+    `resume_training` continues from it. It must be the last callback, after the EarlyBest that it
+    saves and after logs, so that a run can be killed and resumed at any time.
     """
 
     def __init__(self, path: str | os.PathLike[str], best: EarlyBest | None = None) -> None:
@@ -164,10 +163,10 @@ def resume_training(
     optimizer: Optimizer,
     best: EarlyBest | None = None,
 ) -> int:
-    """Load what SaveCheckpoint wrote, if there is such a file.
+    """Load the file of SaveCheckpoint, if it exists.
 
     Returns:
-        The epochs completed, for `fit(start_epoch=...)`; 0, with nothing changed, without a file.
+        The number of completed epochs, for `fit(start_epoch=...)`; 0 if the file does not exist.
     """
     if not Path(path).exists():
         return 0
@@ -180,8 +179,8 @@ def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
 
 
-def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors whose names begin with a prefix, without it."""
+def unprefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names start with a prefix, by their names without it."""
     return {
         name.removeprefix(prefix): tensor
         for name, tensor in tensors.items()
@@ -189,5 +188,5 @@ def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     }
 
 
-def _plain(value: Any) -> Any:
+def _json_value(value: Any) -> Any:
     return value.item() if isinstance(value, torch.Tensor) else value

@@ -20,9 +20,9 @@ LossFn = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Metrics:
-    """Mean loss per example, and the fraction of examples whose largest output is their class.
+    """Mean loss per example, and the fraction of examples that are classified correctly.
 
-    The accuracy is nan for a model whose outputs are no tensor of scores, such as an autoencoder.
+    The accuracy is NaN for models that do not output a tensor of scores, such as an autoencoder.
     """
 
     loss: float
@@ -32,10 +32,10 @@ class Metrics:
 def evaluate(
     model: nn.Module, split: Split, batch_size: int = 1000, loss_fn: LossFn = F.cross_entropy
 ) -> Metrics:
-    """Run the model on every example, in evaluation mode, and leave its modes as they were.
+    """Mean loss and accuracy over a split, in evaluation mode; restores the model's modes.
 
     Args:
-        model: maps (batch, ...) to (batch, classes), or to what loss_fn takes.
+        model: maps (batch, ...) to (batch, classes), or to other outputs that loss_fn accepts.
         split: at least one example; moved to the model's device.
         batch_size: examples at a time.
         loss_fn: loss_fn(outputs, y) -> mean over the batch.
@@ -43,7 +43,7 @@ def evaluate(
     Raises:
         ValueError: an empty split.
     """
-    require(len(split) > 0, "evaluate", "split", "must hold at least one example", "none")
+    require(len(split) > 0, "evaluate", "split", "must have at least one example", "none")
     split = split.to(device_of(model))
     loss = torch.zeros((), dtype=torch.float64, device=split.x.device)
     correct = torch.zeros((), dtype=torch.float64, device=split.x.device)
@@ -51,14 +51,14 @@ def evaluate(
         for x, y in split.batches(batch_size):
             outputs = model(x)
             loss += loss_fn(outputs, y) * len(x)
-            scores = isinstance(outputs, Tensor)
-            correct += (outputs.argmax(1) == y).sum() if scores else math.nan
+            has_scores = isinstance(outputs, Tensor)
+            correct += (outputs.argmax(1) == y).sum() if has_scores else math.nan
     return Metrics(loss.item() / len(split), correct.item() / len(split))
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; afterwards every module has the mode it had."""
+    """Evaluation mode inside the block; restores the mode of every module afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

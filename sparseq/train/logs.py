@@ -1,4 +1,4 @@
-"""A log of rows kept twice: as JSON lines, which count, and as CSV, made from them."""
+"""A log of rows as JSON lines, the authoritative file, and as CSV, derived from it."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ Row = dict[str, Any]
 class RowLog:
     """Rows of names and JSON values in `folder/name.jsonl` and `folder/name.csv`.
 
-    A row is appended with one write and is on the disk when `append` returns. Opening an existing
-    log continues it: a last line torn by a crash is cut off. Numbers that are not finite become
-    null, so that every line is JSON.
+    A row is appended with one write and is on disk when `append` returns. Opening an existing log
+    continues it; a last line truncated by a crash is removed. Numbers that are not finite become
+    null, so that every line is valid JSON.
 
     Args:
-        folder: made if need be.
-        name: of the two files, without ending.
+        folder: created if necessary.
+        name: of the two files, without suffix.
 
     Attributes:
         rows: all rows, oldest first.
 
     Raises:
         ValueError: an existing file has a damaged line that is not its last.
-        FileExistsError: there is a CSV file of that name that belongs to no log.
+        FileExistsError: a CSV file of that name exists without a log.
     """
 
     def __init__(self, folder: str | os.PathLike[str], name: str = "log") -> None:
@@ -49,17 +49,17 @@ class RowLog:
 
     @property
     def columns(self) -> list[str]:
-        """Every name that occurs in a row, in order of first appearance."""
+        """All names that occur in rows, in order of first occurrence."""
         return list(dict.fromkeys(key for row in self.rows for key in row))
 
     def append(self, row: Row) -> None:
         """Add one row."""
-        row = {key: _plain(value) for key, value in row.items()}
-        line, before = _json_line(row), self.columns
+        row = {key: _json_value(value) for key, value in row.items()}
+        line, columns = _json_line(row), self.columns
         _append(self.jsonl, line)
         self.rows.append(row)
-        if self.columns == before and self.csv.exists():
-            _append(self.csv, _csv_text([row], before))
+        if self.columns == columns and self.csv.exists():
+            _append(self.csv, _csv_text([row], columns))
         else:
             self._write_csv()
 
@@ -77,7 +77,7 @@ class RowLog:
         write_atomically(self.csv, text, overwrite=True)
 
 
-def _plain(value: Any) -> Any:
+def _json_value(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -92,7 +92,7 @@ def _csv_text(rows: list[Row], columns: list[str]) -> bytes:
 
 
 def _read(path: Path) -> tuple[list[Row], int]:
-    """All whole rows, and the number of bytes they take."""
+    """All complete rows, and the number of bytes of their lines."""
     rows: list[Row] = []
     intact = 0
     content = path.read_bytes()

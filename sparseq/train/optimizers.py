@@ -12,17 +12,17 @@ from sparseq.errors import require
 from sparseq.models import HParams
 from sparseq.registry import Registry
 
-Make = Callable[[Iterable[nn.Parameter], HParams], Optimizer]
+Factory = Callable[[Iterable[nn.Parameter], HParams], Optimizer]
 
-OPTIMIZERS: Registry[Make] = Registry("optimizer")
+OPTIMIZERS: Registry[Factory] = Registry("optimizer")
 FUSED_DEVICES = ("cpu", "cuda")
 
 
 def make_optimizer(model: nn.Module, hparams: HParams) -> Optimizer:
-    """The optimizer that `hparams` describes, over the model's trainable parameters.
+    """The optimizer described by `hparams`, over the model's trainable parameters.
 
     Raises:
-        ValueError: an unknown name, lr not positive, or nothing to train.
+        ValueError: an unknown name, an lr that is not positive, or no trainable parameters.
     """
     require(hparams.lr > 0, "make_optimizer", "lr", "must be positive", hparams.lr)
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -32,16 +32,16 @@ def make_optimizer(model: nn.Module, hparams: HParams) -> Optimizer:
 
 @OPTIMIZERS.register("adam")
 def make_adam(parameters: Iterable[nn.Parameter], hparams: HParams) -> Optimizer:
-    """Adam (Kingma & Ba 2015); takes no notice of `momentum`."""
+    """Adam (Kingma & Ba 2015); ignores `momentum`."""
     parameters = list(parameters)
-    # the fused step takes half the time on a CPU, where the plain one is a third of training
+    # on a CPU the plain step is a third of the training time, the fused step half of that
     fused = all(parameter.device.type in FUSED_DEVICES for parameter in parameters)
     return torch.optim.Adam(parameters, hparams.lr, weight_decay=hparams.weight_decay, fused=fused)
 
 
 @OPTIMIZERS.register("sgd")
 def make_sgd(parameters: Iterable[nn.Parameter], hparams: HParams) -> Optimizer:
-    """Stochastic gradient descent with momentum, plain or Nesterov's."""
+    """Stochastic gradient descent with classical or Nesterov momentum."""
     return torch.optim.SGD(
         parameters,
         hparams.lr,

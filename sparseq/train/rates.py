@@ -1,4 +1,4 @@
-"""Learning rates that change from epoch to epoch, each a function of the progress alone."""
+"""Learning rate schedules: functions of the progress of training alone."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from sparseq.train.callbacks import Callback, TrainState
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a training stands, and what a stepwise schedule goes by.
+    """The progress of training, and the parameters of the step schedule.
 
     Attributes:
-        epoch: epochs done, from 0; those before the schedule started are not counted.
-        epochs: epochs of the whole schedule.
+        epoch: completed epochs since the start of the schedule.
+        epochs: epochs of the complete schedule.
         every: epochs between two steps, at least 1.
-        factor: of the learning rate at a step, in (0, 1].
+        factor: of the learning rate at each step, in (0, 1].
     """
 
     epoch: int
@@ -28,7 +28,7 @@ class Progress:
     factor: float = 0.1
 
 
-# -> factor of the initial learning rate
+# progress -> factor of the initial learning rate
 Rate = Callable[[Progress], float]
 
 RATES: Registry[Rate] = Registry("learning rate schedule")
@@ -36,7 +36,7 @@ RATES: Registry[Rate] = Registry("learning rate schedule")
 
 @RATES.register("constant")
 def constant_rate(progress: Progress) -> float:
-    """1 throughout."""
+    """1."""
     return 1.0
 
 
@@ -55,17 +55,18 @@ def step_rate(progress: Progress) -> float:
 class ChangeRate(Callback):
     """Sets the learning rate at the start of every epoch.
 
-    The rate depends on the epoch's number alone; the initial one is noted in the optimizer's
-    groups ("initial_lr") and so lies in checkpoints. A resumed run has the rates of a whole one.
+    The rate depends on the epoch alone; the initial rate is stored in the optimizer's parameter
+    groups ("initial_lr") and therefore in checkpoints, so that a resumed run has the same rates as
+    an uninterrupted one.
 
     Args:
         rate: a name of RATES.
-        first_epoch: where progress starts; it ends at the `epochs` of `fit`.
-        every, factor: of the rate "step", see `Progress`.
+        first_epoch: epoch at which the schedule starts; it ends at the `epochs` of `fit`.
+        every, factor: of the schedule "step", see `Progress`.
 
     Raises:
-        ValueError: an unknown name, a number out of range, or first_epoch after the epoch where
-            training starts.
+        ValueError: an unknown name, a number out of range, or a first_epoch after the epoch at
+            which training starts.
     """
 
     def __init__(
@@ -77,7 +78,7 @@ class ChangeRate(Callback):
         self.every, self.factor = every, factor
 
     def on_train_start(self, state: TrainState) -> None:
-        """Note the initial rates, unless an earlier part of the run did."""
+        """Store the initial rates, unless a checkpoint has them."""
         require(
             0 <= self.first_epoch <= state.epoch,
             "ChangeRate",

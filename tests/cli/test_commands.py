@@ -1,4 +1,4 @@
-"""The commands that are no recipe: files in, files and tables out."""
+"""The commands that are not recipes: their output, files and errors."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from tests.cli.test_main import ROUNDS, TINY, complaint, run
 
 
 @pytest.fixture(autouse=True)
-def wide_and_apart(tmp_path, monkeypatch):
-    """Each test has its own working folder, and a terminal that wraps nothing."""
+def own_folder_and_wide_terminal(tmp_path, monkeypatch):
+    """Each test has its own working folder and a wide terminal."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
 
@@ -36,31 +36,31 @@ def test_train_prune_compress_info_profile(tmp_path, capsys):
 @pytest.mark.parametrize("model", ["conv_2", "resnet20"])
 @pytest.mark.parametrize("algebra", ["real", "quaternion"])
 def test_convolutional_networks_train_and_are_pruned(model, algebra, tmp_path, capsys):
-    chosen = ["--model", model, "--epochs", "1"]
-    assert run("train", *chosen, "--algebra", algebra, "--out", "t") == 0
+    flags = ["--model", model, "--epochs", "1"]
+    assert run("train", *flags, "--algebra", algebra, "--out", "t") == 0
     file = tmp_path / "t/model.sparseq"
-    assert run("prune", *chosen, "--file", file, "--density", "0.3", "--finetune", "0") == 0
+    assert run("prune", *flags, "--file", file, "--density", "0.3", "--finetune", "0") == 0
     assert run("profile", file, "--batch", "2", "--repeats", "1") == 0
     assert "Conv2d" in capsys.readouterr().out
 
 
-def test_compress_overwrites_only_when_told(capsys):
+def test_compress_overwrites_only_on_request(capsys):
     run("train", *TINY, "--out", "t")
     assert run("compress", "t/model.sparseq", "c.sparseq") == 0
-    told = complaint(capsys, "compress", "t/model.sparseq", "c.sparseq")
-    assert "c.sparseq exists; --overwrite replaces it" in told
+    error = complaint(capsys, "compress", "t/model.sparseq", "c.sparseq")
+    assert "c.sparseq exists; --overwrite replaces it" in error
     assert run("compress", "t/model.sparseq", "c.sparseq", "--overwrite") == 0
 
 
-def test_compress_takes_the_shape_of_the_file_or_of_a_flag(capsys):
+def test_compress_uses_the_shape_of_the_file_or_of_a_flag(capsys):
     save(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, 2)), "conv.sparseq")
     assert run("compress", "conv.sparseq", "a.sparseq") == 0
     assert run("compress", "conv.sparseq", "b.sparseq", "--shape", "3", "8", "8") == 0
-    told = complaint(capsys, "compress", "conv.sparseq", "c.sparseq", "--shape", "3", "9", "9")
-    assert "in_shape must be the shape of one example that the model takes" in told
+    error = complaint(capsys, "compress", "conv.sparseq", "c.sparseq", "--shape", "3", "9", "9")
+    assert "in_shape must be the shape of one example that the model takes" in error
 
 
-def test_compress_and_prune_say_what_stays_dense(capsys):
+def test_compress_and_prune_print_which_layers_stay_dense(capsys):
     note = "compress: out (Linear) stays dense, faster so at density 1 and batch 64: too small"
     run("train", *TINY, "--out", "t")
     run("lottery", *ROUNDS, "--out", "l")
@@ -73,23 +73,23 @@ def test_compress_and_prune_say_what_stays_dense(capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_profile_takes_the_shape_of_the_file_or_of_a_flag(capsys):
+def test_profile_uses_the_shape_of_the_file_or_of_a_flag(capsys):
     run("train", *TINY, "--out", "t")
     save(nn.Linear(5, 4), "plain.sparseq")
     short = ["--batch", "2", "--repeats", "1"]
     capsys.readouterr()
-    for arguments, said in (
-        (["t/model.sparseq"], "input: 2 x 1 x 8 x 8, as recorded in the file"),
-        (["t/model.sparseq", "--shape", "4", "16"], "input: 2 x 4 x 16, as --shape says"),
-        (["t/model.sparseq", "--data", "digits"], "input: 2 x 1 x 8 x 8, as digits has"),
-        (["plain.sparseq", "--shape", "5"], "input: 2 x 5, as --shape says"),
-        (["lenet_12", "--shape", "9"], "input: 2 x 9, as --shape says"),
-        (["lenet_12"], "input: 2 x 1 x 8 x 8, as digits has"),
+    for arguments, line in (
+        (["t/model.sparseq"], "input: 2 x 1 x 8 x 8, recorded in the file"),
+        (["t/model.sparseq", "--shape", "4", "16"], "input: 2 x 4 x 16, from --shape"),
+        (["t/model.sparseq", "--data", "digits"], "input: 2 x 1 x 8 x 8, from data set digits"),
+        (["plain.sparseq", "--shape", "5"], "input: 2 x 5, from --shape"),
+        (["lenet_12", "--shape", "9"], "input: 2 x 9, from --shape"),
+        (["lenet_12"], "input: 2 x 1 x 8 x 8, from data set digits"),
     ):
         assert run("profile", *arguments, *short) == 0
-        assert capsys.readouterr().out.startswith(said)
-    told = complaint(capsys, "profile", "plain.sparseq")
-    assert "--shape must be given, as the file records none" in told
+        assert capsys.readouterr().out.startswith(line)
+    error = complaint(capsys, "profile", "plain.sparseq")
+    assert "--shape is required, as the file records no shape" in error
     assert "shape must have sizes" in complaint(capsys, "profile", "lenet_12", "--shape", "0")
 
 
@@ -109,7 +109,7 @@ def net(in_shape, num_classes):
 """
 
 
-def test_a_users_own_class_goes_through_all_commands(tmp_path, capsys):
+def test_a_users_own_class_works_with_all_commands(tmp_path, capsys):
     (tmp_path / "mine.py").write_text(MINE)
     code = ["--model", "mine.py:net"]
     assert run("train", *code, "--epochs", "1", "--out", "t") == 0
@@ -123,13 +123,13 @@ def test_a_users_own_class_goes_through_all_commands(tmp_path, capsys):
     capsys.readouterr()
     assert run("profile", small, *code, "--batch", "2", "--repeats", "1") == 0
     text = capsys.readouterr().out
-    assert text.startswith("input: 2 x 1 x 8 x 8, as recorded in the file")
+    assert text.startswith("input: 2 x 1 x 8 x 8, recorded in the file")
     assert "SparseLinear" in text
     (tmp_path / "mine.py").write_text(MINE.replace("self.fc", "self.other"))
     assert "the modules of the file" in complaint(capsys, "profile", small, *code)
 
 
-def test_what_the_file_does_not_say_is_not_made_up(tmp_path):
+def test_a_file_without_builder_gets_none(tmp_path):
     (tmp_path / "mine.py").write_text(MINE + "\ndef fixed():\n    return Net(6, 2)\n")
     net = load_function("mine.py:fixed")()
     save(net, "n.sparseq")

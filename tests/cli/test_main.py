@@ -1,4 +1,4 @@
-"""The command line: lists, flags, exit statuses, and one line for every mistake."""
+"""The command line: lists, flags, exit statuses, and one line per error."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ ROUNDS = [*TINY, "--rounds", "1", "--trials", "1", "--algebras", "real", "--meas
 
 
 @pytest.fixture(autouse=True)
-def wide_and_apart(tmp_path, monkeypatch):
-    """Each test has its own working folder, and a terminal that wraps nothing."""
+def own_folder_and_wide_terminal(tmp_path, monkeypatch):
+    """Each test has its own working folder and a wide terminal."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.delenv("SPARSEQ_DATA", raising=False)
@@ -30,7 +30,7 @@ def run(*arguments):
 
 
 def complaint(capsys, *arguments):
-    """The one line on stderr of a command that ends with status 2."""
+    """The single line on stderr of a command that fails with status 2."""
     assert run(*arguments) == 2
     error = capsys.readouterr().err
     assert error.startswith("sparseq")
@@ -45,7 +45,7 @@ def test_the_list_of_commands(capsys):
     assert run() == 2
 
 
-def test_recipes_and_the_commands_that_run_them_agree():
+def test_every_recipe_has_a_command():
     listed = {name for name, command in cli.COMMANDS.items() if command.run is cli.run_recipe}
     assert listed == set(RECIPES.names())
 
@@ -55,7 +55,7 @@ def test_version(capsys):
     assert sparseq.__version__ in capsys.readouterr().out
 
 
-def test_the_list_of_commands_needs_no_torch():
+def test_the_list_of_commands_does_not_import_torch():
     code = "import sys, sparseq.cli.main; sparseq.cli.main.main(['--help']); print(*sys.modules)"
     command = [sys.executable, "-c", code]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -80,7 +80,7 @@ def test_wrong_flags_end_with_status_2(arguments, capsys):
     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_an_unknown_command_names_the_known_ones(capsys):
+def test_the_error_for_an_unknown_command_lists_all_commands(capsys):
     assert "unknown command 'win'; choose one of: lottery" in complaint(capsys, "win")
 
 
@@ -94,30 +94,33 @@ def test_an_unknown_command_names_the_known_ones(capsys):
         (["lottery", "--data", "mnist", "--data-dir", "nowhere"], "nowhere"),
         (["train", "--model", "nowhere.py:net"], "model file nowhere.py does not exist"),
         (["train", "--model", "vgg16bn"], "vgg16bn: in_shape must be (channels, height, width) of"),
-        (["train", "--model", "vae"], "must lie in 0..1, as the images of celeba do"),
-        (["prune", "--model", "vae"], "model must be a classifier (sparseq train takes others"),
-        (["train", "--model", "cnn_small", "--algebra", "quaternion"], "'cnn_small' takes no"),
+        (["train", "--model", "vae"], "must be images in 0..1, such as those of celeba"),
+        (["prune", "--model", "vae"], "model must be a classifier (only sparseq train"),
+        (
+            ["train", "--model", "cnn_small", "--algebra", "quaternion"],
+            "'cnn_small' does not accept",
+        ),
         (["train", "--data", "cifar10", "--data-dir", "nowhere"], "data_batch_1"),
-        (["train", "--device", "nonsense"], "device is not to be had"),
+        (["train", "--device", "nonsense"], "device is not available"),
         (["prune", "--density", "0"], "density must lie in (0, 1], got 0.0"),
         (["prune", "--file", "nowhere.sparseq"], "nowhere.sparseq"),
         (["info", "nowhere.sparseq"], "nowhere.sparseq"),
-        (["compress", "nowhere.sparseq", "there.sparseq"], "nowhere.sparseq"),
+        (["compress", "nowhere.sparseq", "small.sparseq"], "nowhere.sparseq"),
         (["profile", "nowhere.sparseq"], "nowhere.sparseq"),
         (["profile", "lenet_12", "--batch", "0"], "batch must be at least 1"),
     ],
 )
-def test_mistakes_are_one_line(arguments, message, capsys):
+def test_user_errors_are_one_line(arguments, message, capsys):
     assert message in complaint(capsys, *arguments)
 
 
-def test_a_traceback_is_there_for_who_wants_it(monkeypatch):
+def test_a_traceback_is_available_on_request(monkeypatch):
     monkeypatch.setenv("SPARSEQ_TRACEBACK", "1")
     with pytest.raises(ValueError, match="unknown data set"):
         run("train", "--data", "digit")
 
 
-def test_an_error_that_is_no_users_mistake_says_how_to_see_more(monkeypatch, capsys):
+def test_an_internal_error_names_the_variable_for_a_traceback(monkeypatch, capsys):
     def fail(name, arguments):
         raise RuntimeError("out of\nmemory")
 
@@ -125,8 +128,8 @@ def test_an_error_that_is_no_users_mistake_says_how_to_see_more(monkeypatch, cap
     assert "out of memory (SPARSEQ_TRACEBACK=1" in complaint(capsys, "train")
 
 
-@pytest.mark.parametrize(("command", "goes_on"), [("lottery", True), ("info", False)])
-def test_only_an_interrupted_run_says_how_it_goes_on(command, goes_on, monkeypatch, capsys):
+@pytest.mark.parametrize(("command", "resumable"), [("lottery", True), ("info", False)])
+def test_only_interrupted_recipes_show_how_to_resume(command, resumable, monkeypatch, capsys):
     def interrupt(*_):
         raise KeyboardInterrupt
 
@@ -134,11 +137,11 @@ def test_only_an_interrupted_run_says_how_it_goes_on(command, goes_on, monkeypat
     assert run(command) == 130
     error = capsys.readouterr().err
     assert error.startswith(f"\nsparseq {command}: interrupted")
-    assert ("goes on from what it has finished" in error) == goes_on
+    assert ("run the same command again to resume it" in error) == resumable
 
 
 @pytest.mark.parametrize("arguments", [["help"], ["--version"], ["lottery", "--help"], []])
-def test_a_reader_that_goes_away_is_no_error(arguments):
+def test_a_closed_pipe_is_not_an_error(arguments):
     reader, writer = os.pipe()
     os.close(reader)
     command = [sys.executable, "-m", "sparseq", *arguments]
@@ -164,7 +167,7 @@ def test_a_failed_self_test_is_a_failure(monkeypatch):
     assert run("doctor") == 1
 
 
-def test_lottery_prints_its_table_and_where_the_files_are(tmp_path, capsys):
+def test_lottery_prints_its_table_and_the_paths_of_its_files(tmp_path, capsys):
     assert run("lottery", *ROUNDS) == 0
     text = capsys.readouterr().out
     headings = ["round", "weights", "validation", "test", "on disk", "dense", "sparse", "speed"]
@@ -174,7 +177,7 @@ def test_lottery_prints_its_table_and_where_the_files_are(tmp_path, capsys):
     assert str(folder.relative_to(tmp_path) / "accuracy.png") in text
 
 
-def test_lottery_again_prints_the_same(capsys):
+def test_a_complete_lottery_prints_the_same_again(capsys):
     run("lottery", *ROUNDS, "--out", "here")
     first = capsys.readouterr().out.splitlines()
     assert run("lottery", *ROUNDS, "--out", "here") == 0
@@ -186,7 +189,7 @@ def test_lottery_again_prints_the_same(capsys):
 def test_another_run_in_the_folder_is_one_line(capsys):
     run("train", *TINY, "--out", "here")
     error = complaint(capsys, "train", *TINY, "--lr", "1", "--out", "here")
-    assert "here holds another run (lr 0.004 there, 1.0 here); choose another --out" in error
+    assert "here contains another run (lr is 0.004, not 1.0); choose another --out" in error
 
 
 def test_iterative_runs(capsys):

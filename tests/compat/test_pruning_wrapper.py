@@ -1,4 +1,4 @@
-"""PruningWrapper: the earlier system's loop, on masks that hold."""
+"""PruningWrapper: the training loop of the earlier system, with enforced masks."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def dropped(net):
     return torch.cat([parameters[name][~keep].detach() for name, keep in net.mask.items()])
 
 
-def test_the_usual_loop_runs_unchanged(tmp_path):
+def test_the_original_loop_runs_unchanged(tmp_path):
     model = network()
     name_filter = lambda x: "weight" in x and "2." not in x  # noqa: E731
     net = PruningWrapper(
@@ -83,7 +83,7 @@ def test_keyword_arguments_and_defaults():
     assert PruningWrapper(network()).prune_rate == 0.2
 
 
-def test_magnitude_pruning_drops_the_smallest_of_what_is_left():
+def test_magnitude_pruning_drops_the_smallest_remaining_weights():
     model = network()
     net = PruningWrapper(model, 0.25)
     for kept in (210, 158, 119):
@@ -95,7 +95,7 @@ def test_magnitude_pruning_drops_the_smallest_of_what_is_left():
         assert int((weights > 0).sum()) == kept
 
 
-def test_random_pruning_follows_the_seed():
+def test_random_pruning_depends_on_the_seed():
     masks = []
     for seed in (0, 0, 1):
         net = PruningWrapper(network(), 0.2, random_prune=True)
@@ -152,13 +152,13 @@ def test_quaternion_layers():
 
 
 class TestFilter:
-    def test_is_asked_by_name_about_every_parameter(self):
-        asked = []
-        net = PruningWrapper(network(), filter_function=lambda name: asked.append(name) or True)
-        assert asked == ["0.weight", "0.bias", "2.weight", "2.bias"]
+    def test_is_called_with_the_name_of_every_parameter(self):
+        names = []
+        net = PruningWrapper(network(), filter_function=lambda name: names.append(name) or True)
+        assert names == ["0.weight", "0.bias", "2.weight", "2.bias"]
         assert net.calculate_percent_pruned()[1] == 200 + 20 + 80 + 4
 
-    def test_may_look_at_the_parameter(self):
+    def test_may_use_the_parameter(self):
         net = PruningWrapper(
             network(), filter_function=lambda name, parameter: parameter.dim() == 1
         )
@@ -167,7 +167,7 @@ class TestFilter:
     def test_may_be_a_builtin(self):
         assert PruningWrapper(network(), filter_function=str.isascii).mask.total == 304
 
-    def test_must_leave_something(self):
+    def test_must_select_a_parameter(self):
         with pytest.raises(ValueError, match="must have prunable parameters"):
             PruningWrapper(network(), filter_function=lambda name: False)
 
@@ -204,14 +204,14 @@ class TestFolder:
 
 
 class TestStateDict:
-    def test_carries_the_mask_into_a_fresh_wrapper(self):
+    def test_transfers_the_mask_to_a_new_wrapper(self):
         net = PruningWrapper(network(), 0.5)
         net.prune_weights()
-        fresh = PruningWrapper(network(1), 0.5)
-        fresh.load_state_dict(net.state_dict())
-        assert fresh.mask == net.mask
-        train(fresh, sgd(fresh))
-        assert not dropped(fresh).any()
+        other = PruningWrapper(network(1), 0.5)
+        other.load_state_dict(net.state_dict())
+        assert other.mask == net.mask
+        train(other, sgd(other))
+        assert not dropped(other).any()
 
     def test_consists_of_tensors_under_the_models_names(self):
         state = PruningWrapper(network()).state_dict()
@@ -234,14 +234,14 @@ class TestStateDict:
         assert net.mask.kept == 140
         assert not dropped(net).any()
 
-    def test_that_of_another_model_is_refused(self):
+    def test_that_of_another_model_is_rejected(self):
         other = PruningWrapper(nn.Linear(3, 3))
         with pytest.raises(ValueError, match="must be a mask of 280 weights"):
             PruningWrapper(network()).load_state_dict(other.state_dict())
 
 
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))])
-def test_copies_hold_their_own_mask(duplicate):
+def test_copies_enforce_their_own_mask(duplicate):
     net = PruningWrapper(network(), 0.5)
     net.set_initial_weights()
     net.prune_weights()
@@ -260,7 +260,7 @@ def test_bad_arguments_and_order_of_calls(capsys):
     for rate in (-0.1, 1.0, 20):
         with pytest.raises(ValueError, match=r"prune_rate must lie in \[0, 1\)"):
             PruningWrapper(network(), rate)
-    with pytest.raises(ValueError, match="save_dir must not be given beside dir_name"):
+    with pytest.raises(ValueError, match="save_dir must be None if dir_name is set"):
         PruningWrapper(network(), dir_name="a", save_dir="b")
     net = PruningWrapper(network(), 0.5)
     with pytest.raises(RuntimeError, match="set_initial_weights"):
@@ -269,7 +269,7 @@ def test_bad_arguments_and_order_of_calls(capsys):
     assert "0.00% of 280" in capsys.readouterr().out
 
 
-def test_the_last_weight_stays():
+def test_the_last_weight_is_kept():
     net = PruningWrapper(nn.Linear(2, 2), 0.9)
     for _ in range(5):
         net.prune_weights()

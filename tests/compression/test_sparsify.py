@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from bench.pipeline import memory_share
+from bench.suites.pipeline import memory_share
 from sparseq.compression.sparsify import compress
 from sparseq.nn import SparseLinear, SparseQLinear
 from sparseq.nn.convert import to_dense

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from bench import sweep
+from bench import break_even_sweep as sweep
 from sparseq.compression import thresholds
 from sparseq.compression.break_even import break_even, keeps_whole, row_of
 from sparseq.compression.map_sizes import map_sizes

@@ -1,4 +1,4 @@
-"""A web server of the test's own, which data sets can be downloaded from."""
+"""A local web server from which data sets can be downloaded."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class QuietHandler(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def serve() -> Iterator[Callable[[Path], str]]:
-    """serve(folder) -> address under which its files can be fetched until the test ends."""
+    """serve(folder) -> base URL of its files until the end of the test."""
     with ExitStack() as stack:
 
         def start(folder: Path) -> str:

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from sparseq.data import load_data
-from tests.data.drawn import jpeg
+from tests.data.synthetic import jpeg
 
 COUNT = 30
 
@@ -30,11 +30,13 @@ def small(tmp_path, monkeypatch):
     }
     for name, lines in tables.items():
         (folder / name).write_text("\n".join(lines) + "\n")
-    monkeypatch.setattr(CelebA, "_check_integrity", lambda self: True)  # of files far larger
+    monkeypatch.setattr(
+        CelebA, "_check_integrity", lambda self: True
+    )  # expects the hashes of the original files
     return tmp_path
 
 
-def test_faces_are_cut_scaled_and_sorted_by_their_smile(small):
+def test_faces_are_cropped_scaled_and_labeled_by_their_smile(small):
     bundle = load_data("celeba", data_dir=small, validation=0.25)
     assert [len(s) for s in (bundle.train, bundle.validation, bundle.test)] == [18, 6, 6]
     assert bundle.test.y.tolist() == [0, 1] * 3
@@ -46,13 +48,13 @@ def test_faces_are_cut_scaled_and_sorted_by_their_smile(small):
     assert 0 <= x.min() < x.max() <= 1
 
 
-def test_what_is_missing_is_named(small):
+def test_missing_files_are_named(small):
     (small / "celeba" / "identity_CelebA.txt").unlink()
     with pytest.raises(FileNotFoundError, match=r"CelebA: .*no identity_CelebA.txt; .*--download"):
         load_data("celeba", data_dir=small)
 
 
-def test_damaged_pictures_are_named(small):
+def test_damaged_images_are_named(small):
     (small / "celeba" / "img_align_celeba" / "000007.jpg").write_bytes(b"no image")
-    with pytest.raises(ValueError, match=r"000007.jpg does not open as an image"):
+    with pytest.raises(ValueError, match=r"000007.jpg cannot be read as an image"):
         load_data("celeba", data_dir=small)

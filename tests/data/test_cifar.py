@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sparseq.data import CropFlip, load_data
-from tests.data.drawn import md5, pixels
+from tests.data.synthetic import md5, pixels
 
 NAMES = {"cifar10": ("CIFAR10", "labels"), "cifar100": ("CIFAR100", "fine_labels")}
 
@@ -18,35 +18,36 @@ def small(request, tmp_path, monkeypatch):
     from torchvision import datasets
 
     name, key = NAMES[request.param]
-    kind = getattr(datasets, name)
-    folder = tmp_path / "root" / kind.base_folder
+    dataset = getattr(datasets, name)
+    folder = tmp_path / "root" / dataset.base_folder
     folder.mkdir(parents=True)
-    files = [file for file, _ in kind.train_list + kind.test_list]
+    files = [file for file, _ in dataset.train_list + dataset.test_list]
     for number, file in enumerate(files):
         count = 40 if name == "CIFAR100" and file == "train" else 10 if file in files[-1:] else 4
         content = {"data": pixels(count, 3072, seed=number), key: [n % 2 for n in range(count)]}
         (folder / file).write_bytes(pickle.dumps(content))
-    (folder / kind.meta["filename"]).write_bytes(pickle.dumps({kind.meta["key"]: ["a", "b"]}))
+    (folder / dataset.meta["filename"]).write_bytes(pickle.dumps({dataset.meta["key"]: ["a", "b"]}))
     sums = {path.name: md5(path) for path in folder.iterdir()}
     for part in ("train_list", "test_list"):
-        monkeypatch.setattr(kind, part, [[f, sums[f]] for f, _ in getattr(kind, part)])
-    monkeypatch.setattr(kind, "meta", {**kind.meta, "md5": sums[kind.meta["filename"]]})
-    return request.param, tmp_path / "root", folder, kind
+        monkeypatch.setattr(dataset, part, [[f, sums[f]] for f, _ in getattr(dataset, part)])
+    digest = sums[dataset.meta["filename"]]
+    monkeypatch.setattr(dataset, "meta", {**dataset.meta, "md5": digest})
+    return request.param, tmp_path / "root", folder, dataset
 
 
-def test_reads_in_place_and_keeps_bytes(small):
-    name, root, folder, kind = small
+def test_reads_in_place_and_keeps_uint8(small):
+    name, root, folder, dataset = small
     before = sorted(root.rglob("*"))
     bundle = load_data(name, data_dir=root, validation=0.5)
     counts = [len(split) for split in (bundle.train, bundle.validation, bundle.test)]
     assert counts == ([20, 20, 10] if name == "cifar100" else [10, 10, 10])
     assert {split.x.dtype for split in (bundle.train, bundle.test)} == {torch.uint8}
-    stored = pickle.loads((folder / kind.test_list[0][0]).read_bytes())["data"]
+    stored = pickle.loads((folder / dataset.test_list[0][0]).read_bytes())["data"]
     assert torch.equal(bundle.test.x, torch.from_numpy(stored).reshape(-1, 3, 32, 32))
     assert sorted(root.rglob("*")) == before
 
 
-def test_training_alone_is_augmented(small):
+def test_only_training_images_are_augmented(small):
     name, root, *_ = small
     bundle = load_data(name, data_dir=root)
     assert bundle.train.augment == CropFlip(padding=4, flip=True)
@@ -56,47 +57,47 @@ def test_training_alone_is_augmented(small):
     assert -2.5 < x.min() < x.max() < 2.5
 
 
-def test_missing_files_are_named_with_the_remedy(small):
-    name, root, folder, kind = small
-    (folder / kind.test_list[0][0]).unlink()
-    with pytest.raises(FileNotFoundError, match=rf"{kind.__name__}: .*no test.*SPARSEQ_DATA"):
+def test_missing_files_are_named_with_a_hint(small):
+    name, root, folder, dataset = small
+    (folder / dataset.test_list[0][0]).unlink()
+    with pytest.raises(FileNotFoundError, match=rf"{dataset.__name__}: .*no test.*SPARSEQ_DATA"):
         load_data(name, data_dir=root)
     with pytest.raises(FileNotFoundError, match=r"--download"):
         load_data(name, data_dir=root / "elsewhere")
 
 
-def test_damaged_files_are_refused_before_they_are_unpickled(small):
-    name, root, folder, kind = small
-    path = folder / kind.train_list[0][0]
+def test_damaged_files_are_rejected_before_unpickling(small):
+    name, root, folder, dataset = small
+    path = folder / dataset.train_list[0][0]
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(ValueError, match=r"damaged or others .*get them again"):
+    with pytest.raises(ValueError, match=r"damaged or not the expected .*download them again"):
         load_data(name, data_dir=root)
 
 
-def test_without_a_folder_the_error_says_where_it_may_be(small, monkeypatch):
+def test_without_a_folder_the_error_lists_the_ways_to_specify_it(small, monkeypatch):
     monkeypatch.delenv("SPARSEQ_DATA", raising=False)
     with pytest.raises(FileNotFoundError, match=r"CIFAR10.* needs a data folder.*--data-dir"):
         load_data(small[0])
 
 
-def test_download_fetches_what_is_missing(small, tmp_path, monkeypatch, serve):
-    name, root, folder, kind = small
-    archive = tmp_path / kind.filename
+def test_missing_files_are_downloaded_on_request(small, tmp_path, monkeypatch, serve):
+    name, root, folder, dataset = small
+    archive = tmp_path / dataset.filename
     with tarfile.open(archive, "w:gz") as packed:
-        packed.add(folder, kind.base_folder)
+        packed.add(folder, dataset.base_folder)
     shutil.rmtree(folder)
-    monkeypatch.setattr(kind, "url", f"{serve(tmp_path)}/{kind.filename}")
+    monkeypatch.setattr(dataset, "url", f"{serve(tmp_path)}/{dataset.filename}")
     with pytest.raises(FileNotFoundError, match="could not be downloaded"):
-        load_data(name, data_dir=root, download=True)  # another file than the hash says
-    (root / kind.filename).unlink()
-    monkeypatch.setattr(kind, "tgz_md5", md5(archive))
+        load_data(name, data_dir=root, download=True)  # the hash is that of the original
+    (root / dataset.filename).unlink()
+    monkeypatch.setattr(dataset, "tgz_md5", md5(archive))
     assert len(load_data(name, data_dir=root, download=True).test) == 10
 
 
-@pytest.mark.skipif(not os.environ.get("SPARSEQ_DATA"), reason="SPARSEQ_DATA names no data folder")
+@pytest.mark.skipif(not os.environ.get("SPARSEQ_DATA"), reason="SPARSEQ_DATA is not set")
 def test_real_images(data_root):
     if not (data_root / "cifar-10-batches-py").is_dir():
-        pytest.skip("SPARSEQ_DATA holds no CIFAR-10")
+        pytest.skip("SPARSEQ_DATA has no CIFAR-10")
     bundle = load_data("cifar10", data_dir=data_root)
     sizes = [len(split) for split in (bundle.train, bundle.validation, bundle.test)]
     assert sizes == [45000, 5000, 10000]

@@ -7,7 +7,7 @@ LOCAL = ["digits", "fake", "fake:digits", "fake:fashion_mnist"]
 
 
 @pytest.mark.parametrize("name", LOCAL)
-def test_bundle_is_what_it_says(name):
+def test_bundle_matches_its_description(name):
     bundle = load_data(name)
     assert bundle.name == name
     for split in (bundle.train, bundle.validation, bundle.test):
@@ -55,7 +55,7 @@ def test_loading_leaves_the_global_random_state_alone():
 
 
 @pytest.mark.parametrize("name", DATASETS.names())
-def test_fake_has_the_shape_of_any_other(name):
+def test_fake_data_has_the_shape_of_the_original(name):
     fake, source = load_data(f"fake:{name}"), find_dataset(name)
     assert (fake.in_shape, fake.num_classes) == (source.in_shape, source.num_classes)
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from sparseq.data.split import DataBundle, Split, batch_order, divide
+from sparseq.data.split import DataBundle, Split, batch_order, stratified_split
 
 
 def numbered(count):
@@ -13,7 +13,7 @@ def gathered(batches):
 
 
 @pytest.mark.parametrize(("count", "batch_size"), [(10, 3), (10, 10), (10, 50), (1, 1), (0, 4)])
-def test_every_example_comes_once_and_with_its_class(count, batch_size):
+def test_every_example_occurs_once_and_with_its_class(count, batch_size):
     batches = numbered(count).batches(batch_size, seed=1, epoch=2)
     assert sorted(gathered(batches) if count else []) == list(range(count))
     assert len(list(batches)) == len(batches) == -(-count // batch_size)
@@ -32,7 +32,7 @@ def test_order_depends_on_seed_and_epoch_only():
     assert gathered(split.batches(7, seed=4, epoch=4)) != first
 
 
-def test_seed_and_epoch_do_not_run_into_each_other():
+def test_seeds_and_epochs_are_not_confused():
     orders = {tuple(batch_order(20, s, e).tolist()) for s in range(-3, 12) for e in range(12)}
     assert len(orders) == 15 * 12
 
@@ -47,7 +47,7 @@ def test_without_seed_the_order_is_kept():
     assert gathered(numbered(10).batches(4)) == list(range(10))
 
 
-def test_batches_can_be_gone_through_again():
+def test_batches_can_be_iterated_again():
     batches = numbered(10).batches(4, seed=0)
     assert gathered(batches) == gathered(batches)
 
@@ -61,7 +61,7 @@ def test_batch_size_must_be_positive(size):
 def test_split_needs_as_many_classes_as_examples():
     with pytest.raises(ValueError, match="equally many"):
         Split(torch.zeros(3, 2), torch.zeros(4))
-    with pytest.raises(ValueError, match="hold examples"):
+    with pytest.raises(ValueError, match="dimension of examples"):
         Split(torch.zeros(()), torch.zeros(()))
 
 
@@ -73,21 +73,23 @@ def test_moving_to_the_same_device_copies_nothing():
 
 
 @pytest.mark.parametrize("fraction", [0.001, 0.1, 0.25, 0.5, 0.9, 0.999])
-def test_divide_is_a_stratified_partition_of_exact_size(fraction):
+def test_stratified_split_is_a_partition_of_exact_sizes(fraction):
     y = torch.cat([torch.zeros(500), torch.ones(40), torch.full((7,), 2)]).long()
-    rest, part = divide(y, fraction, torch.Generator().manual_seed(0))
+    rest, part = stratified_split(y, fraction, torch.Generator().manual_seed(0))
     assert sorted(torch.cat([rest, part]).tolist()) == list(range(547))
     assert len(part) == max(1, round(fraction * 547))
     share = torch.bincount(y[part], minlength=3) - torch.bincount(y) * len(part) / 547
     assert share.abs().max() <= 1
 
 
-def test_divide_depends_on_the_generator_alone():
+def test_stratified_split_depends_on_the_generator_alone():
     y = torch.arange(100) % 10
-    parts = [divide(y, 0.2, torch.Generator().manual_seed(s))[1].tolist() for s in (0, 0, 1)]
+    parts = [
+        stratified_split(y, 0.2, torch.Generator().manual_seed(s))[1].tolist() for s in (0, 0, 1)
+    ]
     assert parts[0] == parts[1] != parts[2]
     with pytest.raises(ValueError, match="two examples"):
-        divide(y[:1], 0.5, torch.Generator())
+        stratified_split(y[:1], 0.5, torch.Generator())
 
 
 def shifted(x, generator):
@@ -105,10 +107,10 @@ def test_batches_are_augmented_by_seed_epoch_and_batch_and_then_normalized():
     assert first[:4] != first[4:8]
     assert max(first) > 1
     assert gathered(split.batches(4)) == [0] * 10
-    assert gathered(split.unchanged().batches(4, seed=1)) == [0] * 10
+    assert gathered(split.unaugmented().batches(4, seed=1)) == [0] * 10
 
 
-def test_what_is_done_to_batches_goes_with_the_examples():
+def test_transforms_are_kept_by_take_and_to():
     split = Split(torch.zeros(4, 1), torch.arange(4), lambda x: x + 1, shifted)
     for other in (split.take(torch.tensor([1, 3])), split.to("meta"), split.to("cpu")):
         assert (other.normalize, other.augment) == (split.normalize, split.augment)

@@ -4,7 +4,7 @@ import scipy.io
 import torch
 
 from sparseq.data import CropFlip, load_data
-from tests.data.drawn import md5, pixels
+from tests.data.synthetic import md5, pixels
 
 
 @pytest.fixture
@@ -12,13 +12,13 @@ def small(tmp_path, monkeypatch, serve):
     """A root with 40 training and 20 test images, labels 1..10 as in the original."""
     from torchvision.datasets import SVHN
 
-    listed = dict(SVHN.split_list)
+    sources = dict(SVHN.split_list)
     for number, (part, count) in enumerate((("train", 40), ("test", 20))):
         path = tmp_path / f"{part}_32x32.mat"
         labels = (np.arange(count) % 10 + 1).astype(np.uint8)[:, None]
         scipy.io.savemat(path, {"X": pixels(32, 32, 3, count, seed=number), "y": labels})
-        listed[part] = [f"{serve(tmp_path)}/{path.name}", path.name, md5(path)]
-    monkeypatch.setattr(SVHN, "split_list", listed)
+        sources[part] = [f"{serve(tmp_path)}/{path.name}", path.name, md5(path)]
+    monkeypatch.setattr(SVHN, "split_list", sources)
     return tmp_path
 
 
@@ -32,7 +32,7 @@ def test_images_and_labels_are_those_of_the_files(small):
     assert bundle.validation.augment is bundle.test.augment is None
 
 
-def test_what_is_missing_is_named_and_downloaded_when_asked(small, tmp_path):
+def test_missing_files_are_named_and_downloaded_on_request(small, tmp_path):
     with pytest.raises(
         FileNotFoundError,
         match=r"SVHN: .*no train_32x32.mat, test_32x32.mat; .*"
@@ -43,7 +43,7 @@ def test_what_is_missing_is_named_and_downloaded_when_asked(small, tmp_path):
     assert len(bundle.test) == 20
 
 
-def test_damaged_files_are_refused(small):
+def test_damaged_files_are_rejected(small):
     (small / "test_32x32.mat").write_bytes(b"nothing")
     with pytest.raises(ValueError, match=r"SVHN: .*damaged"):
         load_data("svhn", data_dir=small)

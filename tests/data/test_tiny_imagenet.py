@@ -8,7 +8,7 @@ from PIL import Image
 
 from sparseq.data import CropFlip, load_data, tiny_imagenet
 from sparseq.data.tiny_imagenet import CLASSES, NAME, prepare
-from tests.data.drawn import md5
+from tests.data.synthetic import md5
 
 NOTES = f"{NAME}/val/val_annotations.txt"
 
@@ -33,7 +33,7 @@ def pack(path, members):
 
 
 def original():
-    """Members of an archive in the original layout: two training and one labeled image a class."""
+    """Members of an archive in the original layout: per class two training and one val image."""
     members = {f"{NAME}/wnids.txt": "\n".join(classes())}
     notes = []
     for number, label in enumerate(classes()):
@@ -62,7 +62,7 @@ def archive(tmp_path, members, monkeypatch, serve):
     return path
 
 
-def test_prepared_from_its_zip_when_allowed_and_read_afterwards(archive):
+def test_the_archive_is_unpacked_when_allowed_and_not_needed_afterwards(archive):
     root = archive.parent
     with pytest.raises(FileNotFoundError, match=r"only tiny-imagenet-200.zip.*--download"):
         load_data("tiny_imagenet", data_dir=root)
@@ -74,7 +74,7 @@ def test_prepared_from_its_zip_when_allowed_and_read_afterwards(archive):
     assert torch.equal(again.train.x, bundle.train.x)
     assert [len(s) for s in (again.train, again.validation, again.test)] == [200, 200, 200]
     assert again.train.y.tolist() == again.test.y.tolist() == list(range(CLASSES))
-    # every image is of its class's shade, give or take the compression
+    # every image has the shade of its class, up to the loss of compression
     shades = again.test.x.float().mean((1, 2, 3))
     assert (shades - torch.arange(CLASSES)).abs().max() < 2
     assert (again.train.x.float().mean((1, 2, 3)) - torch.arange(CLASSES)).abs().max() < 2
@@ -82,7 +82,7 @@ def test_prepared_from_its_zip_when_allowed_and_read_afterwards(archive):
     assert again.test.augment is again.validation.augment is None
 
 
-def test_fetched_when_asked_and_told_when_not(archive, tmp_path):
+def test_downloaded_on_request_and_otherwise_missing(archive, tmp_path):
     elsewhere = tmp_path / "elsewhere"
     with pytest.raises(FileNotFoundError, match=r"has no tiny-imagenet-200; .*--download"):
         load_data("tiny_imagenet", data_dir=elsewhere)
@@ -93,7 +93,7 @@ def test_fetched_when_asked_and_told_when_not(archive, tmp_path):
     "name",
     ["../outside.JPEG", f"{NAME}/train/../../x.JPEG", "/etc/x.JPEG", "C:\\x.JPEG", "a\\..\\b"],
 )
-def test_paths_that_lead_out_are_refused_and_nothing_is_written(tmp_path, name):
+def test_paths_that_lead_out_are_rejected_and_nothing_is_written(tmp_path, name):
     path = pack(tmp_path / "root" / "bad.zip", {NOTES: "", name: b"x"})
     with pytest.raises(ValueError, match="leads out of the archive"):
         prepare(path, tmp_path / "root" / NAME)
@@ -123,7 +123,7 @@ def test_an_existing_folder_is_never_replaced(archive):
     folder.mkdir()
     with pytest.raises(FileExistsError, match="move it away"):
         prepare(archive, folder)
-    with pytest.raises(ValueError, match="should have 200 classes, found 0"):
+    with pytest.raises(ValueError, match="must have 200 classes, got 0"):
         load_data("tiny_imagenet", data_dir=archive.parent)
 
 
@@ -132,5 +132,5 @@ def test_images_are_checked(archive, members, tmp_path):
     for number, content in enumerate((picture(1, size=32), b"no image")):
         folder = tmp_path / str(number) / NAME
         prepare(pack(tmp_path / str(number) / "x.zip", {**members, first: content}), folder)
-        with pytest.raises(ValueError, match=r"n00000000_0.JPEG (must be|does not open)"):
+        with pytest.raises(ValueError, match=r"n00000000_0.JPEG (must have|cannot be read)"):
             load_data("tiny_imagenet", data_dir=folder.parent)

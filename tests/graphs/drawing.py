@@ -1,4 +1,4 @@
-"""Graphs as the tests look at them."""
+"""Checks and names of graphs that the tests share."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import numpy as np
 
 from sparseq.graphs import GRAPHS, Edges
 
-# a way to call each registered graph; blocks of 2 fit small sizes
+# a name for each registered graph; blocks of 2 divide small sizes
 CALLS = {name: f"{name}(2)" if name in ("block", "group") else name for name in GRAPHS.names()}
 
 
 def digest(edges: Edges) -> str:
-    """Of the edges, the same on every platform."""
+    """A hash of the edges, the same on every platform."""
     ends = (ids.astype("<i4").tobytes() for ids in (edges.outputs, edges.inputs))
     return hashlib.sha256(b"".join(ends)).hexdigest()[:16]
 
 
 def assert_simple(edges: Edges) -> None:
-    """Sorted, in range and each edge once."""
+    """The edges are sorted, in range and distinct."""
     ids = edges.outputs.astype(np.int64) * edges.n_in + edges.inputs
     assert (np.diff(ids) > 0).all()
     assert edges.outputs.dtype == edges.inputs.dtype == np.int32

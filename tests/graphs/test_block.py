@@ -10,13 +10,13 @@ from sparseq.graphs import draw_edges
 
 @pytest.mark.parametrize("of", ["random", "xnet", "regular(tries=2)", "circulant", "radix"])
 @pytest.mark.parametrize(("n_in", "n_out"), [(32, 48), (48, 32)])
-def test_edges_are_whole_blocks(of, n_in, n_out):
+def test_edges_fill_complete_blocks(of, n_in, n_out):
     edges = draw_edges(f"block(4, {of})", n_in, n_out, 8, 1)
     assert edges.block == (4, 4)
     grid = edges.grid()
     assert (edges.matrix() == np.kron(grid.matrix(), np.ones((4, 4), np.bool_))).all()
-    own = draw_edges(of, n_in // 4, n_out // 4, 2, 1)
-    assert (grid.matrix() == own.matrix()).all(), "the degree counts neurons"
+    expected = draw_edges(of, n_in // 4, n_out // 4, 2, 1)
+    assert (grid.matrix() == expected.matrix()).all(), "the degree counts neurons"
 
 
 def test_the_degree_is_that_of_neurons():
@@ -33,7 +33,7 @@ def test_the_degree_is_that_of_neurons():
         ((32, 32, 3), r"degree must be a multiple of 4, got 3"),
     ],
 )
-def test_what_does_not_fit(sizes, rule):
+def test_sizes_and_degrees_must_be_multiples(sizes, rule):
     with pytest.raises(ValueError, match=rule):
         draw_edges("block(4)", *sizes)
 

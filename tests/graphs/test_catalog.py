@@ -37,16 +37,16 @@ def test_defaults_are_left_out_of_names():
     assert str(graph_of("regular(7, samples=9)")) == "regular(tries=7, samples=9)"
 
 
-NO_NAMES = ["", "a b", "16", "block(16).of", "block(-1)", "block([1])", "None"]
+MALFORMED = ["", "a b", "16", "block(16).of", "block(-1)", "block([1])", "None"]
 
 
-@pytest.mark.parametrize("text", NO_NAMES)
-def test_what_is_no_name(text):
+@pytest.mark.parametrize("text", MALFORMED)
+def test_malformed_names(text):
     with pytest.raises(ValueError, match=r"graph: name must be like regular or block\(16, xnet\)"):
         graph_of(text)
 
 
-def test_unknown_graphs_list_the_known():
+def test_unknown_graphs_list_the_registered_ones():
     for text in ("petersen", "block(4, petersen)"):
         with pytest.raises(ValueError, match=r"unknown graph 'petersen'; choose.*radix.*xnet"):
             graph_of(text)

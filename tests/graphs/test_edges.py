@@ -27,11 +27,11 @@ def test_a_matrix_and_back(matrix):
 
 
 def test_reversed(matrix):
-    edges = Edges.from_matrix(matrix, "here").expanded(2, 3)
-    back = edges.reversed()
-    assert_simple(back)
-    assert (back.matrix() == edges.matrix().T).all()
-    assert (back.block, back.graph) == ((3, 2), "here")
+    edges = Edges.from_matrix(matrix, "name").expanded(2, 3)
+    swapped = edges.reversed()
+    assert_simple(swapped)
+    assert (swapped.matrix() == edges.matrix().T).all()
+    assert (swapped.block, swapped.graph) == ((3, 2), "name")
 
 
 @pytest.mark.parametrize("block", [(1, 1), (4, 4), (3, 1), (1, 2)])

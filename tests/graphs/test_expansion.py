@@ -1,4 +1,4 @@
-"""How well graphs spread, against counting by hand."""
+"""Expansion and spectral gap, checked against brute-force counts."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from sparseq.nn import ExpanderLinear, ExpanderQLinear, SparseLinear
 
 def members_of(subsets, samples):
     """(samples, nodes) bool."""
-    found = np.unpackbits(subsets.members, axis=1, bitorder="little").T.astype(np.bool_)
-    return found[:samples, :-1]
+    members = np.unpackbits(subsets.members, axis=1, bitorder="little").T.astype(np.bool_)
+    return members[:samples, :-1]
 
 
 @pytest.mark.parametrize("nodes", [1, 2, 9, 40])
@@ -40,7 +40,7 @@ def test_sizes_and_members_are_uniform():
 
 @pytest.mark.parametrize("graph", ["random", "xnet", "regular(tries=2)", "radix"])
 @pytest.mark.parametrize(("n_in", "n_out", "degree"), [(30, 40, 2), (41, 25, 4), (64, 64, 40)])
-def test_counted_by_hand(graph, n_in, n_out, degree):
+def test_agrees_with_a_brute_force_count(graph, n_in, n_out, degree):
     edges = draw_edges(graph, n_in, n_out, degree)
     samples, matrix = 50, edges.matrix().astype(int)
     total = 0.0
@@ -53,14 +53,14 @@ def test_counted_by_hand(graph, n_in, n_out, degree):
 
 def test_known_values():
     complete = Edges.from_matrix(np.ones((9, 9), np.bool_))
-    ones = draw_subsets(9, 500, "left", 0), draw_subsets(9, 500, "right", 0)
-    expected = np.mean([9 / members_of(side, 500).sum(1) for side in ones])
+    sides = draw_subsets(9, 500, "left", 0), draw_subsets(9, 500, "right", 0)
+    expected = np.mean([9 / members_of(side, 500).sum(1) for side in sides])
     assert expansion(complete, 500) == pytest.approx(expected, rel=1e-6)
     assert expansion(Edges.from_matrix(np.eye(8, dtype=np.bool_))) == pytest.approx(1, rel=1e-6)
     assert expansion(Edges.from_matrix(np.zeros((3, 4), np.bool_))) == 0
 
 
-def expected(edges):
+def exact_mean(edges):
     """The mean over all sets: node a is missed by C(n - deg a, s) of the C(n, s) sets of size s."""
     total = 0.0
     for nodes, degrees in ((edges.n_in, edges.out_degrees()), (edges.n_out, edges.in_degrees())):
@@ -77,7 +77,7 @@ def expected(edges):
 @pytest.mark.parametrize(("n_in", "n_out", "degree"), [(24, 36, 3), (31, 17, 5)])
 def test_the_mean_over_all_sets(graph, n_in, n_out, degree):
     edges = draw_edges(graph, n_in, n_out, degree)
-    assert expansion(edges, 40_000) == pytest.approx(expected(edges), rel=0.01)
+    assert expansion(edges, 40_000) == pytest.approx(exact_mean(edges), rel=0.01)
 
 
 def test_nodes_without_edges_are_in_no_neighborhood():
@@ -88,7 +88,7 @@ def test_nodes_without_edges_are_in_no_neighborhood():
     assert got == pytest.approx((1 / sizes).sum(), rel=1e-6)
 
 
-def test_gap_of_complete_and_broken_graphs():
+def test_gap_of_complete_and_disconnected_graphs():
     assert spectral_gap(Edges.from_matrix(np.ones((5, 8), np.bool_))) == pytest.approx(1)
     assert spectral_gap(draw_edges("circulant", 8, 8, 1)) == pytest.approx(0, abs=1e-12)
     assert spectral_gap(draw_edges("block(4)", 8, 8, 4)) == pytest.approx(0, abs=1e-12)
@@ -107,7 +107,7 @@ def test_gap_without_edges_at_some_nodes():
     assert spectral_gap(Edges.from_matrix(matrix)) == pytest.approx(1)
 
 
-def test_regular_graphs_spread_better_than_random_ones():
+def test_regular_graphs_expand_better_than_random_ones():
     regular, random = (draw_edges(name, 128, 128, 3, 1) for name in ("regular", "random"))
     assert expansion(regular, 4000) > expansion(random, 4000)
     assert spectral_gap(regular) > spectral_gap(random)
@@ -122,7 +122,7 @@ def test_layers_are_measured_by_their_edges(measure):
     matrix = draw_edges("xnet", 9, 7, 3).matrix()
     sparse = SparseLinear(9, 7, CSRPattern.from_mask(torch.from_numpy(matrix)))
     assert measure(sparse) == measure(Edges.from_matrix(matrix))
-    with pytest.raises(ValueError, match="must be edges or a layer that has them, got Linear"):
+    with pytest.raises(ValueError, match="must be edges or a layer with edges, got Linear"):
         measure(nn.Linear(3, 3))
 
 

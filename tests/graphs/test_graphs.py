@@ -1,4 +1,4 @@
-"""What every graph does, and the densities of a network of them."""
+"""Properties of every graph, and the densities of a network built from them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.graphs.drawing import CALLS, assert_simple, digest
 
 over_graphs = pytest.mark.parametrize("graph", CALLS.values())
 
-# these edges are stored nowhere but as their seeds: a change of a digest breaks every saved model
+# edges are saved as their seeds only: a changed digest breaks every saved model
 PINNED = {
     "random": "f695e9f44191fd51",
     "xnet": "6738d6157f7152ae",
@@ -35,7 +35,7 @@ def test_graphs_never_change(graph):
 
 
 @over_graphs
-def test_no_library_has_a_say(graph):
+def test_global_random_state_is_neither_read_nor_changed(graph):
     before = draw_edges(graph, 24, 48, 4, 1)
     np.random.seed(3)
     torch.manual_seed(3)
@@ -46,13 +46,13 @@ def test_no_library_has_a_say(graph):
 
 
 @over_graphs
-def test_seeds_count(graph):
+def test_seeds_give_different_graphs(graph):
     drawn = {digest(draw_edges(graph, 64, 64, 4, seed)) for seed in range(3)}
     assert len(drawn) == 3
 
 
 @over_graphs
-def test_the_name_draws_the_graph_again(graph):
+def test_the_name_reproduces_the_graph(graph):
     edges = draw_edges(graph, 24, 48, 4, 2)
     again = draw_edges(edges.graph, 24, 48, 4, 2)
     assert digest(again) == digest(edges)

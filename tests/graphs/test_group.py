@@ -14,8 +14,8 @@ def test_a_group_reads_one_set(of, n_in, n_out):
     assert edges.block == (4, 1)
     rows = edges.matrix().reshape(-1, 4, n_in)
     assert (rows == rows[:, :1]).all()
-    alone = draw_edges(of, n_in, n_out, 8)
-    assert len(edges) == len(alone), "as many edges as without groups"
+    ungrouped = draw_edges(of, n_in, n_out, 8)
+    assert len(edges) == len(ungrouped), "as many edges as without groups"
 
 
 def test_groups_differ():
@@ -31,7 +31,7 @@ def test_degrees_of_a_regular_graph():
     assert set(edges.in_degrees()) == {8}
 
 
-def test_what_does_not_fit():
+def test_sizes_and_degrees_must_be_multiples():
     with pytest.raises(ValueError, match=r"graph group\(4\): n_out must be a multiple of 4"):
         draw_edges("group(4)", 16, 18, 4)
     with pytest.raises(ValueError, match=r"group\(4\): degree must be a multiple of 4, got 3"):

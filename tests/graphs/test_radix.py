@@ -8,16 +8,16 @@ import pytest
 from sparseq.graphs import draw_edges
 
 
-@pytest.mark.parametrize(("radix", "places"), [(2, 4), (3, 3), (5, 2), (7, 1)])
-def test_one_path_leads_from_every_input_to_every_output(radix, places):
-    nodes = radix**places
+@pytest.mark.parametrize(("radix", "digits"), [(2, 4), (3, 3), (5, 2), (7, 1)])
+def test_one_path_leads_from_every_input_to_every_output(radix, digits):
+    nodes = radix**digits
     paths = np.eye(nodes, dtype=int)
-    for seed in range(places):
+    for seed in range(digits):
         paths = draw_edges("radix", nodes, nodes, radix, seed).matrix().astype(int) @ paths
     assert (paths == 1).all()
 
 
-def test_seeds_repeat_after_the_last_place():
+def test_seeds_repeat_after_the_last_digit():
     drawn = [draw_edges("radix", 16, 16, 2, seed).matrix() for seed in (1, 5, -3)]
     assert (drawn[0] == drawn[1]).all()
     assert (drawn[0] == drawn[2]).all()

@@ -9,7 +9,7 @@ from sparseq.graphs import draw_edges, random
 
 
 @pytest.mark.parametrize(("n_in", "n_out", "degree"), [(300, 200, 7), (200, 300, 7), (500, 4, 1)])
-def test_as_many_edges_as_the_probability_says(n_in, n_out, degree):
+def test_the_number_of_edges_matches_the_probability(n_in, n_out, degree):
     p = degree / n_out
     edges = draw_edges("random", n_in, n_out, degree)
     spread = np.sqrt(n_in * n_out * p * (1 - p))
@@ -18,7 +18,7 @@ def test_as_many_edges_as_the_probability_says(n_in, n_out, degree):
     assert np.count_nonzero(counts) > 1, "degrees are not fixed"
 
 
-def test_rows_drawn_together_make_no_difference(monkeypatch):
-    whole = draw_edges("random", 37, 23, 5).matrix()
-    monkeypatch.setattr(random, "ROWS_AT_ONCE", 100)
-    assert (draw_edges("random", 37, 23, 5).matrix() == whole).all()
+def test_drawing_in_chunks_changes_nothing(monkeypatch):
+    at_once = draw_edges("random", 37, 23, 5).matrix()
+    monkeypatch.setattr(random, "EDGES_AT_ONCE", 100)
+    assert (draw_edges("random", 37, 23, 5).matrix() == at_once).all()

@@ -53,15 +53,15 @@ def test_which_node_has_one_more_is_random():
 @pytest.mark.parametrize("degree", [3, 6, 10])
 def test_every_edge_is_as_likely(degree):
     draws, nodes = 600, 12
-    found = sum(
+    counts = sum(
         draw_edges(f"regular(pick={s})", nodes, nodes, degree).matrix().astype(int)
         for s in range(draws)
     )
     p = degree / nodes
-    assert np.abs(found - draws * p).max() < 5 * np.sqrt(draws * p * (1 - p))
+    assert np.abs(counts - draws * p).max() < 5 * np.sqrt(draws * p * (1 - p))
 
 
-def test_the_best_of_the_tries_is_taken():
+def test_the_best_of_the_tries_is_picked():
     best = draw_edges("regular", 48, 40, 3, 4)
     single = [draw_edges(f"regular(pick={number})", 48, 40, 3, 4) for number in range(100)]
     sets = [draw_subsets(48, 1000, "regular", "large", 4)]
@@ -74,12 +74,12 @@ def test_the_best_of_the_tries_is_taken():
 
 
 def reach_of(edges, from_inputs, from_outputs):
-    back = edges.reversed()
+    swapped = edges.reversed()
     yield neighborhoods(from_inputs, padded(edges.out_degrees(), edges.inputs, edges.n_in))
-    yield neighborhoods(from_outputs, padded(edges.in_degrees(), back.inputs, edges.n_out))
+    yield neighborhoods(from_outputs, padded(edges.in_degrees(), swapped.inputs, edges.n_out))
 
 
-def test_a_try_is_the_same_whichever_are_drawn_with_it(monkeypatch):
+def test_a_try_does_not_depend_on_those_drawn_with_it(monkeypatch):
     together = [digest(Edges.from_matrix(near_far)) for near_far in matrices(range(8))]
     monkeypatch.setattr(regular, "CELLS_AT_ONCE", 1)
     assert [digest(Edges.from_matrix(m)) for m in matrices(range(8))] == together
@@ -93,7 +93,7 @@ def matrices(tries):
         yield matrix
 
 
-def test_double_edges_are_switched_away_with_all_degrees_kept():
+def test_switching_removes_double_edges_and_keeps_all_degrees():
     key = np.stack([stream("t", seed) for seed in range(5)])
     far = np.sort(np.tile(np.repeat(np.arange(8), 3), 5 * 2).reshape(5, 16, 3), axis=2)
     before = [np.bincount(graph.ravel()) for graph in far]  # every edge is triple
@@ -103,7 +103,7 @@ def test_double_edges_are_switched_away_with_all_degrees_kept():
     assert all((np.bincount(g.ravel()) == b).all() for g, b in zip(far, before, strict=True))
 
 
-def test_fewer_tries_and_samples_may_be_asked_for():
+def test_tries_and_samples_can_be_set():
     assert draw_edges("regular(tries=1)", 32, 32, 3).graph == "regular(pick=0)"
     drawn = {draw_edges(f"regular(samples={n})", 32, 32, 3).graph for n in (1, 10, 1000)}
     assert len(drawn) > 1

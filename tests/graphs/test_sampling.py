@@ -1,4 +1,4 @@
-"""Numbers by counter: SplitMix64 to the bit, and what is drawn with it."""
+"""Random numbers by counter: SplitMix64 bit for bit, and the distributions built on it."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from sparseq.graphs.sampling import bits, distinct, integers, permutations, stre
 
 def splitmix64(seed: int, count: int) -> list[int]:
     """As published, in Python's integers."""
-    word, found = 2**64 - 1, []
+    word, numbers = 2**64 - 1, []
     for _ in range(count):
         seed = (seed + 0x9E3779B97F4A7C15) & word
         z = ((seed ^ (seed >> 30)) * 0xBF58476D1CE4E5B9) & word
         z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & word
-        found.append(z ^ (z >> 31))
-    return found
+        numbers.append(z ^ (z >> 31))
+    return numbers
 
 
 def test_known_numbers():
     key = np.array([1234567], np.uint64)
-    known = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431]
-    assert bits(key, np.arange(4)).tolist() == known == splitmix64(1234567, 4)
+    published = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431]
+    assert bits(key, np.arange(4)).tolist() == published == splitmix64(1234567, 4)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2**63, 2**64 - 1])
@@ -55,7 +55,7 @@ def test_permutations():
 
 
 @pytest.mark.parametrize("count", [0, 1, 4, 9, 10])
-def test_distinct_picks_exactly_so_many(count):
+def test_distinct_picks_the_requested_count(count):
     chosen = distinct(stream("t", 0), 33, 10, count)
     assert chosen.shape == (10, 33)
     assert (chosen.sum(0) == count).all()

@@ -1,4 +1,4 @@
-"""Inputs that pick their outputs."""
+"""Inputs with random outputs."""
 
 from __future__ import annotations
 

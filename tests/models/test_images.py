@@ -1,4 +1,4 @@
-"""Convolutional models: images in, structure, counts at other sizes."""
+"""Convolutional models: structure, parameter counts, images of various sizes."""
 
 import subprocess
 import sys
@@ -29,7 +29,7 @@ def test_resnets_for_imagenet_have_the_published_sizes(name, count):
     assert parameter_count(name, **IMAGENET) == count
 
 
-def test_the_stem_follows_the_size_of_the_images_unless_told():
+def test_the_stem_depends_on_the_image_size_by_default():
     def first(**arguments):
         with torch.device("meta"):
             return build("resnet18", **arguments).stem.kernel_size[0]
@@ -41,7 +41,7 @@ def test_the_stem_follows_the_size_of_the_images_unless_told():
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "vgg16bn", "resnet20"])
-def test_maps_have_the_sizes_of_the_papers(name):
+def test_feature_maps_have_the_published_sizes(name):
     with torch.device("meta"):
         model = build(name).eval()
         sizes, x = {}, torch.empty(2, 3, 32, 32)
@@ -63,7 +63,7 @@ def test_vgg_has_no_bias_before_a_normalization():
     assert all(conv.bias is None for conv in convs)
 
 
-def test_shortcuts_are_named_so_that_pruning_can_leave_them_out():
+def test_shortcuts_are_named_so_that_pruning_can_exclude_them():
     with torch.device("meta"):
         model = build("resnet20")
     names = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
@@ -73,13 +73,13 @@ def test_shortcuts_are_named_so_that_pruning_can_leave_them_out():
     ]
 
 
-def test_quaternion_models_see_red_green_blue_and_grey():
+def test_quaternion_models_convert_rgb_and_gray_images():
     model = build("conv_2", "quaternion", (3, 8, 8))
     x = torch.randn(2, 3, 8, 8)
     assert torch.equal(model.quaternions(x), rgb_to_quaternion(x))
-    grey = build("conv_2", "quaternion", (1, 8, 8))
+    gray = build("conv_2", "quaternion", (1, 8, 8))
     torch.testing.assert_close(
-        grey.quaternions(x[:, :1]), x[:, :1].expand(-1, 4, -1, -1), rtol=1e-3, atol=1e-3
+        gray.quaternions(x[:, :1]), x[:, :1].expand(-1, 4, -1, -1), rtol=1e-3, atol=1e-3
     )
     assert not hasattr(build("conv_2", "quaternion", (8, 8, 8)), "quaternions")
     assert not hasattr(build("conv_2", "real", (3, 8, 8)), "quaternions")
@@ -93,7 +93,7 @@ def test_bottlenecks_stride_in_their_3x3_convolution():
     assert block.shortcut.conv.stride == (2, 2)
 
 
-def test_files_need_no_model_code_to_be_read(tmp_path):
+def test_files_load_without_model_code(tmp_path):
     sparseq.save(build("resnet20", "quaternion", (3, 8, 8)).eval(), tmp_path / "m.sparseq")
     code = (
         "import sys, torch, sparseq\n"
@@ -115,7 +115,7 @@ def test_files_need_no_model_code_to_be_read(tmp_path):
         ("resnet50", "quaternion", 16),
     ],
 )
-def test_large_networks_compute_too(name, algebra, size):
+def test_forward_and_backward_of_large_networks(name, algebra, size):
     model = build(name, algebra, (3, size, size))
     outputs = model(torch.randn(2, 3, size, size))
     assert outputs.shape == (2, 10)

@@ -8,9 +8,10 @@ from torch import nn
 
 import sparseq
 from sparseq.models import MODELS, STD_HPARAMS, HParams, algebras_of, build, std_hparams
+from sparseq.models.user_file import accepts
 from sparseq.nn.quaternion.conv import QConv2d
 from sparseq.nn.quaternion.linear import QLinear
-from tests.models.zoo import CLASSIFIERS, QUICK, parameter_count, quick_shape, takes
+from tests.models.zoo import CLASSIFIERS, QUICK, parameter_count, quick_shape
 
 PARAMETERS = {
     "lenet_300_100": (266_610, 67_710),
@@ -41,7 +42,7 @@ def test_parameter_counts(name):
 @pytest.mark.parametrize(("name", "algebra"), QUICK)
 @pytest.mark.parametrize("grown", [0, 3])
 def test_forward_and_backward(name, algebra, grown):
-    """Batches of one too, and sizes that no pooling divides."""
+    """Including batches of one, and sizes that are not divisible by the poolings."""
     _, height, width = quick_shape(name)
     in_shape = (3, height + grown, width + 4 * (grown // 3))
     model = build(name, algebra, in_shape, num_classes=7)
@@ -54,12 +55,13 @@ def test_forward_and_backward(name, algebra, grown):
 
 
 @pytest.mark.parametrize(("name", "algebra"), QUICK)
-def test_builders_follow_the_seed_too_and_leave_the_global_state_alone(name, algebra):
+def test_builders_depend_on_the_seed_and_not_on_the_global_state(name, algebra):
     torch.manual_seed(0)
     before = torch.get_rng_state()
     first = build(name, algebra, seed=3).state_dict()
-    given = {"algebra": algebra} if takes(name, "algebra") else {}
-    direct = MODELS.get(name)(**given, seed=3).state_dict()
+    builder = MODELS.get(name)
+    arguments = {"algebra": algebra} if accepts(builder, "algebra") else {}
+    direct = builder(**arguments, seed=3).state_dict()
     assert torch.equal(torch.get_rng_state(), before)
     other = build(name, algebra, seed=4).state_dict()
     assert all(torch.equal(first[key], direct[key]) for key in first)
@@ -70,8 +72,8 @@ def test_builders_follow_the_seed_too_and_leave_the_global_state_alone(name, alg
 def test_output_layer_is_real_and_all_others_are_of_the_algebra(name):
     with torch.device("meta"):
         modules = list(build(name, "quaternion").modules())
-    kinds = (QLinear, QConv2d, nn.Linear, nn.Conv2d, nn.BatchNorm2d)
-    layers = [module for module in modules if isinstance(module, kinds)]
+    types = (QLinear, QConv2d, nn.Linear, nn.Conv2d, nn.BatchNorm2d)
+    layers = [module for module in modules if isinstance(module, types)]
     assert all(isinstance(layer, QLinear | QConv2d) for layer in layers[:-1])
     assert type(layers[-1]) is nn.Linear
 
@@ -85,25 +87,25 @@ def test_initial_variance_is_that_of_he():
         assert abs(build("lenet_300_100", algebra).fc1(x).var().item() / 2 - 1) < 0.1
         conv = build("conv_2", algebra).conv2
         maps = torch.randn(8, 64, 30, 30, generator=torch.Generator().manual_seed(0))
-        inside = conv(maps)[:, :, 1:-1, 1:-1]
-        assert abs(inside.var().item() / 2 - 1) < 0.1
+        interior = conv(maps)[:, :, 1:-1, 1:-1]
+        assert abs(interior.var().item() / 2 - 1) < 0.1
 
 
 @pytest.mark.parametrize(("name", "algebra"), QUICK)
-def test_recipe_is_json_and_builds_the_same_model(name, algebra):
+def test_recorded_arguments_are_json_and_build_the_same_model(name, algebra):
     model = build(name, algebra, quick_shape(name), 3, seed=9)
-    recipe = json.loads(json.dumps(model.recipe))
-    twin = build(recipe["name"], **recipe["kwargs"])
+    builder = json.loads(json.dumps(model.recipe))
+    twin = build(builder["name"], **builder["kwargs"])
     assert twin.recipe == model.recipe
     assert all(map(torch.equal, model.state_dict().values(), twin.state_dict().values()))
 
 
 @pytest.mark.parametrize(("name", "algebra"), QUICK)
-def test_copies_and_files_compute_the_same(name, algebra, tmp_path):
+def test_copies_and_files_have_the_same_outputs(name, algebra, tmp_path):
     shape = quick_shape(name)
     model = build(name, algebra, shape)
     x = torch.randn(2, *shape)
-    model(x)  # moves the running statistics of normalization
+    model(x)  # updates the running statistics of normalization
     model.eval()
     sparseq.save(model, tmp_path / "m.sparseq")
     loaded = sparseq.load(tmp_path / "m.sparseq")
@@ -167,8 +169,8 @@ def test_bad_arguments(kwargs, message):
         std_hparams("lenet")
 
 
-def test_what_a_model_does_not_take_is_never_silently_ignored():
-    with pytest.raises(TypeError, match=r"'cnn_small' takes no .*algebra.*'quaternion'.*--algebra"):
+def test_unsupported_arguments_are_never_silently_ignored():
+    with pytest.raises(TypeError, match=r"'cnn_small' does not accept .*algebra.*'quaternion'"):
         build("cnn_small", "quaternion")
-    with pytest.raises(TypeError, match="'conv_2' takes no stem"):
+    with pytest.raises(TypeError, match="'conv_2' does not accept stem"):
         build("conv_2", stem="cifar")

@@ -1,4 +1,4 @@
-"""VGG16-BN and residual networks whose layers lie on graphs."""
+"""VGG16-BN and residual networks with layers on graphs."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ import sparseq
 from sparseq.models import build
 from sparseq.nn.expander.layer import ExpanderLayer
 
-# percent of the weights of the 13 convolutions and the hidden layer, simple graphs
+# percent of the weights kept in the 13 convolutions and the hidden layer, simple graphs
 DENSITIES = {
     "regular": {3: 0.77, 15: 3.81, 30: 7.62, 60: 15.22},
     "xnet": {3: 0.68, 15: 3.40, 30: 6.80, 60: 13.60},
@@ -16,14 +16,14 @@ DENSITIES = {
 QUICK = {"regular": "regular(tries=1)", "xnet": "xnet", "random": "random"}
 
 
-def graphed(model):
+def expander_layers(model):
     return [module for module in model.modules() if isinstance(module, ExpanderLayer)]
 
 
 @pytest.mark.parametrize("degree", [3, 15, 30, 60])
 @pytest.mark.parametrize("graph", sorted(DENSITIES))
 def test_vgg16bn_has_the_published_densities(graph, degree):
-    layers = graphed(build("vgg16bn", graph=QUICK[graph], degree=degree))
+    layers = expander_layers(build("vgg16bn", graph=QUICK[graph], degree=degree))
     assert len(layers) == 14
     kept = sum(layer.values.numel() for layer in layers)
     weights = sum(layer.mask().numel() for layer in layers)
@@ -31,13 +31,13 @@ def test_vgg16bn_has_the_published_densities(graph, degree):
     assert round(100 * kept / weights, 2) == DENSITIES[graph][degree]
 
 
-def test_every_layer_has_a_graph_of_its_own_that_follows_the_seed():
+def test_every_layer_has_its_own_graph_that_depends_on_the_seed():
     one, same, other = (build("vgg16bn", seed=s, graph="xnet", degree=3) for s in (1, 1, 2))
-    seeds = [layer.seed for layer in graphed(one)]
+    seeds = [layer.seed for layer in expander_layers(one)]
     assert len(set(seeds)) == 14
-    assert seeds == [layer.seed for layer in graphed(same)]
-    assert not set(seeds) & {layer.seed for layer in graphed(other)}
-    for first, again in zip(graphed(one), graphed(same), strict=True):
+    assert seeds == [layer.seed for layer in expander_layers(same)]
+    assert not set(seeds) & {layer.seed for layer in expander_layers(other)}
+    for first, again in zip(expander_layers(one), expander_layers(same), strict=True):
         assert torch.equal(first.col_idx, again.col_idx)
         assert torch.equal(first.values, again.values)
 
@@ -52,7 +52,7 @@ def test_stem_and_output_of_residual_networks_stay_dense(name):
     paths = [path for path, module in model.named_modules() if isinstance(module, ExpanderLayer)]
     shortcuts = [path for path in paths if "shortcut" in path]
     assert len(shortcuts) == {"resnet18": 3, "resnet50": 4}[name]
-    assert all(layer.bias is None for layer in graphed(model))
+    assert all(layer.bias is None for layer in expander_layers(model))
 
 
 @pytest.mark.parametrize("graph", sorted(QUICK))
@@ -71,14 +71,14 @@ def test_trains_and_survives_a_file(name, size, graph, tmp_path):
 
 def test_quaternion_networks_on_graphs(tmp_path):
     model = build("vgg16bn", "quaternion", graph="xnet", degree=3).eval()
-    kinds = {type(layer).__name__ for layer in graphed(model)}
-    assert kinds == {"ExpanderQConv2d", "ExpanderQLinear"}
+    types = {type(layer).__name__ for layer in expander_layers(model)}
+    assert types == {"ExpanderQConv2d", "ExpanderQLinear"}
     x = torch.randn(2, 3, 32, 32)
     sparseq.save(model, tmp_path / "m.sparseq")
     assert torch.equal(sparseq.load(tmp_path / "m.sparseq")(x), model(x))
     torch.testing.assert_close(sparseq.to_dense(model)(x), model(x), rtol=1e-3, atol=1e-4)
 
 
-def test_models_without_graphs_say_so():
-    with pytest.raises(TypeError, match="'conv_2' takes no graph"):
+def test_models_without_graphs_reject_them():
+    with pytest.raises(TypeError, match="'conv_2' does not accept graph"):
         build("conv_2", graph="xnet")

@@ -13,7 +13,7 @@ def small():
     return build("vae", in_shape=(1, 8, 8))
 
 
-def test_gives_back_images_and_the_distribution_of_the_codes():
+def test_outputs_are_images_and_the_distribution_of_the_codes():
     model, x = small(), torch.rand(3, 1, 8, 8)
     outputs = model(x)
     assert outputs.image.shape == x.shape
@@ -24,14 +24,14 @@ def test_gives_back_images_and_the_distribution_of_the_codes():
     assert all(p.grad.isfinite().all() for p in model.parameters())
 
 
-def test_codes_are_drawn_in_training_alone():
+def test_codes_are_sampled_in_training_mode_only():
     model, x = small(), torch.rand(2, 1, 8, 8)
     assert not torch.equal(model(x).image, model(x).image)
     model.eval()
     assert torch.equal(model(x).image, model(x).image)
 
 
-def test_layers_are_those_of_the_formula():
+def test_layers_have_the_documented_shapes():
     with torch.device("meta"):
         model = build("vae")
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters() if p.dim() > 1}
@@ -67,7 +67,7 @@ def test_loss_is_cross_entropy_and_divergence_of_normal_distributions():
     )
 
 
-def test_learns_to_give_back_an_image():
+def test_learns_to_reconstruct_an_image():
     model, x = small(), torch.rand(4, 1, 8, 8)
     optimizer = torch.optim.Adam(model.parameters(), 1e-4)
     losses = []
@@ -79,7 +79,7 @@ def test_learns_to_give_back_an_image():
     assert losses[-1] < losses[0]
 
 
-def test_pruned_and_compressed_survives_a_file(tmp_path):
+def test_a_pruned_and_compressed_model_survives_a_file(tmp_path):
     model, x = small().eval(), torch.rand(2, 1, 8, 8)
     mask = sparseq.prune(model, density=0.05)
     mask.apply_(model)
@@ -91,6 +91,6 @@ def test_pruned_and_compressed_survives_a_file(tmp_path):
 
 
 @pytest.mark.parametrize("in_shape", [(3, 6, 8), (3, 2, 2), (12,)])
-def test_sizes_it_cannot_halve_twice_are_refused(in_shape):
+def test_sizes_not_divisible_by_four_are_rejected(in_shape):
     with pytest.raises(ValueError, match="vae: in_shape must"):
         build("vae", in_shape=in_shape)

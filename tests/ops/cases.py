@@ -1,4 +1,4 @@
-"""Awkward sizes for every op, and the comparisons all op tests share."""
+"""Awkward sizes for every op, and the comparisons shared by all op tests."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ over_sizes = pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}
 
 
 def normal(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:
-    """Seeded normal numbers."""
+    """Seeded, normally distributed values."""
     generator = torch.Generator().manual_seed(hash((seed, *shape)) % 2**31)
     return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
 
@@ -52,18 +52,18 @@ def assert_near(got: Tensor, exact: Tensor) -> None:
 
 
 def ours(op: str) -> bool:
-    """Our kernel serves the op: plain torch promises less of its products."""
+    """Whether our kernel serves the op: plain torch guarantees less about its products."""
     return activate("cpu")[op] == "compiled"
 
 
 def assert_same_product(op: str, got: Tensor, want: Tensor) -> None:
-    """Our kernels give the same bits however the tensors lie in memory; plain torch, nearly."""
+    """Bitwise equal with our kernels, whatever the memory layout; nearly so with plain torch."""
     rounding = {"rtol": 0, "atol": 0} if ours(op) else {}
     torch.testing.assert_close(got, want, **rounding)
 
 
 def assert_same_bits_on_threads(op: str, run: Callable[[], Tensor]) -> None:
-    """Our kernels give the same bits on one and two threads."""
+    """Our kernels give the same bits on one and on two threads."""
     if not ours(op):
         pytest.skip("plain torch serves, whose products may differ")
     before, results = torch.get_num_threads(), []
@@ -75,21 +75,21 @@ def assert_same_bits_on_threads(op: str, run: Callable[[], Tensor]) -> None:
 
 
 def assert_gradients(run: Callable[..., Tensor], *tensors: Tensor) -> None:
-    """First and second derivatives of run in all tensors agree with finite differences."""
+    """First and second derivatives in all tensors agree with finite differences."""
     leaves = [tensor.requires_grad_() for tensor in tensors]
     assert torch.autograd.gradcheck(run, leaves)
     assert torch.autograd.gradgradcheck(run, leaves)
 
 
 def assert_takes_any_layout(run: Callable[..., Tensor], x: Tensor, *others: Tensor) -> None:
-    """Leading dimensions of x (a, b, features) stay, and no tensor need be contiguous."""
+    """Leading dimensions of x (a, b, features) are kept; no tensor needs to be contiguous."""
     want = run(x.flatten(0, 1), *others).unflatten(0, x.shape[:2])
     torch.testing.assert_close(run(strided(x), *map(strided, others)), want)
     torch.testing.assert_close(run(x[0, 0], *others), want[0, 0])
 
 
 def assert_refuses(run: Callable[..., Tensor], good: dict[str, Any], bad: Misfits) -> None:
-    """run(**good) works; each (argument, its value, the message) of `bad` alone is an error."""
+    """run(**good) works; each single (argument, value, message) of `bad` is an error."""
     run(**good)
     for argument, value, message in bad:
         with pytest.raises(ValueError, match=message):
@@ -97,7 +97,7 @@ def assert_refuses(run: Callable[..., Tensor], good: dict[str, Any], bad: Misfit
 
 
 def strided(x: Tensor) -> Tensor:
-    """The same numbers at a stride of two."""
+    """The same values at a stride of two."""
     return torch.stack([x, torch.full_like(x, float("nan"))], -1)[..., 0]
 
 

@@ -4,7 +4,7 @@ import torch
 
 @pytest.fixture(autouse=True)
 def outputs_start_as_nan():
-    """New memory is filled with NaN, so an output entry that is never written shows."""
+    """Fill new memory with NaN, so that an output entry that is never written is noticed."""
     torch.use_deterministic_algorithms(True)
     yield
     torch.use_deterministic_algorithms(False)

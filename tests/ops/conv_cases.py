@@ -1,4 +1,4 @@
-"""Sizes, geometries and patterns that the tests of sparse convolutions share."""
+"""Sizes, geometries and patterns shared by the tests of sparse convolutions."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def matrix_shape(case):
 
 
 def slices(rows, columns, taps=9):
-    """Whole slices at random channels; the first row and the last column are empty."""
+    """Complete slices at random channels; the first row and the last column are empty."""
     edges = normal(rows, columns, seed=3) > 0.4
     edges[0], edges[:, -1] = False, False
     return CSRPattern.from_mask(edges.repeat_interleave(taps, 1))

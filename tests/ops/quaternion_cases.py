@@ -1,4 +1,4 @@
-"""Quaternion features of awkward sizes, and each channel of them as a matrix in float64."""
+"""Quaternion features of awkward sizes, and their channels as matrices in float64."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from torch import Tensor
 
 from tests.ops.cases import assert_near
 
-# (N, 4 C, ...): nothing, single values, fewer and more channels and positions than a vector has
-# lanes, sizes that are no multiple of it, and one longer than a chunk
+# (N, 4 C, ...): empty, single values, fewer and more channels and positions than a vector has
+# lanes, sizes that are not a multiple of it, and one longer than a chunk
 SHAPES = [
     (0, 8, 3, 3),
     (2, 8, 0),
@@ -48,11 +48,11 @@ def matrices_of(matrix: Tensor) -> Tensor:
 
 
 def per_channel(y: Tensor, dtype: torch.dtype) -> Tensor:
-    """`quaternions` of a result of that dtype, rounded to it."""
+    """`quaternions` of a result, which must have that dtype, rounded to it."""
     assert y.dtype == dtype
     return quaternions(y).to(dtype)
 
 
 def assert_sums_near(got: Tensor, want: Tensor, count: int) -> None:
-    """Sums of `count` numbers of either sign, whose size may cancel."""
+    """Sums of `count` values of either sign, which may cancel."""
     assert_near(got / count, want / count)

@@ -21,7 +21,7 @@ over_blocks = pytest.mark.parametrize("block", BLOCKS, ids=lambda block: f"{bloc
 
 
 def kept_blocks(gradient, pattern, rows, columns):
-    """The blocks of an (m, k) gradient that the grid keeps."""
+    """The blocks of an (m, k) gradient at the entries of the grid."""
     grid = gradient.unflatten(0, (-1, rows)).unflatten(2, (-1, columns)).transpose(1, 2)
     return grid[pattern.rows(), pattern.col_idx.long()]
 
@@ -44,7 +44,7 @@ def test_agrees_with_float64(dtype, block):
             assert_near(dv_op(dy, x, pattern.tensors, r, c), exact)
 
 
-def test_blocks_stand_where_the_grid_says():
+def test_blocks_are_at_the_positions_of_the_grid():
     grid = CSRPattern.from_mask(torch.tensor([[False, True], [True, False]]))
     values = torch.tensor([[[1.0, 2.0]], [[3.0, 4.0]]])
     want = torch.tensor([[0.0, 0, 1, 2], [3, 4, 0, 0]])
@@ -84,7 +84,7 @@ def test_takes_any_strides_and_leading_dimensions():
     assert_takes_any_layout(run, normal(2, 3, 20), normal(pattern.nnz, 2, 4), normal(6))
 
 
-def test_names_what_does_not_fit():
+def test_errors_name_the_argument():
     grid = CSRPattern.from_mask(torch.ones(2, 3, dtype=torch.bool)).tensors
     good = {"x": normal(2, 12), "values": normal(6, 2, 4), "pattern": grid}
     assert_refuses(

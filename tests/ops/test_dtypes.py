@@ -1,4 +1,4 @@
-"""Tensors of different dtypes are refused before the kernels, by the names that torch prints."""
+"""Different dtypes are an error before any kernel runs, with the names that torch prints."""
 
 from __future__ import annotations
 
@@ -60,6 +60,6 @@ def test_ops_without_a_bias_name_x():
 
 
 @pytest.mark.parametrize("op", OPS)
-def test_autocast_makes_the_dtypes_one(op):
+def test_autocast_unifies_the_dtypes(op):
     with torch.autocast("cpu", torch.bfloat16):
         assert OPS[op](X, BIAS.bfloat16()).dtype == torch.bfloat16

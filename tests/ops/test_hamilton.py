@@ -17,7 +17,7 @@ over_algorithms = pytest.mark.parametrize("algorithm", ALGORITHMS)
 
 
 def quaternion_product(p, q):
-    """Hamilton product of two quaternions, from i^2 = j^2 = k^2 = ijk = -1 written out."""
+    """Hamilton product of two quaternions, expanded from i^2 = j^2 = k^2 = ijk = -1."""
     a, b, c, d = p
     e, f, g, h = q
     return torch.stack(
@@ -92,11 +92,11 @@ def test_gradients_to_second_order(algorithm):
 def test_takes_any_strides_and_leading_dimensions():
     x, w, b = normal(2, 3, 20), normal(4, 6, 5), normal(24)
     assert_takes_any_layout(hamilton, x, w, b)
-    turned = hamilton(x.transpose(0, 1), w, b)
-    torch.testing.assert_close(turned, hamilton(x, w, b).transpose(0, 1))
+    swapped = hamilton(x.transpose(0, 1), w, b)
+    torch.testing.assert_close(swapped, hamilton(x, w, b).transpose(0, 1))
 
 
-def test_one_call_leaves_nothing_behind_for_the_next():
+def test_a_call_does_not_depend_on_the_previous_one():
     x, w = normal(17, 132, dtype=torch.float32), normal(4, 5, 33, dtype=torch.float32)
     want = hamilton(x, w)
     hamilton(torch.full_like(x, float("nan")), torch.full_like(w, float("nan")))
@@ -125,12 +125,12 @@ def test_autocast_runs_in_its_dtype():
         ((), (4, 2, 2), None, r"hamilton: x must have 8 features"),
     ],
 )
-def test_names_what_does_not_fit(x, weight, bias, message):
+def test_errors_name_the_argument(x, weight, bias, message):
     with pytest.raises(ValueError, match=message):
         hamilton(normal(*x), normal(*weight), None if bias is None else normal(*bias))
 
 
-def test_names_the_algorithms():
+def test_unknown_algorithms_list_the_known_ones():
     with pytest.raises(ValueError, match=r"unknown hamilton algorithm '9'.*auto, 8, 16"):
         hamilton(normal(1, 4), normal(4, 1, 1), None, "9")
 
@@ -141,7 +141,9 @@ def test_refuses_mixed_dtypes():
 
 
 @pytest.mark.parametrize("batch", [1, 4])
-def test_few_rows_count_an_infinite_entry_once(batch):
+def test_few_rows_read_an_infinite_entry_once(batch):
     x, w = normal(batch, 4 * 19), normal(4, 3, 19)
-    x[:, 10] = float("inf")  # in the last whole vector, and in the one that ends the row
+    x[:, 10] = float(
+        "inf"
+    )  # in the last full vector and in the overlapping one at the end of the row
     assert torch.equal(hamilton(x, w).sign(), (x @ real_weight(w).t()).sign())

@@ -47,15 +47,15 @@ over_cases = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 
 
 def operands(case, dtype=torch.float64):
-    """x, weight, bias and the settings of the ops, algorithm left out."""
+    """x, weight, bias and the settings of the ops, without the algorithm."""
     n, m, k, spatial, kernel, *settings, groups = case
     x = normal(n, 4 * k * groups, *spatial, dtype=dtype)
     weight, bias = normal(4, m, k, *kernel, dtype=dtype, seed=1), normal(4 * m, dtype=dtype, seed=2)
     return x, weight, bias, [*map(list, settings), groups]
 
 
-def whole_weight(weight, groups):
-    """The real weight of x's own channel order, zeros outside the groups."""
+def ungrouped_weight(weight, groups):
+    """The real weight in the channel order of x, zeros outside the groups."""
     m, k = weight.shape[1], weight.shape[2]
     full = weight.new_zeros(4, m, k * groups, *weight.shape[3:])
     for g in range(groups):
@@ -70,9 +70,9 @@ def torch_conv(x, real, bias, stride, padding, dilation):
 
 
 def exact_results(x, weight, bias, settings, dy):
-    """y, dx and dw in float64 by torch's convolution and its autograd."""
+    """y, dx and dw in float64 by torch's convolution and autograd."""
     inputs = [t.double().detach().requires_grad_() for t in (x, weight, bias)]
-    real = whole_weight(inputs[1], settings[-1])
+    real = ungrouped_weight(inputs[1], settings[-1])
     y = torch_conv(inputs[0], real, inputs[2], *settings[:3])
     return [y.detach(), *torch.autograd.grad(y, inputs[:2], dy.double())]
 
@@ -137,15 +137,15 @@ def test_gradients_to_second_order(algorithm, groups):
 
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("dims", [1, 2, 3])
-def test_transposed_is_torchs_with_the_real_weight(dims, groups):
+def test_transposed_agrees_with_torch_on_the_real_weight(dims, groups):
     x, weight = normal(2, 16, *[3] * dims), normal(4, 4, 6 // groups, *[3] * dims, seed=1)
     full = weight.new_zeros(4, 4, 6, *[3] * dims)
     for g in range(groups):
         ins, outs = slice(4 * g // groups, 4 * (g + 1) // groups), 6 // groups
         full[:, ins, outs * g : outs * (g + 1)] = weight[:, ins]
     real = real_weight(full.transpose(1, 2)).transpose(0, 1)
-    numbers = [[2] * dims, [1] * dims, [1] * dims, True, [1] * dims, 1]
-    want = torch.ops.aten.convolution(x, real, None, *numbers)
+    settings = [[2] * dims, [1] * dims, [1] * dims, True, [1] * dims, 1]
+    want = torch.ops.aten.convolution(x, real, None, *settings)
     got = hamilton_conv_transpose(x, weight, 2, 1, 1, 1, groups)
     torch.testing.assert_close(got, want)
     torch.testing.assert_close(hamilton_conv_transpose(x[0], weight, 2, 1, 1, 1, groups), want[0])
@@ -165,7 +165,7 @@ def test_takes_any_strides_and_no_batch():
 
 @over_algorithms
 @pytest.mark.parametrize("batch", [2, 32])
-def test_channels_last_comes_out_as_it_went_in(algorithm, batch):
+def test_channels_last_is_preserved(algorithm, batch):
     x, w, b = normal(batch, 8, 5, 4), normal(4, 3, 2, 3, 3), normal(12)
     last = x.to(memory_format=torch.channels_last).requires_grad_()
     y = hamilton_conv(last, w.to(memory_format=torch.contiguous_format), b, 1, 1, 1, 1, algorithm)
@@ -174,11 +174,11 @@ def test_channels_last_comes_out_as_it_went_in(algorithm, batch):
     dy = normal(*y.shape).to(memory_format=torch.channels_last)
     (dx,) = torch.autograd.grad(y, last, dy)
     assert dx.is_contiguous(memory_format=torch.channels_last)
-    numbers = [5, 4], [1, 1], [1, 1], [1, 1], 1, "16"
-    torch.testing.assert_close(dx, dx_op(dy.contiguous(), w, *numbers))
+    settings = [5, 4], [1, 1], [1, 1], [1, 1], 1, "16"
+    torch.testing.assert_close(dx, dx_op(dy.contiguous(), w, *settings))
 
 
-def test_one_call_leaves_nothing_behind_for_the_next():
+def test_a_call_does_not_depend_on_the_previous_one():
     x, w = normal(17, 20, 6, 6, dtype=torch.float32), normal(4, 5, 5, 3, 3, dtype=torch.float32)
     want = hamilton_conv(x, w, None, 1, 1, algorithm="8")
     nan = torch.full_like(x, math.nan)
@@ -209,29 +209,29 @@ def test_autocast_runs_in_its_dtype():
         ({"weight": (3, 2, 2, 3, 3)}, r"weight must have shape \(4, m, k, \*kernel\)"),
         ({"weight": (4, 2, 2)}, "weight must have shape"),
         ({"bias": (4,)}, r"bias must have shape \(8,\), got \(4,\)"),
-        ({"stride": (1, 1, 1)}, "stride must be one number or 2"),
+        ({"stride": (1, 1, 1)}, "stride must be one integer or 2"),
         ({"stride": 0}, "must be positive"),
         ({"padding": -1}, "must be positive, positive and not negative"),
         ({"groups": 3}, "groups must divide 2 quaternions, got 3"),
         ({"dilation": 2}, r"kernel must be no larger than the padded input \(4, 4\)"),
     ],
 )
-def test_names_what_does_not_fit(change, message):
-    given = {"x": (2, 8, 4, 4), "weight": (4, 2, 2, 3, 3), "bias": (8,), **change}
-    tensors = {name: normal(*given.pop(name)) for name in ("x", "weight", "bias")}
+def test_errors_name_the_argument(change, message):
+    arguments = {"x": (2, 8, 4, 4), "weight": (4, 2, 2, 3, 3), "bias": (8,), **change}
+    tensors = {name: normal(*arguments.pop(name)) for name in ("x", "weight", "bias")}
     with pytest.raises(ValueError, match=f"hamilton_conv: .*{message}"):
-        hamilton_conv(**tensors, **given)
+        hamilton_conv(**tensors, **arguments)
 
 
-def test_transposed_names_what_does_not_fit():
+def test_errors_of_the_transpose_name_the_argument():
     x, weight = normal(1, 8, 1, 1), normal(4, 2, 2, 3, 3)
     with pytest.raises(ValueError, match="output_padding must be below stride or dilation"):
         hamilton_conv_transpose(x, weight, 2, 1, 2)
-    with pytest.raises(ValueError, match="x must give a result"):
+    with pytest.raises(ValueError, match="x must be large enough for a positive output size"):
         hamilton_conv_transpose(x, weight, 1, 2)
 
 
-def test_names_the_algorithms():
+def test_unknown_algorithms_list_the_known_ones():
     with pytest.raises(ValueError, match=r"unknown hamilton algorithm '9'.*auto, 8, 16"):
         hamilton_conv(normal(1, 4, 1), normal(4, 1, 1, 1), algorithm="9")
 

@@ -9,17 +9,17 @@ over_sizes = pytest.mark.parametrize("size", SIZES, ids=str)
 
 @pytest.fixture(scope="module")
 def built():
-    """The helpers take what is there; here it must be."""
+    """Build the compiled helpers, which `host` uses only if they exist."""
     try:
         build.library("host")
     except build.BuildError:
-        pytest.skip("the compiled helpers are not to be had")
+        pytest.skip("the compiled helpers cannot be built")
 
 
 @over_sizes
 def test_twins_agree(size, built):
     if host.compiled() is None:
-        pytest.skip("the compiled helpers are not wanted")
+        pytest.skip("SPARSEQ_BACKEND rules out the compiled helpers")
     for pattern in patterns(*size):
         arguments = (pattern.row_ptr.numpy(), pattern.col_idx.numpy(), size[1])
         compiled = host.compiled().transpose_csr(*arguments)
@@ -39,16 +39,30 @@ def test_transpose_is_the_matrix_transpose(size):
         np.testing.assert_array_equal(pattern.col_idx.numpy()[perm], rows_t)
 
 
-def test_a_helper_waits_for_no_build(monkeypatch):
+def test_a_helper_does_not_wait_for_a_build(monkeypatch):
     monkeypatch.setattr(host, "_modules", [])
     monkeypatch.setattr(build, "existing", lambda name: None)
     assert host.compiled() is None
 
 
-def test_compiled_helper_checks_its_indices(built):
+@pytest.mark.parametrize("content", [b"", b"no library", b"\x7fELF and then nothing"])
+def test_a_file_that_cannot_be_loaded_leaves_the_work_to_numpy(tmp_path, monkeypatch, content):
+    path = tmp_path / "host.so"
+    path.write_bytes(content)
+    monkeypatch.setattr(host, "_modules", [])
+    monkeypatch.setattr(build, "existing", lambda name: path)
+    monkeypatch.delenv("SPARSEQ_BACKEND", raising=False)
+    with pytest.warns(UserWarning, match=f"helpers in NumPy: .*remove {tmp_path}"):
+        assert host.compiled() is None
+    assert host.compiled() is None
+    row_ptr, col_idx = np.array([0, 1], np.int32), np.array([2], np.int32)
+    assert host.transpose_csr(row_ptr, col_idx, 3)[0].tolist() == [0, 0, 0, 1]
+
+
+def test_the_compiled_helper_checks_its_indices(built):
     module = host.compiled()
     if module is None:
-        pytest.skip("the compiled helpers are not to be had")
+        pytest.skip("SPARSEQ_BACKEND rules out the compiled helpers")
     with pytest.raises(IndexError, match="col_idx"):
         module.transpose_csr(np.array([0, 1], np.int32), np.array([5], np.int32), 3)
     with pytest.raises(IndexError, match="row_ptr"):

@@ -17,7 +17,7 @@ from tests.ops.cases import (
 
 max_pool_dx = torch.ops.sparseq.max_pool_dx.default
 
-# maps without a pixel left out of rows of 1, 2, 4, 8 and more windows, odd ones, and no maps
+# even maps with rows of 1, 2, 4, 8 and more windows, odd maps, and an empty batch
 SHAPES = [
     (3, 5, 2, 2),
     (2, 7, 4, 4),
@@ -38,7 +38,7 @@ over_shapes = pytest.mark.parametrize("shape", SHAPES, ids=lambda s: "x".join(ma
 
 
 def awkward(shape, dtype):
-    """Few different numbers, so that many are equal; NaN, infinities and both zeros."""
+    """Few distinct values, so that many are equal; NaN, infinities and both zeros."""
     x = (normal(*shape) * 2).round().to(dtype)
     flat = x.view(-1)
     for step, value in ((7, math.nan), (11, -math.inf), (13, math.inf), (3, -0.0)):
@@ -55,17 +55,17 @@ def assert_same_bits(got, want):
 
 @over_dtypes
 @over_shapes
-def test_is_that_of_torch_to_the_bit(dtype, shape):
+def test_agrees_with_torch_bit_for_bit(dtype, shape):
     x = awkward(shape, dtype)
-    want, places = F.max_pool2d(x, 2, return_indices=True)
+    want, argmax = F.max_pool2d(x, 2, return_indices=True)
     assert_same_bits(max_pool(x), want)
     dy = normal(*want.shape, dtype=dtype, seed=1)
-    dx = x.new_zeros(x.shape).flatten(-2).scatter(-1, places.flatten(-2), dy.flatten(-2))
+    dx = x.new_zeros(x.shape).flatten(-2).scatter(-1, argmax.flatten(-2), dy.flatten(-2))
     assert_same_bits(max_pool_dx(dy, x), dx.view(x.shape))
     assert_same_bits(max_pool_dx_reference(dy, x), dx.view(x.shape))
 
 
-def test_nothing_but_infinity_keeps_the_first():
+def test_windows_of_minus_infinity_keep_the_first():
     x = torch.full((1, 1, 2, 4), -math.inf)
     dx = max_pool_dx(torch.ones(1, 1, 1, 2), x)
     assert torch.equal(dx[0, 0], torch.tensor([[1.0, 0, 1, 0], [0] * 4]))
@@ -76,7 +76,7 @@ def test_gradients_to_second_order(shape):
     assert_gradients(max_pool, normal(*shape))
 
 
-def test_gradients_are_torchs():
+def test_gradients_equal_those_of_torch():
     x = normal(3, 5, 6, 8).requires_grad_()
     dy = normal(3, 5, 3, 4, seed=1)
     assert torch.equal(
@@ -100,7 +100,7 @@ def test_takes_any_strides():
     assert torch.equal(max_pool(x.contiguous(memory_format=torch.channels_last)), max_pool(x))
 
 
-def test_names_what_does_not_fit():
+def test_errors_name_the_argument():
     for x in (normal(2, 3), normal(2, 3, 1, 5), normal(2, 3, 5, 1), torch.ones(2, 2, 2).int()):
         with pytest.raises(ValueError, match="max_pool: x must be floating point maps"):
             max_pool(x)

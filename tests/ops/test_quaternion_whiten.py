@@ -1,11 +1,10 @@
 import pytest
 import torch
 
+from sparseq.ops._channel_matrices import factor_gradient, matmul
 from sparseq.ops.quaternion_norm import quaternion_moments
 from sparseq.ops.quaternion_whiten import (
-    factor_gradient,
     inverse_cholesky,
-    matmul,
     quaternion_whiten,
     quaternion_whiten_dx,
     quaternion_whiten_sums,
@@ -31,7 +30,7 @@ def covariances(channels, seed=0):
 
 
 def operands(shape, dtype, affine=True):
-    """x off center, dy, and m, V, gamma, beta in the dtype of sums."""
+    """x with a nonzero mean, dy, and m, V, gamma, beta in the dtype of the sums."""
     kind = torch.promote_types(dtype, torch.float32)
     x, dy = normal(*shape, dtype=dtype) + 2, normal(*shape, dtype=dtype, seed=1)
     mean, cov = normal(shape[1], dtype=kind, seed=2), covariances(shape[1] // 4).to(kind)
@@ -65,12 +64,12 @@ def test_whitening_agrees_with_float64(shape, dtype, affine):
 @over_shapes
 def test_sums_agree_with_float64(shape, dtype):
     x, dy, mean, cov, *_ = operands(shape, dtype)
-    left, count = quaternions(dy), max(x.numel() // max(shape[1], 1), 1)
+    grad, count = quaternions(dy), max(x.numel() // max(shape[1], 1), 1)
     white = factors(cov) @ (quaternions(x) - by_channel(mean))
     got = quaternion_whiten_sums(dy, x, mean, cov, EPS)
     assert got.dtype == mean.dtype
-    assert_sums_near(got[0], left.sum(2).t(), count)
-    assert_sums_near(got[1:], (left @ white.mT).movedim(0, -1), count)
+    assert_sums_near(got[0], grad.sum(2).t(), count)
+    assert_sums_near(got[1:], (grad @ white.mT).movedim(0, -1), count)
 
 
 @over_dtypes
@@ -81,16 +80,16 @@ def test_the_gradient_agrees_with_float64(shape, dtype, affine):
     sums = normal(5, 4, shape[1] // 4, dtype=mean.dtype, seed=5)
     product, inverse = matrices_of(sums[1:]), factors(cov)
     lower = (product if gamma is None else matrices_of(gamma).mT @ product).tril()
-    even = lower + lower.mT - torch.diag_embed(lower.diagonal(dim1=1, dim2=2))
+    symmetric = lower + lower.mT - torch.diag_embed(lower.diagonal(dim1=1, dim2=2))
     share = 1 / max(x.numel() // max(shape[1], 1), 1)
-    spread = inverse.mT @ even @ inverse @ (quaternions(x) - by_channel(mean))
-    apart = quaternions(dy) - share * by_channel(sums[0].flatten())
-    want = outer_of(cov, gamma).mT @ apart - share * spread
+    spread = inverse.mT @ symmetric @ inverse @ (quaternions(x) - by_channel(mean))
+    centered = quaternions(dy) - share * by_channel(sums[0].flatten())
+    want = outer_of(cov, gamma).mT @ centered - share * spread
     assert_near(per_channel(quaternion_whiten_dx(dy, x, mean, cov, gamma, sums, EPS), dtype), want)
 
 
 @over_affine
-def test_the_gradient_is_that_of_whitening_by_the_own_statistics(affine):
+def test_the_gradient_is_that_of_whitening_by_the_statistics_of_x(affine):
     x, dy, _, _, gamma, beta = operands((3, 8, 5), torch.float64, affine)
 
     def whiten(x):
@@ -165,15 +164,15 @@ def test_gradients_of_the_factor_to_second_order():
     torch.testing.assert_close(grad, grad.transpose(0, 1))
 
 
-def test_small_products_are_those_of_matrices():
+def test_matmul_multiplies_the_matrices_of_each_channel():
     a, b = normal(4, 4, 3), normal(4, 4, 3, seed=1)
     torch.testing.assert_close(matrices_of(matmul(a, b)), matrices_of(a) @ matrices_of(b))
 
 
 def test_takes_any_strides():
     x, dy, m, v, g, b = operands((3, 8, 5, 4), torch.float64)
-    apart = [strided(t) for t in (x, m, v, g, b)]
-    torch.testing.assert_close(quaternion_whiten(*apart), quaternion_whiten(x, m, v, g, b))
+    spread = [strided(t) for t in (x, m, v, g, b)]
+    torch.testing.assert_close(quaternion_whiten(*spread), quaternion_whiten(x, m, v, g, b))
     torch.testing.assert_close(quaternion_whiten(x.mT, m, v), quaternion_whiten(x, m, v).mT)
     last, sums = x.to(memory_format=torch.channels_last), quaternion_whiten_sums(dy, x, m, v)
     torch.testing.assert_close(quaternion_whiten_sums(strided(dy), last, m, v), sums)
@@ -188,7 +187,7 @@ def test_nan_of_one_channel_stays_in_that_channel():
     assert broken.nonzero().flatten().tolist() == [5, 25, 45, 65]
 
 
-def test_autocast_leaves_the_dtypes():
+def test_autocast_changes_no_dtype():
     x, dy, m, v, g, b = operands((2, 8, 3), torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert quaternion_whiten(x, m, v, g, b).dtype == torch.float32
@@ -196,7 +195,7 @@ def test_autocast_leaves_the_dtypes():
         assert quaternion_whiten_sums(dy.bfloat16(), x.bfloat16(), m, v).dtype == torch.float32
 
 
-def test_names_what_does_not_fit():
+def test_errors_name_the_argument():
     x, dy, m, v, g, b = operands((2, 8, 3), torch.float64)
     sums = quaternion_whiten_sums(dy, x, m, v)
     for call, message in (
@@ -215,7 +214,7 @@ def test_names_what_does_not_fit():
 
 
 @pytest.mark.parametrize("autocast", [False, True])
-def test_names_mixed_dtypes_under_autocast_too(autocast):
+def test_errors_name_mixed_dtypes_under_autocast_too(autocast):
     x, dy, m, v, g, b = operands((2, 8, 3), torch.float32)
     sums = quaternion_whiten_sums(dy, x, m, v)
     rule = r"must have dtype torch.float32, got torch.float64"

@@ -49,7 +49,7 @@ def test_takes_any_strides_and_leading_dimensions():
     torch.testing.assert_close(sddmm(ones, x, pattern), sddmm(ones.contiguous(), x, pattern))
 
 
-def test_names_what_does_not_fit():
+def test_errors_name_the_argument():
     pattern = CSRPattern.from_mask(torch.ones(3, 4, dtype=torch.bool)).tensors
     good = {"dy": normal(2, 3), "x": normal(2, 4), "pattern": pattern}
     assert_refuses(

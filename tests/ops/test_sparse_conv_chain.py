@@ -19,7 +19,7 @@ CASES = {
     "pooled in the tile": ((3, 20, 33, 7), [SAME] * 3, [2, 2, 1], (16, 16)),
     "down to one pixel": ((2, 3, 4, 2, 5), [SAME] * 4, [2, 2, 2, 1], (8, 8)),
     "odd sizes": ((3, 4, 5), [SAME, SAME], [2, 1], (7, 9)),
-    "squares of three": ((3, 4, 5), [SAME, SAME], [3, 1], (7, 9)),
+    "windows of three": ((3, 4, 5), [SAME, SAME], [3, 1], (7, 9)),
     "overlapping tiles": ((3, 4, 4), [SAME, SAME], [2, 1], (6, 10)),
     "smaller than a tile": ((3, 4, 4), [SAME, SAME], [1, 1], (2, 3)),
     "no padding": ((3, 6, 16), [ConvGeometry.of((5, 5))] * 2, [2, 2], (32, 32)),
@@ -31,7 +31,7 @@ CASES = {
         (6, 10),
     ),
     "one pixel": ((1, 1), [SAME], [1], (1, 1)),
-    "points between": ((3, 17, 6, 4), [SAME, POINT, SAME], [1, 1, 2], (8, 4)),
+    "1x1 in the middle": ((3, 17, 6, 4), [SAME, POINT, SAME], [1, 1, 2], (8, 4)),
 }
 over_cases = pytest.mark.parametrize("case", CASES)
 
@@ -43,15 +43,15 @@ def pattern_of(outputs, columns):
 
 
 def layers(case, dtype=torch.float64):
-    """The arguments of a case behind x; every second layer has a bias, every third no ReLU."""
+    """The arguments of a case after x; every second layer has a bias, every third no ReLU."""
     channels, geometries, pool, _ = CASES[case]
-    found = []
+    kept = []
     for (k, m), geometry in zip(itertools.pairwise(channels), geometries, strict=True):
-        found.append(pattern_of(m, k // geometry.groups * geometry.taps))
-    values = [normal(pattern.nnz, dtype=dtype, seed=5) for pattern in found]
+        kept.append(pattern_of(m, k // geometry.groups * geometry.taps))
+    values = [normal(pattern.nnz, dtype=dtype, seed=5) for pattern in kept]
     biases = [normal(m if i % 2 == 0 else 0, dtype=dtype) for i, m in enumerate(channels[1:])]
-    relu = [int(i % 3 != 2) for i in range(len(found))]
-    patterns = [tensor for pattern in found for tensor in pattern.tensors]
+    relu = [int(i % 3 != 2) for i in range(len(kept))]
+    patterns = [tensor for pattern in kept for tensor in pattern.tensors]
     return values, biases, patterns, geometries, relu, pool
 
 
@@ -86,15 +86,15 @@ def test_agrees_with_float64(dtype, case):
 
 
 @over_cases
-def test_the_order_by_taps_changes_no_bit(case):
+def test_a_precomputed_tap_order_changes_no_bit(case):
     values, biases, patterns, geometries, relu, pool = layers(case, torch.float32)
     orders = []
     for i, geometry in enumerate(geometries):
         orders += tap_order(patterns[5 * i : 5 * i + 5], geometry)
-    numbers = [number for geometry in geometries for number in geometry.numbers()]
+    flat = [setting for geometry in geometries for setting in geometry.flat()]
     x = images(case, 33, torch.float32)
-    given = chain_checked(x, values, biases, patterns, orders, numbers, relu, pool)
-    assert torch.equal(given, sparse_conv_chain(x, *layers(case, torch.float32)))
+    ordered = chain_checked(x, values, biases, patterns, orders, flat, relu, pool)
+    assert torch.equal(ordered, sparse_conv_chain(x, *layers(case, torch.float32)))
 
 
 @over_cases
@@ -123,9 +123,9 @@ def test_tensors_need_not_be_contiguous():
     assert torch.equal(sparse_conv_chain(last, values, biases, *others), want)
 
 
-@pytest.mark.parametrize("case", ["pooled in the tile", "squares of three"])
+@pytest.mark.parametrize("case", ["pooled in the tile", "windows of three"])
 @pytest.mark.parametrize("batch", [3, 20])
-def test_relu_and_pooling_keep_nan_where_torch_does(case, batch):
+def test_relu_and_pooling_propagate_nan_as_torch_does(case, batch):
     arguments, x = layers(case), images(case, batch)
     x[1, 0, 3, 2] = float("nan")
     y = sparse_conv_chain(x, *arguments)
@@ -147,15 +147,15 @@ def test_gradients_of_every_tensor():
     assert torch.autograd.gradcheck(run, leaves)
 
 
-def test_bad_arguments_are_named():
+def test_errors_name_the_argument():
     values, biases, patterns, geometries, relu, pool = layers("odd sizes")
     x = images("odd sizes", 2)
     rest = geometries, relu, pool
-    with pytest.raises(ValueError, match=r"five of patterns, got 2, 2, 2, 2, 2 and 5"):
+    with pytest.raises(ValueError, match=r"five per layer in patterns, got 2, 2, 2, 2, 2 and 5"):
         sparse_conv_chain(x, values, biases, patterns[:5], *rest)
     with pytest.raises(ValueError, match=r"must be \(N, C, height, width\), got \(3, 7, 9\)"):
         sparse_conv_chain(x[0], values, biases, patterns, *rest)
-    with pytest.raises(ValueError, match=r"take the 2 channels that come to layer 0, got 3"):
+    with pytest.raises(ValueError, match=r"must accept 2 channels in layer 0, got 3"):
         sparse_conv_chain(x[:, 1:], values, biases, patterns, *rest)
     with pytest.raises(ValueError, match=r"values\[1\] must have one entry for each of the"):
         sparse_conv_chain(x, [values[0], values[0]], biases, patterns, *rest)

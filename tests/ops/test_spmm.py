@@ -74,7 +74,7 @@ def test_takes_any_strides_and_leading_dimensions():
 
 def test_nan_outside_the_pattern_does_not_leak():
     if not ours("spmm"):
-        pytest.skip("plain torch serves, which multiplies by the zeros")
+        pytest.skip("plain torch serves the op and multiplies by the zeros")
     pattern = CSRPattern.from_mask(torch.tensor([[True, False], [False, True]]))
     x = torch.tensor([[1.0, float("nan")]])
     got = spmm(x, torch.ones(2), pattern.tensors)
@@ -82,7 +82,7 @@ def test_nan_outside_the_pattern_does_not_leak():
     assert got[0, 1].isnan()
 
 
-def test_one_call_leaves_nothing_behind_for_the_next():
+def test_a_call_does_not_depend_on_the_previous_one():
     pattern = CSRPattern.from_mask(normal(50, 60) > 0.5)
     x, values = normal(17, 60, dtype=torch.float32), normal(pattern.nnz, dtype=torch.float32)
     want = spmm(x, values, pattern.tensors)
@@ -90,7 +90,7 @@ def test_one_call_leaves_nothing_behind_for_the_next():
     assert torch.equal(spmm(x, values, pattern.tensors), want)
 
 
-def test_names_what_does_not_fit():
+def test_errors_name_the_argument():
     pattern = CSRPattern.from_mask(torch.ones(3, 4, dtype=torch.bool)).tensors
     good = {"x": normal(2, 4), "values": normal(12), "pattern": pattern}
     assert_refuses(

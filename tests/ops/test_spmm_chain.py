@@ -26,20 +26,20 @@ def random_pattern(m, k):
 
 
 def chain(widths, dtype=torch.float64):
-    """values, biases, patterns and relu of maps between these widths; every second has a bias."""
-    found = [random_pattern(m, k) for k, m in itertools.pairwise(widths)]
-    values = [normal(pattern.nnz, dtype=dtype, seed=5) for pattern in found]
+    """values, biases, patterns and relu of maps of these widths; every second has a bias."""
+    kept = [random_pattern(m, k) for k, m in itertools.pairwise(widths)]
+    values = [normal(pattern.nnz, dtype=dtype, seed=5) for pattern in kept]
     biases = [normal(m if i % 2 == 0 else 0, dtype=dtype) for i, m in enumerate(widths[1:])]
-    relu = [int(i % 3 != 2) for i in range(len(found))]
-    return values, biases, [tensor for pattern in found for tensor in pattern.tensors], relu
+    relu = [int(i % 3 != 2) for i in range(len(kept))]
+    return values, biases, [tensor for pattern in kept for tensor in pattern.tensors], relu
 
 
 def in_float64(x, values, biases, patterns, relu):
     x = x.double()
-    for i, (kept, bias, cut) in enumerate(zip(values, biases, relu, strict=True)):
+    for i, (kept, bias, has_relu) in enumerate(zip(values, biases, relu, strict=True)):
         x = x @ dense_matrix(kept.double(), patterns[5 * i : 5 * i + 5]).t()
         x = x + bias.double() if bias.numel() else x
-        x = x.relu() if cut else x
+        x = x.relu() if has_relu else x
     return x
 
 
@@ -88,18 +88,18 @@ def test_gradients_of_every_tensor():
     assert torch.autograd.gradcheck(run, leaves)
 
 
-def test_bad_arguments_are_named():
+def test_errors_name_the_argument():
     values, biases, patterns, relu = chain((17, 33, 5))
     x = normal(2, 17)
-    with pytest.raises(ValueError, match=r"five of patterns, got 2, 2, 5 and 2"):
+    with pytest.raises(ValueError, match=r"five per map in patterns, got 2, 2, 5 and 2"):
         spmm_chain(x, values, biases, patterns[:5], relu)
-    with pytest.raises(ValueError, match=r"must take the 16 features that come to map 0, got 17"):
+    with pytest.raises(ValueError, match=r"must accept 16 features in map 0, got 17"):
         spmm_chain(x[:, 1:], values, biases, patterns, relu)
     with pytest.raises(ValueError, match=r"values\[1\] must have one entry for each of the"):
         spmm_chain(x, [values[0], values[0]], biases, patterns, relu)
     with pytest.raises(ValueError, match=r"biases\[0\] must be empty or have shape \(33,\)"):
         spmm_chain(x, values, [normal(2), biases[1]], patterns, relu)
-    with pytest.raises(ValueError, match=r"must take the 0 features"):
+    with pytest.raises(ValueError, match=r"must accept 0 features"):
         spmm_chain(torch.tensor(1.0), values, biases, patterns, relu)
     with pytest.raises(ValueError, match=r"spmm_chain, map \d: .* must have the dtype of values"):
         spmm_chain(x.float(), values, biases, patterns, relu)

@@ -20,13 +20,13 @@ def network(seed=0):
 @pytest.mark.parametrize("criterion", ["magnitude", "random"])
 @pytest.mark.parametrize("granularity", ["component", "quaternion"])
 @pytest.mark.parametrize("density", [0.013, 0.1, 0.5, 0.777, 1.0])
-def test_keeps_exactly_the_density_asked_for(criterion, granularity, density):
+def test_keeps_exactly_the_requested_density(criterion, granularity, density):
     mask = prune(network(), criterion, density=density, granularity=granularity)
     assert mask.total == 80 + 600 + 150
     assert mask.kept == round(density * mask.total)
 
 
-def test_leaves_the_model_as_it_was():
+def test_does_not_change_the_model():
     model = network().train()
     model(torch.randn(2, 16)).sum().backward()
     before = copy.deepcopy(model)
@@ -35,8 +35,8 @@ def test_leaves_the_model_as_it_was():
     prune(model, "random", density=0.2)
     assert torch.equal(torch.get_rng_state(), random)
     assert list(model.state_dict()) == list(before.state_dict())
-    now = zip(model.parameters(), before.parameters(), gradients, strict=True)
-    for parameter, old, gradient in now:
+    triples = zip(model.parameters(), before.parameters(), gradients, strict=True)
+    for parameter, old, gradient in triples:
         assert torch.equal(parameter, old)
         assert torch.equal(parameter.grad, gradient)
 
@@ -57,20 +57,20 @@ def test_layerwise_and_mapped_densities():
     assert [int(keep.sum()) for keep in mapped.values()] == [16, 120, 150]
 
 
-def test_excluded_layers_are_not_in_the_mask_and_do_not_count():
+def test_excluded_layers_are_not_in_the_mask_and_not_counted():
     mask = prune(network(), density=0.1, exclude=("@last",))
     assert list(mask) == ["0.weight", "2.weight"]
     assert mask.kept == 68
 
 
-def test_quaternions_stay_whole_only_when_asked():
-    whole = prune(network(), density=0.3, granularity="quaternion")["0.weight"]
-    assert bool((whole == whole[:1]).all())
+def test_quaternions_are_pruned_together_only_on_request():
+    together = prune(network(), density=0.3, granularity="quaternion")["0.weight"]
+    assert bool((together == together[:1]).all())
     single = prune(network(), density=0.3)["0.weight"]
     assert not bool((single == single[:1]).all())
 
 
-def test_pruning_again_stays_within():
+def test_pruning_again_keeps_only_kept_weights():
     model, mask = network(), None
     for density in (0.8, 0.64, 0.512, 0.1):
         mask_before = mask
@@ -81,7 +81,7 @@ def test_pruning_again_stays_within():
         prune(model, density=0.2, within=mask)
 
 
-def test_the_seed_decides_random_masks():
+def test_random_masks_depend_on_the_seed():
     model = network()
     first, same, other = (prune(model, "random", density=0.3, seed=seed) for seed in (1, 1, 2))
     assert first == same
@@ -131,19 +131,19 @@ def test_nan_weights_are_named():
         ),
     ],
 )
-def test_bad_arguments_are_refused_with_what_is_valid(options, message):
+def test_bad_arguments_are_rejected_with_the_valid_choices(options, message):
     with pytest.raises(ValueError, match=message):
         prune(network(), **options)
 
 
 @pytest.mark.parametrize("model", [nn.ReLU(), nn.Sequential(), nn.LayerNorm(4), "a model"])
-def test_models_without_prunable_weights_are_refused(model):
+def test_models_without_prunable_weights_are_rejected(model):
     with pytest.raises(ValueError, match="must be a module with weights"):
         prune(model)
 
 
 @pytest.mark.parametrize("scores", [{}, {"0.weight": torch.rand(3)}])
-def test_a_criterion_that_leaves_scores_out_is_found_out(monkeypatch, scores):
+def test_a_criterion_with_missing_scores_is_rejected(monkeypatch, scores):
     monkeypatch.setitem(CRITERIA._entries, "broken", lambda context: scores)
     with pytest.raises(
         ValueError, match=r"broken: scores of '0.weight' must have shape \(4, 5, 4\)"

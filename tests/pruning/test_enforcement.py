@@ -13,10 +13,10 @@ from tests.pruning.training import OPTIMIZERS, assert_held, batch, loss_of, netw
 
 @pytest.mark.parametrize("set_to_none", [True, False])
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_holds_in_every_optimizer_taken_over_in_mid_training(name, set_to_none):
+def test_holds_in_every_optimizer_when_enforced_mid_training(name, set_to_none):
     model = network()
     optimizer = OPTIMIZERS[name](model.parameters())
-    train(model, optimizer)  # leaves weights, gradients and moments everywhere
+    train(model, optimizer)  # makes every gradient and moment nonzero
     mask = prune(model, density=0.3)
     before = [parameter.detach().clone() for parameter in model.parameters()]
     with mask.enforce(model, optimizer):
@@ -25,13 +25,13 @@ def test_holds_in_every_optimizer_taken_over_in_mid_training(name, set_to_none):
             train(model, optimizer, 1, set_to_none, first=step)
             assert_held(model, mask, optimizer)
     assert all(parameter.isfinite().all() for parameter in model.parameters())
-    parameters = zip(model.parameters(), before, strict=True)
-    assert all(not torch.equal(now, then) for now, then in parameters)
+    pairs = zip(model.parameters(), before, strict=True)
+    assert all(not torch.equal(parameter, old) for parameter, old in pairs)
 
 
 @pytest.mark.parametrize("name", ["sgd_nesterov", "adam_fused"])
 def test_kept_weights_train_as_if_the_others_did_not_exist(name):
-    """Zeroed inputs and outputs of a neuron against the same neuron removed."""
+    """A layer with masked inputs trains like a layer without these inputs."""
     small, large = nn.Linear(5, 4, bias=False), nn.Linear(7, 4, bias=False)
     keep = torch.zeros(4, 7, dtype=torch.bool)
     keep[:, :5] = True
@@ -117,11 +117,11 @@ def test_parameters_shared_by_two_optimizers():
 
 
 @pytest.mark.parametrize("name", ["sgd_nesterov", "adam_fused", "rmsprop"])
-def test_without_naming_an_optimizer_any_is_held(name):
+def test_without_an_optimizer_argument_it_holds_in_any(name):
     model, other = network(), network(1)
     mask = prune(model, density=0.3)
     with mask.enforce(model):
-        for _ in range(2):  # made anew each round, as in training loops that know of no mask
+        for _ in range(2):  # a new one each round, as in training loops that know nothing of masks
             optimizer = OPTIMIZERS[name](model.parameters())
             train(model, optimizer)
             assert_held(model, mask, optimizer)
@@ -133,7 +133,7 @@ def test_without_naming_an_optimizer_any_is_held(name):
 
 
 @pytest.mark.parametrize("poison", [1.0, float("nan"), float("inf")])
-def test_writes_to_data_do_not_leak(poison):
+def test_writes_to_data_do_not_propagate(poison):
     model = network()
     mask = prune(model, density=0.3)
     optimizer = OPTIMIZERS["adam_fused"](model.parameters())
@@ -165,7 +165,7 @@ class PoisonedGradient(torch.autograd.Function):
         return gradient.masked_fill(~ctx.keep, float("nan")), None
 
 
-def test_nan_gradients_under_the_mask_do_not_leak():
+def test_nan_gradients_of_dropped_weights_do_not_propagate():
     layer = nn.Linear(6, 5)
     mask = prune(layer, density=0.4)
     optimizer = optim.Adam(layer.parameters(), 0.01)
@@ -180,7 +180,7 @@ def test_nan_gradients_under_the_mask_do_not_leak():
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
-def test_conversion_of_the_model_in_mid_training(dtype):
+def test_conversion_of_the_model_mid_training(dtype):
     model = network()
     mask = prune(model, density=0.3)
     with mask.enforce(model):
@@ -223,7 +223,7 @@ def test_two_forwards_before_a_backward():
         assert_held(model, mask)
 
 
-def test_a_tied_weight_is_held_in_both_places():
+def test_a_tied_weight_is_masked_in_both_layers():
     layer = nn.Linear(6, 6, bias=False)
     tied = nn.Linear(6, 6, bias=False)
     tied.weight = layer.weight
@@ -237,7 +237,7 @@ def test_a_tied_weight_is_held_in_both_places():
     assert not tied.weight[~mask["0.weight"]].any()
 
 
-def test_compiled_models_are_held():
+def test_compiled_models_are_enforced():
     model = network()
     mask = prune(model, density=0.3)
     optimizer = OPTIMIZERS["adam_fused"](model.parameters())

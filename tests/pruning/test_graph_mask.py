@@ -1,4 +1,4 @@
-"""Masks from graphs: one graph for each layer, whole kernel slices and whole quaternions."""
+"""Masks from graphs: one graph for each layer, complete kernel slices and quaternions."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from sparseq.seeds import derive_seed
 
 
 def edges_of(name, n_in, n_out, degree=3, seed=0, graph="xnet"):
-    own = derive_seed("Mask.from_graph", seed, name)
-    return torch.from_numpy(draw_edges(graph, n_in, n_out, degree, own).matrix())
+    layer_seed = derive_seed("Mask.from_graph", seed, name)
+    return torch.from_numpy(draw_edges(graph, n_in, n_out, degree, layer_seed).matrix())
 
 
 def test_a_linear_layer():
@@ -26,14 +26,14 @@ def test_a_linear_layer():
 
 
 @pytest.mark.parametrize("kind", [nn.Conv1d, nn.Conv2d, nn.Conv3d])
-def test_an_edge_is_a_whole_kernel_slice(kind):
+def test_an_edge_is_a_complete_kernel_slice(kind):
     mask = Mask.from_graph(kind(8, 12, 3), "xnet", 3)["weight"]
     slices = mask.flatten(2)
     assert torch.equal(slices.all(2), edges_of("weight", 8, 12))
     assert torch.equal(slices.all(2), slices.any(2))
 
 
-def test_groups_count_the_channels_they_read():
+def test_grouped_convolutions_have_a_graph_of_the_channels_within_a_group():
     mask = Mask.from_graph(nn.Conv2d(8, 12, 3, groups=2), "xnet", 3)["weight"]
     assert torch.equal(mask[:, :, 0, 0], edges_of("weight", 4, 12))
 
@@ -44,7 +44,7 @@ def test_a_transposed_convolution_has_its_inputs_first():
     assert mask[:, :, 0, 0].sum(1).tolist() == [3] * 8
 
 
-def test_a_quaternion_is_kept_whole():
+def test_an_edge_is_a_complete_quaternion():
     mask = Mask.from_graph(QLinear(32, 24), "xnet", 3)["weight"]
     assert torch.equal(mask, edges_of("weight", 8, 6).expand(4, 6, 8))
 
@@ -53,7 +53,7 @@ def network():
     return nn.Sequential(nn.Linear(16, 16), nn.ReLU(), QLinear(16, 16), nn.Linear(16, 16))
 
 
-def test_each_layer_has_a_graph_of_its_own():
+def test_each_layer_has_its_own_graph():
     mask = Mask.from_graph(network(), "xnet", 3, exclude="2")
     assert not torch.equal(mask["0.weight"], mask["3.weight"])
     assert set(mask) == {"0.weight", "3.weight"}

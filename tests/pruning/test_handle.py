@@ -43,7 +43,7 @@ def test_replaced_parameters_are_followed():
         assert_held(model, mask, optimizer)
 
 
-def test_frozen_layers_stay_held_when_they_thaw():
+def test_frozen_layers_are_enforced_once_they_train_again():
     model = network()
     model[2].requires_grad_(False)
     mask = prune(model, density=0.3)
@@ -56,7 +56,7 @@ def test_frozen_layers_stay_held_when_they_thaw():
 
 
 class TestRemoval:
-    def test_weights_are_free_afterwards(self):
+    def test_weights_train_again_afterwards(self):
         model = network()
         mask = prune(model, density=0.3)
         optimizer = OPTIMIZERS["sgd_decay"](model.parameters())
@@ -68,7 +68,7 @@ class TestRemoval:
         train(model, optimizer)
         assert Mask.from_zeros(model).density == 1
 
-    def test_leaves_no_hook_behind(self):
+    def test_removes_every_hook(self):
         model = network()
         optimizer = optim.SGD(model.parameters(), 0.1)
         before = self.hooks(model, optimizer)
@@ -77,7 +77,7 @@ class TestRemoval:
         handle.remove()
         assert self.hooks(model, optimizer) == before
 
-    def test_an_error_in_the_block_removes_too(self):
+    def test_an_error_in_the_block_removes_it_too(self):
         model = network()
         with pytest.raises(KeyboardInterrupt), prune(model, density=0.3).enforce(model):
             raise KeyboardInterrupt
@@ -111,7 +111,7 @@ def by_torch_save(model):
 
 
 @pytest.mark.parametrize("duplicate", [by_deepcopy, by_pickle, by_torch_save])
-def test_a_copy_of_the_model_is_free_and_the_model_is_not(duplicate):
+def test_copies_of_the_model_are_not_enforced_and_the_model_is(duplicate):
     model = network()
     mask = prune(model, density=0.3)
     optimizer = OPTIMIZERS["sgd_nesterov"](model.parameters())
@@ -124,16 +124,16 @@ def test_a_copy_of_the_model_is_free_and_the_model_is_not(duplicate):
         assert_held(model, mask, optimizer)
 
 
-def test_a_model_that_is_gone_takes_its_enforcement_along():
+def test_a_deleted_model_is_not_kept_alive_by_its_enforcement():
     model = network()
-    gone = weakref.ref(model)
+    reference = weakref.ref(model)
     prune(model, density=0.3).enforce(model)
     del model
     gc.collect()
-    assert gone() is None
+    assert reference() is None
 
 
-def test_a_foreign_optimizer_is_refused():
+def test_an_optimizer_of_other_parameters_is_rejected():
     model = network()
     mask = prune(model, density=0.3)
     stranger = optim.SGD(copy.deepcopy(model).parameters(), 0.1)

@@ -41,7 +41,7 @@ def test_is_a_mapping():
         mask["c"]
 
 
-def test_does_not_alias_what_it_was_made_from():
+def test_does_not_alias_its_source():
     keep = alternating(4)
     mask = Mask({"a": keep})
     keep.zero_()
@@ -71,7 +71,7 @@ def test_an_empty_mask_drops_nothing():
     Mask({}).enforce(network()).remove()
 
 
-def test_equality_goes_by_content():
+def test_equality_is_by_content():
     mask = Mask({"a": alternating(4), "b": alternating(2)})
     assert mask == Mask({"b": alternating(2), "a": alternating(4)})
     assert mask != Mask({"a": alternating(4)})
@@ -106,25 +106,25 @@ def test_entries_must_be_bool_tensors(entry):
         Mask({"conv.weight": entry})
 
 
-def test_a_foreign_name_is_refused_with_the_models_names():
+def test_an_unknown_name_is_rejected_with_the_models_names():
     with pytest.raises(ValueError, match=r"0.weight.*3.bias, got 'fc.weight'") as caught:
         Mask({"fc.weight": alternating(3)}).apply_(network())
     assert "mask" in str(caught.value)
 
 
-@pytest.mark.parametrize("use", ["check", "apply_", "enforce"])
-def test_a_wrong_shape_is_refused_and_nothing_is_changed(use):
+@pytest.mark.parametrize("method", ["check", "apply_", "enforce"])
+def test_a_wrong_shape_is_rejected_and_nothing_is_changed(method):
     model = network()
     before = copy.deepcopy(model.state_dict())
     mask = Mask({"0.weight": ~alternating(8, 6), "3.weight": alternating(8, 3)})
     with pytest.raises(
         ValueError, match=r"mask\['3.weight'\] must be a bool tensor of shape \(3, 8\)"
     ):
-        getattr(mask, use)(model)
+        getattr(mask, method)(model)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-def test_apply_selects_and_keeps_the_names_of_the_dense_model():
+def test_apply_zeroes_even_nan_and_keeps_the_state_dict_keys():
     model = network()
     names = list(model.state_dict())
     with torch.no_grad():

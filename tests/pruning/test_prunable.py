@@ -1,4 +1,4 @@
-"""Which parameters may be pruned, and how some are left out."""
+"""Which parameters may be pruned, and how some are excluded."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ ALL = [
 
 def test_weights_of_linear_conv_and_quaternion_layers_in_order():
     model = Residual()
-    found = prunable_parameters(model)
-    assert list(found) == ALL
-    assert found["fc.weight"] is model.fc.weight
+    parameters = prunable_parameters(model)
+    assert list(parameters) == ALL
+    assert parameters["fc.weight"] is model.fc.weight
     assert quaternion_names(model) == {"block.2.weight"}
 
 
@@ -57,7 +57,7 @@ def test_shared_layers_and_weights_count_once():
 
 
 @pytest.mark.parametrize(
-    ("exclude", "dropped"),
+    ("exclude", "excluded"),
     [
         ("fc.weight", ["fc.weight"]),
         (["fc"], ["fc.weight"]),
@@ -68,20 +68,20 @@ def test_shared_layers_and_weights_count_once():
         ((), []),
     ],
 )
-def test_exclude(exclude, dropped):
-    kept = prunable_parameters(Residual(), exclude)
-    assert list(kept) == [name for name in ALL if name not in dropped]
+def test_exclude(exclude, excluded):
+    included = prunable_parameters(Residual(), exclude)
+    assert list(included) == [name for name in ALL if name not in excluded]
 
 
 @pytest.mark.parametrize("exclude", ["head", ["fc", "conv*"], "bias", "embedding"])
-def test_a_pattern_that_matches_nothing_is_refused_with_the_names(exclude):
+def test_a_pattern_that_matches_nothing_is_rejected_with_the_names(exclude):
     with pytest.raises(
         ValueError, match=r"stem.weight.*fc.weight.*@first.*got '(head|conv|bias|e)"
     ):
         prunable_parameters(Residual(), exclude)
 
 
-def test_lazy_layers_are_refused():
+def test_lazy_layers_are_rejected():
     with pytest.raises(ValueError, match=r"must be initialized.*'1'"):
         prunable_parameters(nn.Sequential(nn.ReLU(), nn.LazyLinear(3)))
 
@@ -97,7 +97,7 @@ def with_sparse_layers():
 
 
 @pytest.mark.parametrize("entry", [prunable_parameters, prune, Mask.ones])
-def test_sparse_layers_are_named_and_not_passed_over(entry):
+def test_sparse_layers_are_rejected_by_name(entry):
     names = r"0 \(SparseLinear\), 1 \(SparseQLinear\), 2 \(ExpanderLinear\), 3 \(ExpanderQ"
     with pytest.raises(ValueError, match=rf"sparseq.to_dense.*got {names}"):
         entry(with_sparse_layers())

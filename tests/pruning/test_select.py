@@ -1,4 +1,4 @@
-"""select: exact counts, order, ties, scopes, `within`, whole quaternions."""
+"""select: exact counts, order, ties, scopes, `within`, quaternions."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def flat(tensors):
 
 
 def by_sorting(scores, count):
-    """The same selection by a stable sort: the oracle."""
+    """Reference: the same selection by a stable sort."""
     order = torch.sort(flat(scores).double(), descending=True, stable=True).indices
     keep = torch.zeros(order.numel(), dtype=torch.bool)
     keep[order[:count]] = True
@@ -87,16 +87,16 @@ def quaternions_and_singles(drawn):
 
 @bounded
 @given(drawn=quaternion_scores, density=DENSITIES)
-def test_quaternions_stay_whole_and_the_count_is_kept(drawn, density):
+def test_quaternions_are_kept_together_and_the_count_is_exact(drawn, density):
     scores = quaternions_and_singles(drawn)
     mask = select(scores, density, quaternions={"q"})
-    whole = mask["q"]
-    assert bool((whole == whole[:1]).all())
+    keep = mask["q"]
+    assert bool((keep == keep[:1]).all())
     singles = scores["r"].numel()
     assert abs(mask.kept - wanted(density, mask.total)) <= (0 if singles >= 3 else 2)
     norms = scores["q"].double().square().sum(0)
-    if whole[0].any() and not whole[0].all():
-        assert norms[whole[0]].min() >= norms[~whole[0]].max()
+    if keep[0].any() and not keep[0].all():
+        assert norms[keep[0]].min() >= norms[~keep[0]].max()
 
 
 @bounded
@@ -107,7 +107,7 @@ def test_a_layer_of_quaternions_is_exact_in_quaternions(drawn, density):
     assert mask.kept == 4 * wanted(density, 6)
 
 
-def test_whole_quaternions_compare_with_single_weights_by_root_mean_square():
+def test_quaternions_compare_with_single_weights_by_root_mean_square():
     quaternion = torch.tensor([3.0, 3.0, 3.0, 3.0]).reshape(4, 1, 1)
     smaller = {"q": quaternion, "r": torch.full((8,), 2.9)}
     assert bool(select(smaller, 4 / 12, quaternions={"q"})["q"].all())
@@ -125,7 +125,7 @@ def test_norms_of_huge_and_tiny_scores_neither_overflow_nor_vanish():
 
 def test_millions_of_weights_are_exact_with_float32_ties():
     generator = torch.Generator().manual_seed(0)
-    # 1000 levels one unit in the last place apart: every cut goes through thousands of ties
+    # 1000 levels one unit in the last place apart: every threshold has thousands of ties
     steps = torch.randint(0, 1000, (3_000_000,), generator=generator, dtype=torch.int32)
     scores = {
         "a": (steps[:1_000_000] + 0x3F800000).view(torch.float32).reshape(1000, 1000),
@@ -137,8 +137,8 @@ def test_millions_of_weights_are_exact_with_float32_ties():
 
 
 @pytest.mark.parametrize("order", ["rising", "falling", "equal"])
-def test_ordered_scores_take_no_longer_than_others(order):
-    # a quadratic selection would need hours for these
+def test_ordered_scores_are_selected_in_linear_time(order):
+    # a quadratic selection would take hours for these
     values = torch.arange(3_000_000, dtype=torch.float32)
     values = {"rising": values, "falling": values.flip(0), "equal": values * 0}[order]
     mask = select({"a": values}, 0.1)
@@ -152,7 +152,7 @@ def test_dtypes_mix_without_rounding():
         "double": torch.tensor([1.0 + 1e-12, 1.0], dtype=torch.float64),
         "single": torch.tensor([1.0, 2.0]),
         "half": torch.tensor([0.5, 3.0], dtype=torch.bfloat16),
-        "whole": torch.tensor([2**24 + 1, 0], dtype=torch.int64),
+        "integer": torch.tensor([2**24 + 1, 0], dtype=torch.int64),
     }
     mask = select(scores, 4 / 8)
     kept = {name: keep.tolist() for name, keep in mask.items()}
@@ -160,11 +160,11 @@ def test_dtypes_mix_without_rounding():
         "double": [True, False],
         "single": [False, True],
         "half": [False, True],
-        "whole": [True, False],
+        "integer": [True, False],
     }
 
 
-def test_a_map_gives_each_layer_its_density():
+def test_a_mapping_sets_the_density_of_each_layer():
     scores = {name: torch.rand(10, 10) for name in "abc"}
     mask = select(scores, 0.5, scope={"a": 0.07, "b": 0.0})
     assert [int(keep.sum()) for keep in mask.values()] == [7, 0, 50]
@@ -177,7 +177,7 @@ def test_something_is_always_kept():
     assert select({"q": torch.rand(4, 2, 2)}, 1e-6, quaternions={"q"}).kept == 4
 
 
-def test_empty_parameters_are_no_trouble():
+def test_empty_parameters_are_supported():
     scores = {"empty": torch.rand(0, 3), "a": torch.rand(4)}
     assert select(scores, 0.5).kept == 2
     assert select(scores, 0.5, scope="layerwise").kept == 2
@@ -191,13 +191,13 @@ def test_within_may_be_partial_and_nan_outside_it_is_ignored():
     assert select(scores, 5 / 6, within=within)["a"].tolist() == [False, True, True]
 
 
-def test_nan_scores_are_refused_by_name():
+def test_nan_scores_are_rejected_by_name():
     scores = {"good": torch.rand(3), "bad.weight": torch.tensor([1.0, float("nan")])}
     with pytest.raises(ValueError, match=r"'bad.weight' must not be NaN"):
         select(scores, 0.5)
 
 
-def test_a_mask_too_small_for_the_density_is_refused():
+def test_a_mask_too_small_for_the_density_is_rejected():
     scores = {"a": torch.rand(10), "b": torch.rand(10)}
     within = select(scores, 0.3)
     with pytest.raises(ValueError, match=r"at most what `within` keeps, 6 of 20 in all 2 layers"):
@@ -207,7 +207,7 @@ def test_a_mask_too_small_for_the_density_is_refused():
 
 
 @pytest.mark.parametrize("density", [0, -0.1, 1.1, float("nan"), float("inf")])
-def test_densities_out_of_range_are_refused(density):
+def test_densities_out_of_range_are_rejected(density):
     with pytest.raises(ValueError, match=r"density must lie in \(0, 1\]"):
         select({"a": torch.rand(3)}, density)
     if density != 0:
@@ -215,7 +215,7 @@ def test_densities_out_of_range_are_refused(density):
             select({"a": torch.rand(3)}, 0.5, scope={"a": density})
 
 
-def test_other_bad_input_is_refused():
+def test_other_bad_input_is_rejected():
     scores = {"a": torch.rand(3), "b": torch.rand(3)}
     with pytest.raises(ValueError, match="at least one parameter"):
         select({}, 0.5)
@@ -231,7 +231,7 @@ def test_other_bad_input_is_refused():
         kth_largest(torch.rand(3), 4)
 
 
-def test_scores_are_left_as_they_were():
+def test_scores_are_not_changed():
     scores = {"q": torch.rand(4, 3, 2), "r": torch.rand(5, dtype=torch.float64)}
     before = {name: score.clone() for name, score in scores.items()}
     select(scores, 0.5, quaternions={"q"})

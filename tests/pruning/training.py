@@ -1,4 +1,4 @@
-"""Training under a mask, and what must be zero meanwhile."""
+"""Training under a mask, and a check of the entries that must be zero."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def train(model, optimizer, steps=4, set_to_none=True, first=0):
 
 
 def dropped_entries(model, mask, optimizer=None):
-    """All that must be zero: weights, gradients, optimizer state at dropped entries."""
+    """Name and dropped entries of weights, gradients and optimizer state; all must be zero."""
     parameters = dict(model.named_parameters())
     for name, keep in mask.items():
         weight = parameters[name]
@@ -66,5 +66,5 @@ def dropped_entries(model, mask, optimizer=None):
 
 
 def assert_held(model, mask, optimizer=None):
-    for what, entries in dropped_entries(model, mask, optimizer):
-        assert torch.equal(entries, torch.zeros_like(entries)), what
+    for name, entries in dropped_entries(model, mask, optimizer):
+        assert torch.equal(entries, torch.zeros_like(entries)), name

@@ -1,4 +1,4 @@
-"""Fields every recipe shares: defaults of the model, checks, identity."""
+"""The fields of all recipes: defaults of the model, checks, identity."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from sparseq.models import std_hparams
 from sparseq.recipes import RECIPES, Iterative, Lottery, Train
 
 
-def test_hyperparameters_not_given_are_those_usual_for_the_model():
+def test_hyperparameters_default_to_those_of_the_model():
     training = Train(model="lenet_12", data="mnist", lr=0.5).training
-    usual = std_hparams("lenet_12")
-    assert (training.lr, training.epochs, training.batch_size) == (0.5, usual.epochs, 60)
+    defaults = std_hparams("lenet_12")
+    assert (training.lr, training.epochs, training.batch_size) == (0.5, defaults.epochs, 60)
 
 
-def test_models_that_are_trained_in_a_way_of_their_own_are_so_on_small_data_too():
+def test_models_with_special_hyperparameters_keep_them_on_small_data():
     assert Train(model="resnet20").training == std_hparams("resnet20")
     training = Train(model="vgg16bn", data="cifar10", lr_step=20, nesterov=False).training
     assert (training.lr_schedule, training.lr_step, training.lr_factor) == ("step", 20, 0.5)
     assert training.nesterov is False
 
 
-def test_small_data_has_its_own_schedule_unless_told():
+def test_small_data_has_its_own_defaults():
     assert (Train().training.epochs, Train().training.lr) == (20, 4e-3)
     assert Train(epochs=7).training.epochs == 7
 
 
 @pytest.mark.parametrize("recipe", sorted(set(RECIPES.names()) - {"train"}))
 def test_only_classifiers_are_pruned_by_accuracy(recipe):
-    message = r"model must be a classifier \(sparseq train takes others too\), got vae"
+    message = r"model must be a classifier \(only sparseq train accepts others\), got vae"
     with pytest.raises(ValueError, match=message):
         RECIPES.get(recipe)(model="vae")
 
@@ -56,7 +56,7 @@ def test_only_classifiers_are_pruned_by_accuracy(recipe):
         ({"model": "lenet"}, "unknown model 'lenet'; choose one of: .*lenet_12"),
     ],
 )
-def test_bad_fields_are_refused_at_once(recipe, fields, message):
+def test_bad_fields_are_rejected_immediately(recipe, fields, message):
     with pytest.raises(ValueError, match=message):
         RECIPES.get(recipe)(**fields)
 
@@ -70,60 +70,60 @@ def test_bad_fields_are_refused_at_once(recipe, fields, message):
         ({"trials": 0}, "trials must be at least 1"),
         ({"measure_batch": 0}, "measure_batch must be at least 1"),
         ({"stop_accuracy": 1.5}, "stop_accuracy must lie in"),
-        ({"algebras": ()}, "algebras must be different ones of: real, quaternion"),
-        ({"algebras": ("real", "real")}, "algebras must be different ones"),
-        ({"algebras": ("octonion",)}, "algebras must be different ones"),
+        ({"algebras": ()}, "algebras must be distinct and among: real, quaternion"),
+        ({"algebras": ("real", "real")}, "algebras must be distinct"),
+        ({"algebras": ("octonion",)}, "algebras must be distinct"),
         ({"criterion": "luck"}, "unknown criterion 'luck'; choose one of: .*magnitude"),
         ({"schedule": "steep"}, "unknown schedule 'steep'; choose one of: geometric, one_shot"),
         ({"rewind": -1}, "rewind must be 0 or more"),
         ({"rewind": 21}, "rewind must lie within the 20 epochs"),
     ],
 )
-def test_bad_fields_of_rounds_are_refused_at_once(fields, message):
+def test_bad_fields_of_rounds_are_rejected_immediately(fields, message):
     with pytest.raises(ValueError, match=message):
         Lottery(epochs=20, **fields)
 
 
 @pytest.mark.parametrize("recipe", [Lottery, Iterative])
-def test_a_schedule_gives_the_densities(recipe):
+def test_the_schedule_determines_the_densities(recipe):
     assert recipe(rounds=2, rate=0.5).densities() == [1, 0.5, 0.25]
     assert recipe(rounds=2, rate=0.5, schedule="one_shot").densities() == [1, 0.25]
     assert recipe(rounds=0, schedule="one_shot").densities() == [1]
 
 
-def test_identity_is_everything_but_places():
-    here, there = Lottery(), Lottery(out=Path("x"), data_dir=Path("y"), download=True)
-    assert here.identity() == there.identity()
-    assert here.fingerprint() == there.fingerprint()
-    assert Lottery(seed=1).fingerprint() != here.fingerprint() != Lottery(rate=0.3).fingerprint()
-    assert Iterative().fingerprint() != here.fingerprint()
+def test_identity_is_everything_but_locations():
+    first, second = Lottery(), Lottery(out=Path("x"), data_dir=Path("y"), download=True)
+    assert first.identity() == second.identity()
+    assert first.fingerprint() == second.fingerprint()
+    assert Lottery(seed=1).fingerprint() != first.fingerprint() != Lottery(rate=0.3).fingerprint()
+    assert Iterative().fingerprint() != first.fingerprint()
 
 
-def test_identity_names_the_hyperparameters_that_were_not_given():
-    usual = std_hparams("lenet_300_100").epochs
-    assert Train(data="mnist").identity()["epochs"] == usual
-    assert Train(data="mnist").fingerprint() == Train(data="mnist", epochs=usual).fingerprint()
+def test_identity_includes_default_hyperparameters():
+    epochs = std_hparams("lenet_300_100").epochs
+    assert Train(data="mnist").identity()["epochs"] == epochs
+    assert Train(data="mnist").fingerprint() == Train(data="mnist", epochs=epochs).fingerprint()
 
 
-def test_folder_is_given_or_named_after_the_run():
+def test_folder_is_out_or_named_after_the_run():
     assert Lottery(out=Path("a/b")).folder() == Path("a/b")
     assert Lottery().folder() == Path("runs") / f"lottery-digits-{Lottery().fingerprint()}"
     assert Train(data="fake:mnist").folder().name.startswith("train-fake-mnist-")
 
 
-def test_an_absent_device_is_an_error_that_names_it():
-    with pytest.raises(ValueError, match=r"device is not to be had .*nonsense"):
+def test_an_unavailable_device_is_an_error_that_names_it():
+    with pytest.raises(ValueError, match=r"device is not available .*nonsense"):
         Train(device="nonsense").open_device()
 
 
-def test_threads_hold_inside_and_are_given_back():
+def test_threads_are_set_inside_and_restored():
     before = torch.get_num_threads()
-    with Train(threads=before + 1).processor():
+    with Train(threads=before + 1).torch_threads():
         assert torch.get_num_threads() == before + 1
     assert torch.get_num_threads() == before
 
 
-def test_a_run_is_told_by_what_its_model_file_holds(tmp_path):
+def test_identity_includes_the_content_of_the_model_file(tmp_path):
     code = tmp_path / "mine.py"
     code.write_text("one = 1")
     recipe = Lottery(model=f"{code}:net")

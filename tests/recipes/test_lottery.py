@@ -15,8 +15,8 @@ from sparseq.pruning import Mask
 from sparseq.recipes import Lottery
 from sparseq.recipes.folder import RunFolder
 from sparseq.recipes.progress import Silent
-from sparseq.recipes.rounds.trial import Trial, copy_state
-from sparseq.train import RowLog
+from sparseq.recipes.rounds.trial import Trial
+from sparseq.train import RowLog, copy_state
 
 TINY = {"model": "lenet_12", "epochs": 1, "trials": 1, "rounds": 3, "measure_batch": 8}
 
@@ -32,22 +32,22 @@ def open_trial(tmp_path, config, data=None):
 
 
 def run_rounds(tmp_path, config, starts=None):
-    """A trial run to its end; `starts` collects the weights each round starts from, masked."""
+    """A complete trial; `starts` collects the masked initial weights and the mask of each round."""
     trial = open_trial(tmp_path, config)
     train = trial._train
 
-    def noting(model, mask, report):
+    def recording_train(model, mask, report):
         if starts is not None:
             mask.apply_(model)
             starts.append((copy_state(model), mask))
         return train(model, mask, report)
 
-    trial._train = noting
+    trial._train = recording_train
     trial.run(Silent())
     return trial
 
 
-def test_each_round_keeps_what_the_schedule_says_within_the_round_before(tmp_path):
+def test_each_round_keeps_the_scheduled_fraction_within_the_previous_mask(tmp_path):
     starts = []
     trial = run_rounds(tmp_path, small(rate=0.5), starts)
     total = trial.rows[0]["weights"]
@@ -60,10 +60,10 @@ def test_each_round_keeps_what_the_schedule_says_within_the_round_before(tmp_pat
 def test_each_round_starts_from_the_first_initialization(tmp_path):
     starts = []
     trial = run_rounds(tmp_path, small(), starts)
-    fresh = copy_state(trial.new_model())
+    initial = copy_state(trial.new_model())
     for state, mask in starts:
         for name, tensor in state.items():
-            expected = torch.where(mask[name], fresh[name], 0) if name in mask else fresh[name]
+            expected = torch.where(mask[name], initial[name], 0) if name in mask else initial[name]
             assert torch.equal(tensor, expected)
 
 
@@ -82,15 +82,15 @@ def test_late_resetting_starts_from_a_later_step(tmp_path, unit, step):
     assert data.train.steps(60) == 22
     trial = open_trial(tmp_path, config, data)
     trial.run(Silent())
-    fresh = trial.new_model()
+    initial = trial.new_model()
     assert config.rewind_step(22) == step
-    moved = {
+    changed = {
         name: not torch.equal(tensor, trial.rewound[name])
-        for name, tensor in fresh.state_dict().items()
+        for name, tensor in initial.state_dict().items()
     }
-    assert all(moved.values())
+    assert all(changed.values())
     again = open_trial(tmp_path, config, data)
-    assert all(torch.equal(again.rewound[name], trial.rewound[name]) for name in moved)
+    assert all(torch.equal(again.rewound[name], trial.rewound[name]) for name in changed)
 
 
 def test_late_resetting_to_the_end_rewinds_to_the_trained_weights(tmp_path):
@@ -99,7 +99,7 @@ def test_late_resetting_to_the_end_rewinds_to_the_trained_weights(tmp_path):
     assert all(torch.equal(trial.rewound[name], tensor) for name, tensor in trial.final.items())
 
 
-def test_rewinding_beyond_the_training_is_refused(tmp_path):
+def test_rewinding_beyond_the_training_is_rejected(tmp_path):
     with pytest.raises(ValueError, match="rewind must lie within the 22 steps"):
         open_trial(tmp_path, small(rewind=23, rewind_unit="step")).run(Silent())
 
@@ -120,14 +120,14 @@ def test_random_masks_keep_the_densities_of_layers_but_not_the_positions(tmp_pat
     assert (drawn & scored).kept < 0.75 * scored.kept
 
 
-def test_random_masks_stay_within_each_other(tmp_path):
+def test_random_masks_are_nested(tmp_path):
     starts = []
     run_rounds(tmp_path, small(mask="random"), starts)
     masks = [mask for _, mask in starts]
     assert all(before & after == after for before, after in pairwise(masks))
 
 
-def test_two_rounds_in_a_row_below_the_accuracy_end_a_trial(tmp_path):
+def test_two_consecutive_rounds_below_the_accuracy_end_a_trial(tmp_path):
     assert len(run_rounds(tmp_path / "a", small(stop_accuracy=1.0)).rows) == 2
     assert len(run_rounds(tmp_path / "b", small(stop_accuracy=0.0)).rows) == 4
 
@@ -140,7 +140,7 @@ def test_one_low_round_ends_nothing(tmp_path):
     assert trial.finished
 
 
-def test_the_rounds_never_look_at_the_test_split(tmp_path):
+def test_the_rounds_never_use_the_test_split(tmp_path):
     config = small()
     data = replace(config.load_data(), test=None)
     trial = open_trial(tmp_path, config, data)
@@ -149,7 +149,7 @@ def test_the_rounds_never_look_at_the_test_split(tmp_path):
 
 
 @pytest.mark.parametrize("granularity", ["component", "quaternion"])
-def test_both_networks_run_and_files_hold_what_the_table_says(tmp_path, granularity):
+def test_both_networks_run_and_the_table_matches_the_files(tmp_path, granularity):
     config = small(algebras=("real", "quaternion"), rate=0.8, granularity=granularity, out=tmp_path)
     results = config.run()
     assert results.algebras == ["real", "quaternion"]
@@ -165,7 +165,7 @@ def test_both_networks_run_and_files_hold_what_the_table_says(tmp_path, granular
         assert min(level.dense_ms, level.sparse_ms, level.speed_up) > 0
 
 
-def test_saved_networks_have_sparse_layers_that_hold_the_mask(tmp_path):
+def test_saved_networks_have_sparse_layers_with_the_masks_weights(tmp_path):
     wide = small(model="lenet_300_100", rounds=1, rate=0.9, measure_batch=512)
     trial = run_rounds(tmp_path, wide)
     model = load(trial.file(1))
@@ -193,7 +193,7 @@ def test_table_and_figure_and_logs_are_written(tmp_path):
     assert results.levels[0].validation_deviation > 0
 
 
-def test_excluded_layers_stay_whole(tmp_path):
+def test_excluded_layers_are_not_pruned(tmp_path):
     trial = run_rounds(tmp_path, small(rounds=1, rate=0.5, exclude=("out",)))
     assert set(trial.mask) == {"fc1.weight"}
     assert trial.rows[1]["kept"] == trial.rows[1]["weights"] / 2
@@ -206,7 +206,7 @@ def test_sgd_and_weight_decay_train_too(tmp_path):
     assert trial.rows[0]["validation_accuracy"] > 0.5
 
 
-def test_a_training_that_diverges_is_an_error_that_says_where(tmp_path):
+def test_a_diverging_training_is_an_error_that_names_the_round(tmp_path):
     config = small(optimizer="sgd", lr=1e30)
     with pytest.raises(ValueError, match=r"lr must be lower .*real/trial-0, round 0.*1e\+30"):
         open_trial(tmp_path, config).run(Silent())

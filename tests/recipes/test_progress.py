@@ -1,4 +1,4 @@
-"""Progress: a bar on a terminal, a line for every tenth elsewhere."""
+"""Progress: a bar on a terminal, a line per 10 % elsewhere."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ def shown(terminal, steps):
     return console.file.getvalue()
 
 
-def test_a_terminal_sees_a_bar_and_the_time_left():
+def test_a_terminal_shows_a_bar_and_the_remaining_time():
     text = shown(True, 16)
     assert "measuring" in text
     assert "100%" in text
     assert "0:00:00" in text
 
 
-def test_elsewhere_every_tenth_is_a_line():
+def test_elsewhere_each_ten_percent_is_a_line():
     lines = shown(False, 16).splitlines()
     assert lines[0] == "30 % done: real 1/1, round 0"
     assert lines[-1] == "100 % done: real 1/1, round 0"
     assert len(lines) == 8
 
 
-def test_nothing_to_do_is_no_error():
+def test_an_empty_run_is_not_an_error():
     console = Console(file=io.StringIO(), force_terminal=False)
     with Bar(console) as bar:
         bar.begin(0)

@@ -1,4 +1,4 @@
-"""The words and columns in which a run's results are shown."""
+"""The text and the columns in which results are printed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SPARSE = replace(DENSE, round=1, density=0.05, size=1000, sparse_ms=0.125, speed
 @pytest.mark.parametrize(
     ("ratio", "text"), [(1.5, "1.50x more"), (1, "1.00x more"), (0.8, "1.25x less")]
 )
-def test_a_ratio_below_one_is_told_by_its_inverse(ratio, text):
+def test_a_ratio_below_one_is_shown_as_its_inverse(ratio, text):
     assert ratio_text(ratio, "more", "less") == text
 
 

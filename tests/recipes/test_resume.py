@@ -1,4 +1,4 @@
-"""Runs that are stopped, killed, started twice or finished."""
+"""Runs that are interrupted, started twice or already complete."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ TINY = {
 
 
 class Stop(Silent):
-    """Stops the run after so many epochs, as Ctrl-C would."""
+    """Interrupts the run after a number of epochs, like Ctrl-C."""
 
     def __init__(self, epochs):
-        self.left = epochs
+        self.remaining = epochs
 
     def advance(self, units, note):
-        self.left -= units
-        if self.left < 0:
+        self.remaining -= units
+        if self.remaining < 0:
             raise KeyboardInterrupt
 
 
 class Count(Silent):
-    """Counts the epochs run."""
+    """Counts the epochs of the run."""
 
     def __init__(self):
         self.done, self.units = None, 0
@@ -62,25 +62,25 @@ def log(folder):
 
 
 @pytest.fixture(scope="module", params=[Lottery, Iterative])
-def whole(request, tmp_path_factory):
-    """A recipe, and its uninterrupted run."""
-    folder = tmp_path_factory.mktemp("whole")
+def uninterrupted(request, tmp_path_factory):
+    """A recipe and the results of its uninterrupted run."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
     return request.param, request.param(**TINY, out=folder).run()
 
 
-def test_the_same_seed_gives_the_same_table(whole, tmp_path):
-    recipe, results = whole
+def test_the_same_seed_gives_the_same_table(uninterrupted, tmp_path):
+    recipe, results = uninterrupted
     assert table(recipe(**TINY, out=tmp_path).run()) == table(results)
 
 
-def test_another_seed_gives_another_table(whole, tmp_path):
-    recipe, results = whole
+def test_another_seed_gives_another_table(uninterrupted, tmp_path):
+    recipe, results = uninterrupted
     assert table(recipe(**TINY, seed=1, out=tmp_path).run()) != table(results)
 
 
 @pytest.mark.parametrize("epochs", [0, 1, 2, 3, 7, 11])
-def test_a_stopped_run_goes_on_to_the_same_table_and_log(whole, tmp_path, epochs):
-    recipe, results = whole
+def test_a_resumed_run_has_the_same_table_and_log(uninterrupted, tmp_path, epochs):
+    recipe, results = uninterrupted
     with pytest.raises(KeyboardInterrupt):
         recipe(**TINY, out=tmp_path).run(Stop(epochs))
     count = Count()
@@ -91,23 +91,23 @@ def test_a_stopped_run_goes_on_to_the_same_table_and_log(whole, tmp_path, epochs
     assert log(tmp_path) == log(results.folder)
 
 
-def test_a_finished_run_is_read_and_not_run_again(whole):
-    recipe, results = whole
+def test_a_complete_run_is_read_and_not_run_again(uninterrupted):
+    recipe, results = uninterrupted
     count = Count()
     assert recipe(**TINY, out=results.folder).run(count) == results
     assert count.done is None
 
 
-def test_another_run_in_the_folder_is_refused_and_nothing_changes(whole):
-    recipe, results = whole
+def test_another_run_in_the_folder_is_rejected_and_nothing_changes(uninterrupted):
+    recipe, results = uninterrupted
     before = {path: path.read_bytes() for path in results.folder.rglob("*") if path.is_file()}
-    with pytest.raises(FileExistsError, match=r"holds another run .*lr 0.004 there, 0.5 here"):
+    with pytest.raises(FileExistsError, match=r"contains another run .*lr is 0.004, not 0.5"):
         recipe(**TINY, lr=0.5, out=results.folder).run()
     assert {path: path.read_bytes() for path in before} == before
 
 
-def test_a_row_lost_between_checkpoint_and_log_comes_back(whole, tmp_path):
-    recipe, results = whole
+def test_a_row_missing_in_the_log_is_restored_from_the_checkpoint(uninterrupted, tmp_path):
+    recipe, results = uninterrupted
     with pytest.raises(KeyboardInterrupt):
         recipe(**TINY, out=tmp_path).run(Stop(5))
     lines = (tmp_path / "log.jsonl").read_text().splitlines(keepends=True)
@@ -116,8 +116,8 @@ def test_a_row_lost_between_checkpoint_and_log_comes_back(whole, tmp_path):
     assert log(tmp_path) == log(results.folder)
 
 
-def test_a_run_stopped_while_it_was_written_up_is_written_up_again(whole, tmp_path):
-    recipe, results = whole
+def test_a_run_interrupted_while_writing_results_writes_them_again(uninterrupted, tmp_path):
+    recipe, results = uninterrupted
     recipe(**TINY, out=tmp_path).run()
     (tmp_path / "results.json").unlink()
     (tmp_path / "accuracy.png").write_bytes(b"half a figure")
@@ -129,13 +129,15 @@ def test_a_run_stopped_while_it_was_written_up_is_written_up_again(whole, tmp_pa
 
 
 @pytest.mark.parametrize("name", ["checkpoint.safetensors", "round-00.sparseq"])
-def test_a_damaged_or_deleted_file_is_an_error_with_a_remedy_that_works(whole, tmp_path, name):
-    recipe, results = whole
+def test_a_damaged_or_deleted_file_is_an_error_with_a_remedy_that_works(
+    uninterrupted, tmp_path, name
+):
+    recipe, results = uninterrupted
     recipe(**TINY, out=tmp_path).run()
     (tmp_path / "results.json").unlink()
     path = tmp_path / "real/trial-0" / name
     path.write_bytes(path.read_bytes()[:-1])
-    remedy = rf"{name}.*delete {path.parent}, .*start in another --out"
+    remedy = rf"{name}.*delete {path.parent}, .*choose another --out"
     with pytest.raises(ValueError, match=remedy):
         recipe(**TINY, out=tmp_path).run()
     if name.startswith("round"):
@@ -146,8 +148,8 @@ def test_a_damaged_or_deleted_file_is_an_error_with_a_remedy_that_works(whole, t
     assert table(recipe(**TINY, out=tmp_path).run()) == table(results)
 
 
-def test_rows_of_another_shape_are_dropped(whole, tmp_path):
-    recipe, results = whole
+def test_rows_of_another_shape_are_dropped(uninterrupted, tmp_path):
+    recipe, results = uninterrupted
     with pytest.raises(KeyboardInterrupt):
         recipe(**TINY, out=tmp_path).run(Stop(3))
     with (tmp_path / "log.jsonl").open("a") as file:
@@ -156,11 +158,11 @@ def test_rows_of_another_shape_are_dropped(whole, tmp_path):
 
 
 WRONG = {
-    "[]": "must hold a JSON object, got list",
-    "{}": "must hold 'config', a filled dict, got None",
-    '{"config": {"model": 1, "data": 1}, "levels": [], "timing": {}}': "'levels', a filled list",
-    '{"config": {"a": 1}, "levels": [1], "timing": {"a": 1}}': "config must hold model, data",
-    '{"config": {"model": 1, "data": 1}, "levels": [1], "timing": {"a": 1}}': "timing must hold",
+    "[]": "must be a JSON object, got list",
+    "{}": "must have 'config', a non-empty dict, got None",
+    '{"config": {"model": 1, "data": 1}, "levels": [], "timing": {}}': "'levels', a non-empty list",
+    '{"config": {"a": 1}, "levels": [1], "timing": {"a": 1}}': "config must have model, data",
+    '{"config": {"model": 1, "data": 1}, "levels": [1], "timing": {"a": 1}}': "timing must have",
 }
 
 
@@ -172,15 +174,15 @@ def test_results_of_another_shape_are_an_error_that_names_them(tmp_path, text):
 
 
 @pytest.mark.parametrize("level", [1, {}, {"dense_ms": "fast"}])
-def test_levels_of_another_shape_are_an_error_that_names_them(whole, tmp_path, level):
-    found = json.loads((whole[1].folder / "results.json").read_text())
-    found["levels"][1] = {**found["levels"][1], **level} if level not in (1, {}) else level
-    (tmp_path / "results.json").write_text(json.dumps(found))
+def test_levels_of_another_shape_are_an_error_that_names_them(uninterrupted, tmp_path, level):
+    stored = json.loads((uninterrupted[1].folder / "results.json").read_text())
+    stored["levels"][1] = {**stored["levels"][1], **level} if level not in (1, {}) else level
+    (tmp_path / "results.json").write_text(json.dumps(stored))
     with pytest.raises(ValueError, match=r"results\.json.*(columns of this version|be a number)"):
         Results.read(tmp_path)
 
 
-def test_iterative_rounds_go_on_from_the_trained_weights_in_one_long_order(tmp_path):
+def test_iterative_rounds_continue_from_the_trained_weights_in_one_batch_order(tmp_path):
     config = Iterative(**TINY, out=tmp_path)
     assert [config.first_epoch(number) for number in range(3)] == [0, 2, 4]
     assert config.start({"w": 1}, {"w": 2}) == {"w": 2}

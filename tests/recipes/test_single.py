@@ -1,4 +1,4 @@
-"""Recipes for a single network: train, and prune once."""
+"""Recipes for a single network: training and one-shot pruning."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TINY = {"model": "lenet_12", "epochs": 3}
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A trained network's outcome; its file lies in the folder."""
+    """The outcome of a training, with its folder."""
     return Train(**TINY, out=tmp_path_factory.mktemp("trained")).run()
 
 
@@ -41,33 +41,33 @@ def same(one, other):
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_training_saves_the_network_it_measured(trained):
+def test_the_saved_network_has_the_reported_metrics(trained):
     data = load_data("digits")
     model = load(trained.folder / "model.sparseq")
-    assert evaluate(model, data.validation).accuracy == trained.figures["validation_accuracy"]
-    assert evaluate(model, data.test).accuracy == trained.figures["test_accuracy"]
-    assert (trained.folder / "model.sparseq").stat().st_size == trained.figures["bytes_on_disk"]
+    assert evaluate(model, data.validation).accuracy == trained.metrics["validation_accuracy"]
+    assert evaluate(model, data.test).accuracy == trained.metrics["test_accuracy"]
+    assert (trained.folder / "model.sparseq").stat().st_size == trained.metrics["bytes_on_disk"]
     assert len((trained.folder / "log.jsonl").read_text().splitlines()) == 3
 
 
-def test_the_saved_network_is_the_best_of_all_epochs(trained):
+def test_the_saved_network_is_that_of_the_best_epoch(trained):
     lines = (trained.folder / "log.csv").read_text().splitlines()
     column = lines[0].split(",").index("validation_accuracy")
     best = max(float(line.split(",")[column]) for line in lines[1:])
-    assert trained.figures["validation_accuracy"] == best
+    assert trained.metrics["validation_accuracy"] == best
 
 
 @pytest.mark.parametrize("epochs", [0, 1, 2])
-def test_a_stopped_training_goes_on_to_the_same_network(trained, tmp_path, epochs):
+def test_a_resumed_training_ends_with_the_same_network(trained, tmp_path, epochs):
     with pytest.raises(KeyboardInterrupt):
         Train(**TINY, out=tmp_path).run(Stop(epochs))
-    assert Train(**TINY, out=tmp_path).run().figures == trained.figures
+    assert Train(**TINY, out=tmp_path).run().metrics == trained.metrics
     assert same(state(tmp_path), state(trained.folder))
 
 
 @pytest.fixture
 def faces(monkeypatch):
-    """The fields of a small autoencoder's training, on small images in 0..1."""
+    """Fields of a Train recipe of a small autoencoder, on small images in 0..1."""
     monkeypatch.setattr("sparseq.models.vae.HIDDEN", (16, 24))
     source = fake_like(DataSet((1, 8, 8), 4, lambda request: None, unit=True))
     train, test = source.read(Request())
@@ -76,38 +76,42 @@ def faces(monkeypatch):
     return {"model": "vae", "epochs": 3}
 
 
-def test_an_autoencoder_is_trained_by_its_own_loss(faces, tmp_path, capsys):
-    whole = Train(**faces, out=tmp_path / "a").run()
-    assert whole.figures.keys() == {"validation_loss", "test_loss", "bytes_on_disk"}
+def test_an_autoencoder_is_trained_with_its_own_loss(faces, tmp_path, capsys):
+    outcome = Train(**faces, out=tmp_path / "a").run()
+    assert outcome.metrics.keys() == {"validation_loss", "test_loss", "bytes_on_disk"}
     log = rows(tmp_path / "a")
     assert all("validation_accuracy" not in row for row in log)
     losses = [row["validation_loss"] for row in log]
     assert losses[-1] < losses[0]
-    assert whole.figures["validation_loss"] == min(losses)
-    model = load(whole.folder / "model.sparseq").eval()
+    assert outcome.metrics["validation_loss"] == min(losses)
+    model = load(outcome.folder / "model.sparseq").eval()
     with torch.no_grad():
         test = Train(**faces).load_data().test
-        assert vae_loss(model(test.x)).item() == pytest.approx(whole.figures["test_loss"], rel=1e-4)
+        assert vae_loss(model(test.x)).item() == pytest.approx(
+            outcome.metrics["test_loss"], rel=1e-4
+        )
     with pytest.raises(KeyboardInterrupt):
         Train(**faces, out=tmp_path / "b").run(Stop(2))
-    assert Train(**faces, out=tmp_path / "b").run().figures == whole.figures
-    whole.show(Console())
+    assert Train(**faces, out=tmp_path / "b").run().metrics == outcome.metrics
+    outcome.show(Console())
     assert "validation loss" in capsys.readouterr().out
 
 
-def test_an_autoencoder_takes_no_normalized_images(tmp_path):
+def test_an_autoencoder_rejects_normalized_images(tmp_path):
     config = Train(model="vae", data="digits", epochs=1, out=tmp_path)
-    with pytest.raises(ValueError, match=r"original must lie in 0..1, as the images of celeba do"):
+    with pytest.raises(
+        ValueError, match=r"original must be images in 0..1, such as those of celeba"
+    ):
         config.run()
 
 
-def test_a_finished_training_is_read(trained):
+def test_a_complete_training_is_read(trained):
     count = Count()
     assert Train(**TINY, out=trained.folder).run(count) == trained
     assert count.done is None
 
 
-def test_a_falling_rate_trains_another_network(trained, tmp_path):
+def test_the_learning_rate_schedule_affects_the_network(trained, tmp_path):
     Train(**TINY, lr_schedule="cosine", out=tmp_path).run()
     assert not same(state(tmp_path), state(trained.folder))
 
@@ -116,19 +120,19 @@ def test_pruning_a_file_keeps_the_largest_weights(trained, tmp_path):
     file = trained.folder / "model.sparseq"
     outcome = OneShot(file=file, density=0.2, finetune=0, policy="sparse", out=tmp_path).run()
     dense, pruned = load(file), load(tmp_path / "model.sparseq")
-    assert outcome.figures["weights_kept"] == round(0.2 * 888)
-    assert outcome.figures["density"] == pytest.approx(0.2, rel=1e-2)
-    assert outcome.figures["unpruned_validation_accuracy"] == trained.figures["validation_accuracy"]
+    assert outcome.metrics["weights_kept"] == round(0.2 * 888)
+    assert outcome.metrics["density"] == pytest.approx(0.2, rel=1e-2)
+    assert outcome.metrics["unpruned_validation_accuracy"] == trained.metrics["validation_accuracy"]
     for name in ("fc1", "out"):
         kept = pruned.get_submodule(name).to_dense().weight
         weight = dense.get_submodule(name).weight
         assert torch.equal(kept[kept != 0], weight[kept != 0])
 
 
-def test_fine_tuning_keeps_the_mask_and_helps(trained, tmp_path):
+def test_fine_tuning_keeps_the_mask_and_improves_the_accuracy(trained, tmp_path):
     file = trained.folder / "model.sparseq"
-    before = OneShot(file=file, density=0.1, finetune=0, out=tmp_path / "a").run().figures
-    after = OneShot(file=file, density=0.1, finetune=3, out=tmp_path / "b").run().figures
+    before = OneShot(file=file, density=0.1, finetune=0, out=tmp_path / "a").run().metrics
+    after = OneShot(file=file, density=0.1, finetune=3, out=tmp_path / "b").run().metrics
     assert after["weights_kept"] == before["weights_kept"] == round(0.1 * 888)
     assert after["pruned_validation_accuracy"] == before["pruned_validation_accuracy"]
     assert after["validation_accuracy"] > before["validation_accuracy"]
@@ -138,7 +142,7 @@ def rows(folder):
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
-def test_both_stages_of_pruning_are_logged_each_epoch_once(tmp_path):
+def test_both_stages_of_pruning_log_each_epoch_once(tmp_path):
     config = OneShot(**TINY, finetune=2, out=tmp_path)
     with pytest.raises(KeyboardInterrupt):
         config.run(Stop(4))
@@ -148,20 +152,20 @@ def test_both_stages_of_pruning_are_logged_each_epoch_once(tmp_path):
     assert all({"loss", "validation_accuracy"} <= row.keys() for row in rows(tmp_path))
 
 
-def test_a_damaged_checkpoint_names_its_remedy(trained, tmp_path):
+def test_the_error_for_a_damaged_checkpoint_names_the_file_to_delete(trained, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         Train(**TINY, out=tmp_path).run(Stop(2))
     path = tmp_path / "checkpoint.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(ValueError, match=rf"delete {path}, and the training starts again, or"):
+    with pytest.raises(ValueError, match=rf"delete {path}, so that the training starts again, or"):
         Train(**TINY, out=tmp_path).run()
     path.unlink()
-    assert Train(**TINY, out=tmp_path).run().figures == trained.figures
+    assert Train(**TINY, out=tmp_path).run().metrics == trained.metrics
 
 
 @pytest.mark.parametrize("fields", [{"model": "nowhere.py:net"}, {"data": "mnist"}])
 @pytest.mark.parametrize("recipe", [Train, OneShot, Lottery])
-def test_a_start_that_fails_leaves_no_folder(tmp_path, recipe, fields):
+def test_a_run_that_fails_early_leaves_no_folder(tmp_path, recipe, fields):
     config = recipe(**fields, data_dir=tmp_path / "none", out=tmp_path / "o")
     with pytest.raises(FileNotFoundError):
         config.run()
@@ -183,16 +187,16 @@ def test_pruning_without_a_file_trains_first(tmp_path, granularity):
     assert count.units == 3 + 5
     layer = load(tmp_path / "model.sparseq").fc1
     assert layer.granularity == granularity
-    assert outcome.figures["validation_accuracy"] > 0.3
+    assert outcome.metrics["validation_accuracy"] > 0.3
     assert Outcome.read(tmp_path) == outcome
 
 
-def test_a_pruned_file_is_pruned_further(trained, tmp_path):
+def test_a_pruned_file_can_be_pruned_further(trained, tmp_path):
     file = trained.folder / "model.sparseq"
-    for density, place in ((0.2, "a"), (0.1, "b")):
-        OneShot(file=file, density=density, finetune=0, policy="sparse", out=tmp_path / place).run()
-        file = tmp_path / place / "model.sparseq"
-    first, second = (load(tmp_path / place / "model.sparseq") for place in "ab")
+    for density, name in ((0.2, "a"), (0.1, "b")):
+        OneShot(file=file, density=density, finetune=0, policy="sparse", out=tmp_path / name).run()
+        file = tmp_path / name / "model.sparseq"
+    first, second = (load(tmp_path / name / "model.sparseq") for name in "ab")
     masks = [
         Mask({name: model.get_submodule(name).pattern.mask() for name in ("fc1", "out")})
         for model in (first, second)
@@ -200,19 +204,21 @@ def test_a_pruned_file_is_pruned_further(trained, tmp_path):
     assert masks[0] & masks[1] == masks[1]
 
 
-def test_what_was_pruned_does_not_come_back(trained, tmp_path):
+def test_pruned_weights_stay_pruned(trained, tmp_path):
     file = trained.folder / "model.sparseq"
-    for place, fields in (("a", {"density": 0.2}), ("b", {"density": 0.1, "criterion": "random"})):
-        OneShot(file=file, finetune=0, out=tmp_path / place, **fields).run()
-        file = tmp_path / place / "model.sparseq"
-    first, second = (Mask.from_zeros(load(tmp_path / place / "model.sparseq")) for place in "ab")
+    for name, fields in (("a", {"density": 0.2}), ("b", {"density": 0.1, "criterion": "random"})):
+        OneShot(file=file, finetune=0, out=tmp_path / name, **fields).run()
+        file = tmp_path / name / "model.sparseq"
+    first, second = (Mask.from_zeros(load(tmp_path / name / "model.sparseq")) for name in "ab")
     assert (first.kept, second.kept) == (round(0.2 * 888), round(0.1 * 888))
     assert first & second == second
-    with pytest.raises(ValueError, match=r"density must be at most the 0.1002 that are left"):
+    with pytest.raises(
+        ValueError, match=r"density must be at most 0.1002, that of the network in the file"
+    ):
         OneShot(file=file, density=0.5, out=tmp_path / "c").run()
 
 
-def test_quaternions_are_pruned_whole_after_components(tmp_path):
+def test_quaternions_can_be_pruned_together_after_their_components(tmp_path):
     fields = {**TINY, "algebra": "quaternion", "finetune": 0}
     OneShot(**fields, density=0.5, out=tmp_path / "a").run()
     file = tmp_path / "a/model.sparseq"
@@ -222,7 +228,7 @@ def test_quaternions_are_pruned_whole_after_components(tmp_path):
 
 
 @pytest.mark.parametrize("algebra", ["real", "quaternion"])
-def test_expander_layers_of_a_file_are_pruned_too(tmp_path, algebra):
+def test_expander_layers_of_a_file_can_be_pruned(tmp_path, algebra):
     layer = ExpanderQLinear(64, 32, 4) if algebra == "quaternion" else ExpanderLinear(64, 32, 16)
     save(nn.Sequential(nn.Flatten(), layer, nn.Linear(32, 10)), tmp_path / "m.sparseq")
     OneShot(file=tmp_path / "m.sparseq", density=0.1, finetune=1, out=tmp_path / "o").run()
@@ -232,13 +238,13 @@ def test_expander_layers_of_a_file_are_pruned_too(tmp_path, algebra):
     assert (mask.kept, mask.total) == (round(0.1 * weights), weights)
 
 
-def test_a_network_of_another_shape_is_refused(tmp_path):
+def test_a_network_of_another_shape_is_rejected(tmp_path):
     save(build("lenet_12", in_shape=(1, 28, 28)), tmp_path / "mnist.sparseq")
-    with pytest.raises(ValueError, match="file must take the examples of digits"):
+    with pytest.raises(ValueError, match="file must accept the examples of digits"):
         OneShot(file=tmp_path / "mnist.sparseq", out=tmp_path / "out").run()
 
 
-def test_a_network_without_prunable_weights_is_refused(tmp_path):
+def test_a_network_without_prunable_weights_is_rejected(tmp_path):
     save(nn.Sequential(nn.Flatten(), nn.Identity()), tmp_path / "flat.sparseq")
     with pytest.raises(ValueError, match="without prunable weights"):
         OneShot(file=tmp_path / "flat.sparseq", out=tmp_path / "out").run()
@@ -253,6 +259,6 @@ def test_a_network_without_prunable_weights_is_refused(tmp_path):
         ({"criterion": "luck"}, "unknown criterion"),
     ],
 )
-def test_bad_fields_are_refused_at_once(fields, message):
+def test_bad_fields_are_rejected_immediately(fields, message):
     with pytest.raises(ValueError, match=message):
         OneShot(**fields)

@@ -1,4 +1,4 @@
-"""The table of layers: it fits 80 columns, and says each reason once."""
+"""The table of layers: it fits 80 columns, and shows each reason once."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def shown(rows):
 def test_a_layer_is_one_line_of_80_columns():
     lines = shown([row("features.10"), row("fc1"), row("out", "Linear", "torch")])
     assert max(map(len, lines)) < 80
-    found = [line.split() for line in lines if line.startswith(("features.10", "out"))]
+    cells = [line.split() for line in lines if line.startswith(("features.10", "out"))]
     numbers = ["5.00", "210k", "2.53M", "1.250", "0.125", "10.00"]
-    assert found[0] == ["features.10", "SparseLinear", *numbers, "spmm", "compiled"]
-    assert found[1] == ["out", "Linear", *numbers, "torch"]
+    assert cells[0] == ["features.10", "SparseLinear", *numbers, "spmm", "compiled"]
+    assert cells[1] == ["out", "Linear", *numbers, "torch"]
 
 
 def test_long_names_wrap_and_numbers_do_not():
@@ -39,7 +39,7 @@ def test_long_names_wrap_and_numbers_do_not():
     assert sum("0.125" in line and "2.53M" in line for line in lines) == 1
 
 
-def test_each_reason_stands_once_with_its_layers():
+def test_each_reason_is_shown_once_with_its_layers():
     small = "too small for sparse"
     lines = shown([row("a", reason=small), row("b"), row("c", reason=small), row("d", reason="x")])
     assert [line for line in lines if ":" in line] == [f"a, c: {small}", "d: x"]

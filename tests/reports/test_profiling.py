@@ -1,4 +1,4 @@
-"""`profile`: right counts, a row for each layer, and nothing of the model or torch disturbed."""
+"""`profile`: correct counts, a row for each layer, no side effects on the model or torch."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_rows_count_and_time_every_layer(layer):
     assert last.dense_ms > 0
 
 
-def test_totals_are_of_the_whole_model():
+def test_totals_are_those_of_the_complete_model():
     result = profile(small_net(), X, repeats=1)
     total = result.total
     for field in ("nnz", "weights", "bytes"):
@@ -67,7 +67,7 @@ def test_totals_are_of_the_whole_model():
     assert result.threads == torch.get_num_threads()
 
 
-def test_a_dense_layer_with_zeros_shows_what_sparse_would_take():
+def test_a_dense_layer_with_zeros_shows_the_time_of_its_sparse_twin():
     model = net()
     with torch.no_grad():
         model[0].weight[:12] = 0
@@ -79,19 +79,19 @@ def test_a_dense_layer_with_zeros_shows_what_sparse_would_take():
 
 
 @pytest.mark.parametrize("layer", [nn.Linear, QLinear])
-def test_it_says_why_a_layer_stays_dense(layer):
+def test_it_shows_why_a_layer_stays_dense(layer):
     model = nn.Sequential(layer(512, 512), layer(512, 512))
     with torch.no_grad():
         model[0].weight[..., 5:] = 0
         model[1].weight[..., :2] = 0
     result = profile(model, torch.ones(64, 512), repeats=1)
     few, many = result.rows
-    assert few.reason.startswith("sparse pays here, up to ")
-    assert many.reason.startswith("sparse pays up to ")
-    assert "sparse pays" in str(result)
+    assert few.reason.startswith("sparse is faster here (up to ")
+    assert many.reason.startswith("sparse is faster only up to ")
+    assert "sparse is faster" in str(result)
 
 
-def test_nothing_kept_is_no_division_by_zero():
+def test_a_layer_without_kept_weights_has_density_zero():
     model = compress(nn.Linear(16, 8), {"weight": torch.zeros(8, 16).bool()}, policy="sparse")
     result = profile(model, X, repeats=1)
     assert (result.rows[0].name, result.rows[0].density, result.total.density) == ("(model)", 0, 0)
@@ -107,7 +107,7 @@ def test_it_prints_as_a_table():
             assert word in text
 
 
-def test_the_model_and_torch_stay_as_they_were():
+def test_the_model_and_the_random_state_do_not_change():
     model = small_net().train()
     model[3].eval()
     model[3].register_forward_hook(lambda module, args, output: None)
@@ -124,7 +124,7 @@ def test_the_model_and_torch_stay_as_they_were():
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_random_layers_and_work_in_place_disturb_nothing():
+def test_random_numbers_and_in_place_changes_have_no_side_effects():
     class Noisy(nn.Module):
         def __init__(self):
             super().__init__()
@@ -139,7 +139,7 @@ def test_random_layers_and_work_in_place_disturb_nothing():
     assert torch.equal(torch.get_rng_state(), random_state)
 
 
-def test_it_works_under_no_grad_and_without_it():
+def test_it_works_with_and_without_no_grad():
     model = small_net()
     with torch.no_grad():
         profile(model, X, repeats=1)
@@ -156,7 +156,7 @@ class Branches(nn.Module):
         return self.used(self.used(x)) + y
 
 
-def test_layers_called_twice_and_never_and_several_inputs():
+def test_layers_called_twice_or_never_and_several_inputs():
     used, unused = profile(Branches(), (X, torch.ones(16)), repeats=1).rows
     assert used.dense_ms > 0
     assert (unused.dense_ms, unused.sparse_ms) == (None, None)
@@ -164,7 +164,7 @@ def test_layers_called_twice_and_never_and_several_inputs():
     assert used.sparse_ms > 0
 
 
-def test_bad_arguments_are_refused():
+def test_bad_arguments_are_rejected():
     with pytest.raises(ValueError, match="repeats must be at least 1, got 0"):
         profile(net(), X, repeats=0)
     for bad in (torch.tensor(1.0), (), [1]):

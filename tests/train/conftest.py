@@ -7,7 +7,7 @@ from sparseq.data import Split
 
 @pytest.fixture
 def split():
-    """120 points of three well separated classes."""
+    """120 points of three well-separated classes."""
     generator = torch.Generator().manual_seed(11)
     y = torch.arange(120) % 3
     x = torch.randn(120, 8, generator=generator)
@@ -17,7 +17,7 @@ def split():
 
 @pytest.fixture
 def make_model():
-    """Makes a small network with dropout; always the same weights."""
+    """make(dropout) -> a small network with dropout, always with the same weights."""
 
     def make(dropout=0.3):
         generator = torch.Generator().manual_seed(12)
@@ -32,7 +32,7 @@ def make_model():
 
 @pytest.fixture
 def same():
-    """Whether two models hold bitwise the same tensors."""
+    """same(one, two) -> whether the tensors of two models are bitwise equal."""
 
     def compare(one, two):
         pairs = zip(one.state_dict().values(), two.state_dict().values(), strict=True)

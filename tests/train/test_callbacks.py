@@ -21,18 +21,18 @@ from sparseq.train import (
 
 
 class Scripted(Callback):
-    """Sets the model's weight after each epoch to a value that decides its accuracy."""
+    """Sets the weight after each epoch, and thereby the accuracy."""
 
-    def __init__(self, qualities):
-        self.qualities = qualities
+    def __init__(self, weights):
+        self.weights = weights
 
     def on_epoch_end(self, state):
         with torch.no_grad():
-            state.model.weight.fill_(self.qualities[state.epoch - 1])
+            state.model.weight.fill_(self.weights[state.epoch - 1])
 
 
 class Threshold(torch.nn.Module):
-    """Says class 1 where x exceeds its weight: accuracy = how close the weight is to 0."""
+    """Predicts class 1 if x > weight; the closer the weight is to 0, the higher the accuracy."""
 
     def __init__(self):
         super().__init__()
@@ -45,23 +45,23 @@ class Threshold(torch.nn.Module):
 LINE = Split(torch.linspace(-1, 1, 40).unsqueeze(1), (torch.linspace(-1, 1, 40) > 0).long())
 
 
-def run(qualities, *callbacks, start_epoch=0):
+def run(weights, *callbacks, start_epoch=0):
     model = Threshold()
     optimizer = torch.optim.SGD(model.parameters(), 0.0)
     fit(
         model,
         optimizer,
         LINE,
-        epochs=len(qualities),
+        epochs=len(weights),
         batch_size=40,
         seed=0,
         start_epoch=start_epoch,
-        callbacks=[Scripted(qualities), *callbacks],
+        callbacks=[Scripted(weights), *callbacks],
     )
     return model
 
 
-def test_early_best_is_the_best_and_not_the_last():
+def test_early_best_keeps_the_best_not_the_last():
     best = EarlyBest(LINE)
     model = run([0.9, 0.5, 0.1, 0.7], best)
     assert model.weight.item() == pytest.approx(0.7)
@@ -71,14 +71,14 @@ def test_early_best_is_the_best_and_not_the_last():
     assert evaluate(model, LINE).accuracy == best.accuracy
 
 
-def test_of_equals_the_earliest_is_kept():
+def test_the_earliest_of_equally_good_epochs_is_kept():
     best = EarlyBest(LINE)
     run([0.5, 0.1, 0.1001, 0.1], best)
     assert best.epoch == 2
 
 
 class Pair(torch.nn.Module):
-    """No classifier: the distance of its weight from the truth, and nothing else to score."""
+    """Not a classifier: its outputs are a tuple."""
 
     def __init__(self, model):
         super().__init__()
@@ -113,20 +113,20 @@ def test_best_weights_are_a_copy():
     assert best.best["weight"].item() == pytest.approx(0.1)
 
 
-@pytest.mark.parametrize("broken_at", [0, 1, 2, 3])
-def test_early_best_goes_on_from_its_state(broken_at):
-    qualities, whole = [0.5, 0.2, 0.4, 0.3], EarlyBest(LINE)
-    run(qualities, whole)
+@pytest.mark.parametrize("interrupted_at", [0, 1, 2, 3])
+def test_early_best_resumes_from_its_state(interrupted_at):
+    weights, uninterrupted = [0.5, 0.2, 0.4, 0.3], EarlyBest(LINE)
+    run(weights, uninterrupted)
     first, second = EarlyBest(LINE), EarlyBest(LINE)
-    run(qualities[:broken_at], first)
+    run(weights[:interrupted_at], first)
     second.resume(*first.state())
-    run(qualities, second, start_epoch=broken_at)
-    assert (second.epoch, second.accuracy) == (whole.epoch, whole.accuracy)
-    assert torch.equal(second.best["weight"], whole.best["weight"])
+    run(weights, second, start_epoch=interrupted_at)
+    assert (second.epoch, second.accuracy) == (uninterrupted.epoch, uninterrupted.accuracy)
+    assert torch.equal(second.best["weight"], uninterrupted.best["weight"])
 
 
 def test_nothing_to_restore_before_the_first_epoch():
-    with pytest.raises(ValueError, match="needs a finished epoch"):
+    with pytest.raises(ValueError, match="needs a completed epoch"):
         EarlyBest(LINE).restore(Threshold())
 
 
@@ -156,7 +156,7 @@ def test_validation_does_not_disturb_training(split, make_model, same):
     assert same(*models)
 
 
-def test_log_rows_keeps_each_epoch_once_over_a_resumption(tmp_path):
+def test_the_log_of_a_resumed_run_has_each_epoch_once(tmp_path):
     log = RowLog(tmp_path)
     log.append({"round": 2, "epoch": 3, "other": True})
     run([0.1, 0.2, 0.3], LogRows(log, round=1))
@@ -165,10 +165,10 @@ def test_log_rows_keeps_each_epoch_once_over_a_resumption(tmp_path):
     assert epochs == [(2, 3), (1, 1), (1, 2), (1, 3), (1, 4)]
 
 
-def test_progress_shows_the_steps_and_goes_away(split, make_model):
+def test_progress_shows_the_steps_and_is_removed(split, make_model):
     seen = []
 
-    class Look(Callback):
+    class Observe(Callback):
         def on_epoch_end(self, state: TrainState):
             task = progress.tasks[0]
             seen.append((task.description, task.completed, task.total))
@@ -182,7 +182,7 @@ def test_progress_shows_the_steps_and_goes_away(split, make_model):
         start_epoch=1,
         batch_size=32,
         seed=0,
-        callbacks=[ShowProgress(progress, "round 1"), Look()],
+        callbacks=[ShowProgress(progress, "round 1"), Observe()],
     )
     assert seen == [("round 1", 8, 12), ("round 1", 12, 12)]
     assert not progress.tasks

@@ -41,7 +41,7 @@ def test_round_trip_is_exact(tmp_path):
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
 
 
-def test_tensors_that_share_memory_are_stored_each(tmp_path):
+def test_tensors_that_share_memory_are_all_stored(tmp_path):
     a = TENSORS["a"]
     save_checkpoint(tmp_path / "c", {"a": a, "b": a, "c": a[1]}, {})
     tensors, _ = load_checkpoint(tmp_path / "c")
@@ -56,10 +56,12 @@ def test_a_checkpoint_replaces_a_checkpoint(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"my diary", bytes(1000)])
-def test_a_foreign_file_is_neither_replaced_nor_read(tmp_path, content):
+def test_another_file_is_neither_replaced_nor_read(tmp_path, content):
     path = tmp_path / "c"
     path.write_bytes(content)
-    with pytest.raises(FileExistsError, match="no intact sparseq checkpoint and is not replaced"):
+    with pytest.raises(
+        FileExistsError, match="not an intact sparseq checkpoint and is not replaced"
+    ):
         save_checkpoint(path, TENSORS, META)
     with pytest.raises(ValueError, match="read checkpoint"):
         load_checkpoint(path)
@@ -67,7 +69,7 @@ def test_a_foreign_file_is_neither_replaced_nor_read(tmp_path, content):
 
 
 @pytest.mark.parametrize("where", [0, 9, 60, -1, -30])
-def test_every_changed_byte_is_noticed(tmp_path, where):
+def test_every_changed_byte_is_detected(tmp_path, where):
     path = tmp_path / "c"
     save_checkpoint(path, TENSORS, META)
     data = bytearray(path.read_bytes())
@@ -78,7 +80,7 @@ def test_every_changed_byte_is_noticed(tmp_path, where):
 
 
 @pytest.mark.parametrize("kept", [0, 5, 100, -1])
-def test_a_cut_file_is_noticed(tmp_path, kept):
+def test_a_truncated_file_is_detected(tmp_path, kept):
     path = tmp_path / "c"
     save_checkpoint(path, TENSORS, META)
     path.write_bytes(path.read_bytes()[:kept])
@@ -91,7 +93,7 @@ def test_a_missing_file_is_named(tmp_path):
         load_checkpoint(tmp_path / "nowhere")
 
 
-def test_what_is_not_json_leaves_the_old_checkpoint(tmp_path):
+def test_values_that_are_not_json_leave_the_old_checkpoint(tmp_path):
     save_checkpoint(tmp_path / "c", TENSORS, META)
     with pytest.raises(TypeError):
         save_checkpoint(tmp_path / "c", TENSORS, {"x": object()})
@@ -99,7 +101,7 @@ def test_what_is_not_json_leaves_the_old_checkpoint(tmp_path):
 
 
 class Kill(Callback):
-    """Ends the process's work in the middle of an epoch."""
+    """Interrupts training in the middle of an epoch."""
 
     def __init__(self, step):
         self.step = step
@@ -136,20 +138,19 @@ def train(folder, split, model, hparams, *extra):
     ],
 )
 def test_a_killed_run_ends_like_an_uninterrupted_one(tmp_path, split, make_model, same, hparams):
-    whole, killed = make_model(), make_model()
-    best, rows = train(tmp_path / "whole", split, whole, hparams)
+    uninterrupted, killed = make_model(), make_model()
+    best, rows = train(tmp_path / "uninterrupted", split, uninterrupted, hparams)
     for step in (3, 10, 11, 18):
         with pytest.raises(KeyboardInterrupt):
             train(tmp_path / "killed", split, make_model(), hparams, Kill(step))
     again, rows_again = train(tmp_path / "killed", split, killed, hparams)
-    assert same(whole, killed)
+    assert same(uninterrupted, killed)
     assert rows == rows_again
     assert (again.epoch, again.accuracy) == (best.epoch, best.accuracy)
     assert all(torch.equal(again.best[name], best.best[name]) for name in best.best)
 
 
-def test_resuming_leaves_the_file_and_its_tensors_apart(tmp_path, split, make_model):
-    """Training after a resumption must not write into what was loaded."""
+def test_training_does_not_change_the_tensors_it_was_resumed_from(tmp_path, split, make_model):
     model, hparams = make_model(), HParams()
     optimizer = make_optimizer(model, hparams)
     fit(model, optimizer, split, epochs=1, batch_size=32, seed=0)
@@ -176,24 +177,24 @@ def test_resuming_leaves_the_file_and_its_tensors_apart(tmp_path, split, make_mo
     ],
 )
 def test_every_optimizer_survives(tmp_path, split, make_model, same, make):
-    whole, parts, twin = make_model(), make_model(), make_model()
-    fit(whole, make(whole.parameters()), split, epochs=3, batch_size=32, seed=0)
+    uninterrupted, parts, twin = make_model(), make_model(), make_model()
+    fit(uninterrupted, make(uninterrupted.parameters()), split, epochs=3, batch_size=32, seed=0)
     first, second = make(parts.parameters()), make(twin.parameters())
     fit(parts, first, split, epochs=2, batch_size=32, seed=0)
     save_checkpoint(tmp_path / "c", *pack_training(parts, first))
     unpack_training(load_checkpoint(tmp_path / "c"), twin, second)
     assert second.param_groups[0].keys() == first.param_groups[0].keys()
     fit(twin, second, split, epochs=3, start_epoch=2, batch_size=32, seed=0)
-    assert same(whole, twin)
+    assert same(uninterrupted, twin)
 
 
-def test_wrong_objects_are_refused(split, make_model):
+def test_other_objects_are_rejected(split, make_model):
     model = make_model()
     adam, sgd = torch.optim.Adam(model.parameters()), torch.optim.SGD(model.parameters())
     packed = pack_training(model, adam)
     with pytest.raises(ValueError, match="optimizer must be Adam, got SGD"):
         unpack_training(packed, model, sgd)
-    with pytest.raises(ValueError, match="packed must hold the best"):
+    with pytest.raises(ValueError, match="packed must have the state of best"):
         unpack_training(packed, model, adam, EarlyBest(split))
     with pytest.raises(ValueError, match="parameter group"):
         unpack_training(packed, model, torch.optim.Adam(model[0].parameters()))

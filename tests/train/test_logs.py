@@ -21,24 +21,24 @@ def csv_rows(log):
         return list(csv.DictReader(file))
 
 
-def test_rows_come_back_from_both_files(tmp_path):
+def test_rows_can_be_read_from_both_files(tmp_path):
     log = filled(tmp_path / "deep" / "folder")
     assert RowLog(tmp_path / "deep" / "folder").rows == log.rows == ROWS
     assert [json.loads(line) for line in log.jsonl.read_text().splitlines()] == ROWS
     assert csv_rows(log) == [{key: str(value) for key, value in row.items()} for row in ROWS]
 
 
-def test_a_row_is_on_the_disk_at_once(tmp_path):
+def test_a_row_is_on_disk_immediately(tmp_path):
     log = RowLog(tmp_path)
     for count, row in enumerate(ROWS, start=1):
         log.append(row)
         assert log.jsonl.read_bytes().count(b"\n") == len(csv_rows(log)) == count
 
 
-@pytest.mark.parametrize("torn", [1, 5, 12, 30])
-def test_a_torn_last_line_is_cut_off_and_the_log_goes_on(tmp_path, torn):
+@pytest.mark.parametrize("lost", [1, 5, 12, 30])
+def test_a_truncated_last_line_is_removed_and_the_log_continues(tmp_path, lost):
     log = filled(tmp_path)
-    log.jsonl.write_bytes(log.jsonl.read_bytes()[:-torn])
+    log.jsonl.write_bytes(log.jsonl.read_bytes()[:-lost])
     log.csv.write_bytes(log.csv.read_bytes()[:-3])
     again = RowLog(tmp_path)
     assert again.rows == ROWS[:1]
@@ -47,7 +47,7 @@ def test_a_torn_last_line_is_cut_off_and_the_log_goes_on(tmp_path, torn):
     assert [row["loss"] for row in csv_rows(again)] == ["0.5", "7.0"]
 
 
-def test_zeros_after_a_power_cut_are_cut_off(tmp_path):
+def test_zeros_after_a_power_failure_are_removed(tmp_path):
     log = filled(tmp_path)
     with log.jsonl.open("ab") as file:
         file.write(bytes(50))
@@ -95,7 +95,7 @@ def test_a_row_that_is_not_json_changes_nothing(tmp_path):
     assert log.rows == ROWS
 
 
-def test_a_foreign_csv_is_not_overwritten(tmp_path):
+def test_another_csv_is_not_overwritten(tmp_path):
     (tmp_path / "log.csv").write_text("mine\n")
     with pytest.raises(FileExistsError, match=r"log\.csv exists without log\.jsonl"):
         RowLog(tmp_path)

@@ -18,25 +18,25 @@ OPTIMIZERS = [
 
 class Record(Callback):
     def __init__(self):
-        self.seen = []
+        self.events = []
 
     def on_train_start(self, state):
-        self.seen.append(("start", state.epoch, state.step))
+        self.events.append(("start", state.epoch, state.step))
 
     def on_epoch_start(self, state):
-        self.seen.append(("epoch", state.epoch, state.step))
+        self.events.append(("epoch", state.epoch, state.step))
 
     def on_step(self, state):
-        self.seen.append(("step", state.epoch, state.step))
+        self.events.append(("step", state.epoch, state.step))
 
     def on_epoch_end(self, state):
-        self.seen.append(("epoch end", state.epoch, state.step))
+        self.events.append(("epoch end", state.epoch, state.step))
 
     def on_train_end(self, state):
-        self.seen.append(("end", state.epoch, state.step))
+        self.events.append(("end", state.epoch, state.step))
 
 
-def test_a_step_is_what_torch_does(split, make_model, same):
+def test_training_equals_a_plain_torch_loop(split, make_model, same):
     ours, theirs = make_model(0.0), make_model(0.0)
     fit(ours, torch.optim.SGD(ours.parameters(), 0.1), split, epochs=2, **SETTINGS)
     optimizer = torch.optim.SGD(theirs.parameters(), 0.1)
@@ -60,7 +60,9 @@ def test_it_learns(split, make_model):
 
 
 @pytest.mark.parametrize("hparams", OPTIMIZERS)
-def test_two_runs_are_bitwise_equal_whatever_the_global_state(split, make_model, same, hparams):
+def test_two_runs_are_bitwise_equal_regardless_of_the_global_state(
+    split, make_model, same, hparams
+):
     models = [make_model(), make_model()]
     for number, model in enumerate(models):
         torch.manual_seed(number)
@@ -83,21 +85,31 @@ def test_the_global_random_state_is_left_alone(split, make_model):
 
 
 @pytest.mark.parametrize("hparams", OPTIMIZERS)
-@pytest.mark.parametrize("broken_at", [0, 1, 3, 4])
-def test_going_on_at_an_epoch_equals_no_break(split, make_model, same, hparams, broken_at):
-    whole, parts = make_model(), make_model()
-    fit(whole, make_optimizer(whole, hparams), split, epochs=4, **SETTINGS)
+@pytest.mark.parametrize("interrupted_at", [0, 1, 3, 4])
+def test_a_resumed_run_equals_an_uninterrupted_one(
+    split, make_model, same, hparams, interrupted_at
+):
+    uninterrupted, parts = make_model(), make_model()
+    fit(uninterrupted, make_optimizer(uninterrupted, hparams), split, epochs=4, **SETTINGS)
     optimizer = make_optimizer(parts, hparams)
-    fit(parts, optimizer, split, epochs=broken_at, **SETTINGS)
+    fit(parts, optimizer, split, epochs=interrupted_at, **SETTINGS)
     torch.rand(7)
     record = Record()
-    fit(parts, optimizer, split, epochs=4, start_epoch=broken_at, callbacks=[record], **SETTINGS)
-    assert same(whole, parts)
-    assert record.seen[0] == ("start", broken_at, 4 * broken_at)
-    assert record.seen[-1] == ("end", 4, 16)
+    fit(
+        parts,
+        optimizer,
+        split,
+        epochs=4,
+        start_epoch=interrupted_at,
+        callbacks=[record],
+        **SETTINGS,
+    )
+    assert same(uninterrupted, parts)
+    assert record.events[0] == ("start", interrupted_at, 4 * interrupted_at)
+    assert record.events[-1] == ("end", 4, 16)
 
 
-def test_callbacks_see_every_moment_in_order(split, make_model):
+def test_callbacks_are_called_in_order(split, make_model):
     model, record = make_model(), Record()
     fit(
         model,
@@ -108,7 +120,7 @@ def test_callbacks_see_every_moment_in_order(split, make_model):
         seed=0,
         callbacks=[record],
     )
-    assert record.seen == [
+    assert record.events == [
         ("start", 0, 0),
         ("epoch", 0, 0),
         ("step", 0, 1),
@@ -136,31 +148,31 @@ def test_max_steps(split, make_model, same, max_steps, steps, epochs):
 
 
 class StopAt(Callback):
-    def __init__(self, moment, number):
-        self.moment, self.number = moment, number
+    def __init__(self, unit, number):
+        self.unit, self.number = unit, number
 
     def on_step(self, state):
-        state.stop |= self.moment == "step" and state.step == self.number
+        state.stop |= self.unit == "step" and state.step == self.number
 
     def on_epoch_end(self, state):
-        state.stop |= self.moment == "epoch" and state.epoch == self.number
+        state.stop |= self.unit == "epoch" and state.epoch == self.number
 
 
 @pytest.mark.parametrize(
-    ("moment", "number", "ends"), [("step", 2, (0, 2)), ("step", 4, (1, 4)), ("epoch", 2, (2, 8))]
+    ("unit", "number", "end"), [("step", 2, (0, 2)), ("step", 4, (1, 4)), ("epoch", 2, (2, 8))]
 )
-def test_a_callback_can_stop(split, make_model, moment, number, ends):
+def test_a_callback_can_stop(split, make_model, unit, number, end):
     model, record = make_model(), Record()
     state = fit(
         model,
         make_optimizer(model, HParams()),
         split,
         epochs=5,
-        callbacks=[StopAt(moment, number), record],
+        callbacks=[StopAt(unit, number), record],
         **SETTINGS,
     )
-    assert (state.epoch, state.step) == ends
-    assert record.seen[-1] == ("end", *ends)
+    assert (state.epoch, state.step) == end
+    assert record.events[-1] == ("end", *end)
 
 
 class ZeroFirstRow(Callback):
@@ -228,15 +240,15 @@ def test_bad_numbers(split, make_model, wrong, message):
         )
 
 
-def test_empty_splits_are_refused(make_model):
+def test_empty_splits_are_rejected(make_model):
     model, empty = make_model(), Split(torch.zeros(0, 8), torch.zeros(0, dtype=torch.int64))
-    with pytest.raises(ValueError, match="fit: split must hold at least one example"):
+    with pytest.raises(ValueError, match="fit: split must have at least one example"):
         fit(model, make_optimizer(model, HParams()), empty, epochs=1, **SETTINGS)
-    with pytest.raises(ValueError, match="evaluate: split must hold at least one example"):
+    with pytest.raises(ValueError, match="evaluate: split must have at least one example"):
         evaluate(model, empty)
 
 
-def test_evaluate_leaves_every_mode_as_it_was(split, make_model):
+def test_evaluate_restores_every_mode(split, make_model):
     model = make_model()
     model.train()
     model[2].eval()
@@ -244,9 +256,9 @@ def test_evaluate_leaves_every_mode_as_it_was(split, make_model):
     assert [module.training for module in model] == [True, True, False, True]
     assert model.training
     assert all(parameter.grad is None for parameter in model.parameters())
-    whole = evaluate(model, split, batch_size=1000)
-    assert result.accuracy == whole.accuracy
-    assert result.loss == pytest.approx(whole.loss, rel=1e-6)
+    single_batch = evaluate(model, split, batch_size=1000)
+    assert result.accuracy == single_batch.accuracy
+    assert result.loss == pytest.approx(single_batch.loss, rel=1e-6)
 
 
 def test_evaluate_restores_modes_after_an_error(split):
@@ -279,7 +291,7 @@ def test_digits_are_learned(algebra):
     assert evaluate(model, data.test).accuracy > 0.95
 
 
-def test_training_knows_nothing_of_pruning():
+def test_training_knows_nothing_about_pruning():
     above = {"sparseq.pruning", "sparseq.recipes", "sparseq.compression.sparsify"}
     imported = {name for path in python_files("sparseq/train") for name in imported_modules(path)}
     assert (ROOT / "sparseq/train/loop.py") in python_files("sparseq/train")

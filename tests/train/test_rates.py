@@ -20,7 +20,7 @@ from sparseq.train import (
 SETTINGS = {"batch_size": 60, "seed": 0}
 
 
-class Watch(Callback):
+class RecordRates(Callback):
     def __init__(self):
         self.rates = []
 
@@ -29,9 +29,9 @@ class Watch(Callback):
 
 
 def rates(split, model, optimizer, change, **settings):
-    watch = Watch()
-    fit(model, optimizer, split, callbacks=[change, watch], **SETTINGS, **settings)
-    return watch.rates
+    record = RecordRates()
+    fit(model, optimizer, split, callbacks=[change, record], **SETTINGS, **settings)
+    return record.rates
 
 
 @pytest.mark.parametrize("name", RATES.names())
@@ -43,16 +43,16 @@ def test_every_rate_starts_at_one_and_stays_positive(name):
 
 def test_cosine(split, make_model):
     model = make_model()
-    found = rates(split, model, torch.optim.SGD(model.parameters(), 0.5), ChangeRate(), epochs=4)
+    recorded = rates(split, model, torch.optim.SGD(model.parameters(), 0.5), ChangeRate(), epochs=4)
     expected = [0.25 * (1 + math.cos(math.pi * epoch / 4)) for epoch in range(4)]
-    assert found == pytest.approx(expected)
+    assert recorded == pytest.approx(expected)
 
 
-def test_step_falls_every_so_many_epochs(split, make_model):
+def test_step_changes_the_rate_every_few_epochs(split, make_model):
     model = make_model()
     change = ChangeRate("step", every=2, factor=0.5)
-    found = rates(split, model, torch.optim.SGD(model.parameters(), 0.8), change, epochs=5)
-    assert found == pytest.approx([0.8, 0.8, 0.4, 0.4, 0.2])
+    recorded = rates(split, model, torch.optim.SGD(model.parameters(), 0.8), change, epochs=5)
+    assert recorded == pytest.approx([0.8, 0.8, 0.4, 0.4, 0.2])
 
 
 def test_progress_counts_from_the_first_epoch(split, make_model):
@@ -63,21 +63,24 @@ def test_progress_counts_from_the_first_epoch(split, make_model):
     assert once == again
 
 
-def test_a_resumed_run_has_the_rates_of_a_whole_one(tmp_path, split, make_model, same):
-    hparams, whole, broken, resumed = HParams(lr=0.01), make_model(), make_model(), make_model()
-    expected = rates(split, whole, make_optimizer(whole, hparams), ChangeRate(), epochs=5)
+def test_a_resumed_run_has_the_rates_of_an_uninterrupted_one(tmp_path, split, make_model, same):
+    hparams, uninterrupted = HParams(lr=0.01), make_model()
+    interrupted, resumed = make_model(), make_model()
+    expected = rates(
+        split, uninterrupted, make_optimizer(uninterrupted, hparams), ChangeRate(), epochs=5
+    )
 
     class Stop(Callback):
         def on_epoch_end(self, state):
             state.stop = state.epoch == 2
 
-    optimizer = make_optimizer(broken, hparams)
-    fit(broken, optimizer, split, epochs=5, callbacks=[ChangeRate(), Stop()], **SETTINGS)
-    save_checkpoint(tmp_path / "c", *pack_training(broken, optimizer))
+    optimizer = make_optimizer(interrupted, hparams)
+    fit(interrupted, optimizer, split, epochs=5, callbacks=[ChangeRate(), Stop()], **SETTINGS)
+    save_checkpoint(tmp_path / "c", *pack_training(interrupted, optimizer))
     fresh = make_optimizer(resumed, hparams)
     unpack_training(load_checkpoint(tmp_path / "c"), resumed, fresh)
     assert rates(split, resumed, fresh, ChangeRate(), epochs=5, start_epoch=2) == expected[2:]
-    assert same(whole, resumed)
+    assert same(uninterrupted, resumed)
 
 
 def test_bad_arguments(split, make_model):

@@ -1,10 +1,10 @@
 // AVX2 and FMA.
 #pragma once
 
-namespace sparseq {
+namespace sparseq::simd {
 
 constexpr int kVectorBytes = 32;
 constexpr int kVectorRegisters = 16;
 constexpr const char* kIsaName = "avx2";
 
-}  // namespace sparseq
+}  // namespace sparseq::simd

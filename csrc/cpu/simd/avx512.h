@@ -1,10 +1,10 @@
 // AVX-512 F, BW, DQ, VL.
 #pragma once
 
-namespace sparseq {
+namespace sparseq::simd {
 
 constexpr int kVectorBytes = 64;
 constexpr int kVectorRegisters = 32;
 constexpr const char* kIsaName = "avx512";
 
-}  // namespace sparseq
+}  // namespace sparseq::simd

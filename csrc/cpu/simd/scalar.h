@@ -1,10 +1,10 @@
-// no instruction set assumed: the compiler lowers 16-byte vectors to what the platform always has.
+// No instruction set assumed: the compiler lowers 16-byte vectors to what the platform always has.
 #pragma once
 
-namespace sparseq {
+namespace sparseq::simd {
 
 constexpr int kVectorBytes = 16;
 constexpr int kVectorRegisters = 16;
 constexpr const char* kIsaName = "scalar";
 
-}  // namespace sparseq
+}  // namespace sparseq::simd

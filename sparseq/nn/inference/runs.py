@@ -131,7 +131,7 @@ class ConvRun(Run):
         super().add(module)
         if type(module) in self.layer_types:
             self.pool.append(1)
-            self.geometry.extend(module._geometry.numbers())
+            self.geometry.extend(module._geometry.flat())
         elif type(module) in POOLS:
             self.pool[-1] = square_side(module)
 

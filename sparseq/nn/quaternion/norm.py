@@ -13,8 +13,9 @@ from sparseq.nn.layer_types import layer_type
 from sparseq.nn.quaternion.linear import check_quaternion_sizes
 from sparseq.nn.quaternion.whitening import whiten_batch, whiten_by
 from sparseq.nn.torch_layers import running_affine
+from sparseq.ops._channel_matrices import matmul
 from sparseq.ops.quaternion_norm import sums_dtype
-from sparseq.ops.quaternion_whiten import inverse_cholesky, matmul
+from sparseq.ops.quaternion_whiten import inverse_cholesky
 
 NORM_MODES = ["whiten", "split"]
 

@@ -164,7 +164,7 @@ class SparseConv2d(_SparseConv):
             [bias],
             self._pattern_tensors(),
             tap_orders([self]),
-            self._geometry.numbers(),
+            self._geometry.flat(),
             [0],
             [1],
         )

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
 import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
+
+import torch
 
 from sparseq.errors import unknown_name
 
@@ -83,11 +86,21 @@ def cpu_isa() -> str:
 
 
 def build_environment() -> dict[str, str]:
-    """The environment of a compiler run: ninja found without activation, jobs bounded by memory."""
+    """The environment of a compiler run: ninja is found though no environment is activated."""
     scripts = [sysconfig.get_path("scripts"), str(Path(sys.executable).parent)]
-    paths = [*scripts, os.environ.get("PATH", os.defpath)]
-    jobs = os.environ.get("MAX_JOBS") or str(_jobs())
-    return {**os.environ, "PATH": os.pathsep.join(paths), "MAX_JOBS": jobs, "CXX": compiler()}
+    return {**os.environ, "PATH": os.pathsep.join([*scripts, os.environ.get("PATH", os.defpath)])}
+
+
+def ninja() -> str:
+    """Path of ninja, which runs the compilers.
+
+    Raises:
+        BuildError: there is none.
+    """
+    found = shutil.which("ninja", path=build_environment()["PATH"])
+    if found is None:
+        raise BuildError("no ninja found, which runs the compiler: pip install ninja")
+    return found
 
 
 def compiler() -> str:
@@ -106,17 +119,31 @@ def compiler() -> str:
     )
 
 
-def compiler_version(path: str) -> str:
-    """First line of `path --version`; BuildError where it does not run."""
+def version_text(path: str) -> str:
+    """All that `path --version` prints: nvcc names its version in the last lines.
+
+    Raises:
+        BuildError: it does not run, or prints nothing.
+    """
     try:
         run = subprocess.run([path, "--version"], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise BuildError(f"the C++ compiler {path} does not run: {error}") from error
-    return run.stdout.splitlines()[0]
+    except (OSError, ValueError, subprocess.CalledProcessError) as error:
+        raise BuildError(f"the compiler {path} does not run: {error}") from error
+    if not run.stdout.strip():
+        raise BuildError(
+            f"the compiler {path} must name its version, but `{path} --version` printed nothing; "
+            "set CXX to another compiler"
+        )
+    return run.stdout.strip()
+
+
+def compiler_version(path: str) -> str:
+    """First line of `path --version`, for reports; errors as in `version_text`."""
+    return version_text(path).splitlines()[0]
 
 
 def cuda_compiler() -> str | None:
-    """Path of nvcc: `CUDA_HOME`, pip's nvidia-cuda-nvcc, the system's; None where there is none."""
+    """Path of nvcc: `CUDA_HOME`, pip's cuda-toolkit, the system's; None where there is none."""
     home = os.environ.get("CUDA_HOME")
     pip_roots = sorted(Path(sysconfig.get_path("purelib")).glob("nvidia/*/bin"))
     places = [str(Path(home) / "bin")] if home else []
@@ -127,8 +154,49 @@ def cuda_compiler() -> str | None:
     return None
 
 
-def _jobs() -> int:
-    """Compiler processes at once: the CPUs we may use, fewer where memory is short."""
+def required_cuda_compiler() -> str:
+    """Path of an nvcc for the CUDA that torch was built with: the runtime is torch's own.
+
+    Raises:
+        BuildError: there is none, or only one of another major version.
+    """
+    found, wanted = cuda_compiler(), torch.version.cuda
+    version = f"=={wanted}.*" if wanted else ""
+    remedy = f"set CUDA_HOME, or pip install 'cuda-toolkit[nvcc,cccl,cudart]{version}'"
+    if found is None:
+        raise BuildError(f"no nvcc found: {remedy}")
+    release = re.search(r"release (\d+)", version_text(found))
+    if release and wanted and release[1] != wanted.partition(".")[0]:
+        raise BuildError(
+            f"nvcc must be of CUDA {wanted.partition('.')[0]} as this torch is, but {found} is of "
+            f"CUDA {release[1]}: {remedy}"
+        )
+    return found
+
+
+def cuda_arch() -> str:
+    """Architecture of the current CUDA device in nvcc's words, such as "sm_90".
+
+    Raises:
+        BuildError: no device is visible.
+    """
+    if not torch.cuda.is_available():
+        raise BuildError("the CUDA kernels are compiled for the visible GPU, but none is visible")
+    major, minor = torch.cuda.get_device_capability()
+    return f"sm_{major}{minor}"
+
+
+def jobs() -> int:
+    """Compilers at once: `MAX_JOBS`, else the CPUs we may use, fewer where memory is short.
+
+    Raises:
+        BuildError: `MAX_JOBS` is no positive number.
+    """
+    asked = os.environ.get("MAX_JOBS")
+    if asked:
+        if not asked.isdecimal() or int(asked) == 0:
+            raise BuildError(f"MAX_JOBS must be a positive number of compilers, got {asked!r}")
+        return int(asked)
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     try:
         available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

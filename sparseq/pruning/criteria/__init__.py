@@ -1,5 +1,7 @@
-"""Criteria score, larger = keep. A new one is a file here with a registered function, and its
-import below."""
+"""Criteria: functions that score weights, larger = keep.
+
+To add one, register a function in a new file here and import that file below.
+"""
 
 from sparseq.pruning.criteria import magnitude, random
 from sparseq.pruning.criteria.context import (

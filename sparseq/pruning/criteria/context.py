@@ -1,4 +1,4 @@
-"""What a criterion may look at."""
+"""The inputs of a criterion."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from sparseq.errors import require
+from sparseq.errors import argument_error
 from sparseq.registry import Registry
 
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -20,13 +20,13 @@ class ScoreContext:
     """The arguments of every criterion.
 
     Attributes:
-        model: the network; a criterion leaves its weights, buffers, gradients and mode as they
-            were (work on a deep copy to run it).
-        parameters: name -> prunable parameter of the model; exactly these are to be scored.
+        model: the network; a criterion must not change its weights, buffers, gradients or mode
+            (run a deep copy instead).
+        parameters: name -> prunable parameter of the model; exactly these are scored.
         batches: (inputs, targets) pairs, iterated once, or None.
         loss_fn: (outputs, targets) -> scalar loss.
         generator: the only source of randomness, on the CPU.
-        quaternions: names of the parameters (4, ...) whose components are pruned together.
+        quaternions: names of the parameters (4, ...) whose four components are pruned together.
     """
 
     model: nn.Module
@@ -37,11 +37,10 @@ class ScoreContext:
     quaternions: frozenset[str] = frozenset()
 
     def data(self, criterion: str) -> Batches:
-        """The batches; ValueError in the name of the criterion when there are none."""
-        require(
-            self.batches is not None, criterion, "batches", "must be given: it scores on data", None
-        )
-        assert self.batches is not None
+        """The batches; ValueError, naming the criterion, if there are none."""
+        if self.batches is None:
+            rule = "must be given, as the scores depend on data"
+            raise argument_error(criterion, "batches", rule, None)
         return self.batches
 
 

@@ -1,4 +1,4 @@
-"""Magnitude: the weights closest to zero go first."""
+"""Magnitude: the weights closest to zero are pruned first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Random: the control every other criterion has to beat."""
+"""Random: the baseline that every other criterion has to beat."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from sparseq.pruning.criteria.context import CRITERIA, ScoreContext, Scores
 
 @CRITERIA.register("random")
 def uniform(context: ScoreContext) -> Scores:
-    """score ~ U(0, 1), one draw per weight, or per quaternion where they are pruned whole.
+    """score ~ U(0, 1), one draw per weight, or per quaternion if its components stay together.
 
-    The same on every device: drawn on the CPU, in float64 so that ties are out of the question.
+    The scores are the same on every device: they are drawn on the CPU, in float64 to avoid ties.
     """
     return {name: _draw(name, weight, context) for name, weight in context.parameters.items()}
 

@@ -1,1 +1,1 @@
-"""Recipes that prune in rounds: the plan, one trial, the end of a run, and the run itself."""
+"""Recipes that prune in rounds: plan, trials, final measurements, and the run itself."""

@@ -1,6 +1,6 @@
-"""The end of a run of pruning rounds: test accuracy, latency, table and figure, each made once.
+"""The end of a run of pruning rounds: test accuracy, latency, table and figure.
 
-Only here is the test split looked at, when every decision has been made.
+The test split is used only here, after all decisions.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ REPEATS = 31
 
 
 def finish(config: RoundsPlan, folder: RunFolder, trials: Sequence[Trial]) -> Results:
-    """Test, time and write up trials that are finished."""
+    """Test and time complete trials, and write the results."""
     levels = []
     for algebra in config.algebras:
         levels += _levels(config, [trial for trial in trials if trial.algebra == algebra])
@@ -42,17 +42,17 @@ def finish(config: RoundsPlan, folder: RunFolder, trials: Sequence[Trial]) -> Re
 
 
 def _levels(config: RoundsPlan, trials: Sequence[Trial]) -> list[Level]:
-    """The levels of one network; times and sizes are of the (first) trial that went furthest."""
-    furthest = max(trials, key=lambda trial: len(trial.rows))
+    """The levels of one network; times and sizes are of the first trial with the most rounds."""
+    longest = max(trials, key=lambda trial: len(trial.rows))
     models = {trial.number: [trial.network(row["round"]) for row in trial.rows] for trial in trials}
     tests = {
         trial.number: [evaluate(model, trial.data.test).accuracy for model in models[trial.number]]
         for trial in trials
     }
     times = _latency(
-        furthest.new_model(),
-        models[furthest.number],
-        furthest.data.validation,
+        longest.new_model(),
+        models[longest.number],
+        longest.data.validation,
         config.measure_batch,
     )
     return [
@@ -65,7 +65,7 @@ def _levels(config: RoundsPlan, trials: Sequence[Trial]) -> list[Level]:
             ],
             *times[number],
         )
-        for number, row in enumerate(furthest.rows)
+        for number, row in enumerate(longest.rows)
     ]
 
 
@@ -76,7 +76,7 @@ def _latency(
     x, _ = next(iter(split.batches(batch)))
     x, dense = x.repeat(-(-batch // len(x)), *[1] * (x.dim() - 1))[:batch], dense.eval()
     with torch.no_grad():
-        # each network takes turns with the dense one, and with no other: they share the caches
+        # interleaved with the dense network only: more networks would evict each other's caches
         pairs = [
             median_ms([partial(dense, x), partial(model.eval(), x)], x.device, REPEATS)
             for model in sparse
@@ -87,7 +87,7 @@ def _latency(
 def _level(
     row: Row, reached: Sequence[tuple[Row, float]], dense_ms: float, sparse_ms: float
 ) -> Level:
-    """One level from the row measured, and the rows and test accuracies of all that reached it."""
+    """One level: size and times of one trial, accuracies of all trials that reached it."""
     validation = _spread([row["validation_accuracy"] for row, _ in reached])
     test = _spread([accuracy for _, accuracy in reached])
     return Level(
@@ -107,7 +107,7 @@ def _level(
 
 
 def _spread(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and sample standard deviation; 0 for one value."""
+    """Mean and sample standard deviation, which is 0 for a single value."""
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
 
 
@@ -123,6 +123,6 @@ def _timing(config: RoundsPlan) -> dict[str, Any]:
 
 
 def processor_name(device: str) -> str:
-    """What the times were measured on."""
+    """Name of the processor on which the times are measured."""
     cuda = torch.device(device).type == "cuda"
     return torch.cuda.get_device_name(device) if cuda else cpu_model()

@@ -1,4 +1,4 @@
-"""The plan of a recipe that prunes in rounds: its fields, and what one recipe does otherwise."""
+"""The plan of a recipe that prunes in rounds: its fields, and hooks for the differences."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from sparseq.recipes.experiment import Experiment
 
 @dataclass(frozen=True, kw_only=True)
 class RoundsPlan(Experiment):
-    """Train, then `rounds` times: prune `rate` of what is left, and train again."""
+    """Train, then `rounds` times: prune `rate` of the remaining weights and train again."""
 
     algebras: tuple[Literal["real", "quaternion"], ...] = ("real", "quaternion")
-    """Networks to compare; the first is the 100 % of the figure."""
+    """Networks to compare; the first one defines 100 % in the figure."""
     trials: int = 3
     """Seeds per network; the table shows mean and standard deviation."""
     rounds: int = 18
@@ -27,19 +27,19 @@ class RoundsPlan(Experiment):
     rate: float = 0.2
     """Fraction of the remaining weights that a round removes."""
     schedule: str = "geometric"
-    """geometric (rounds of `rate`), or one_shot: as much in a single round."""
+    """geometric (`rounds` of `rate`), or one_shot (the same final density in a single round)."""
     criterion: str = "magnitude"
-    """Score by which weights are kept."""
+    """Criterion that scores the weights; the largest scores are kept."""
     scope: Literal["global", "layerwise"] = "global"
-    """One threshold for the network, or one density for each layer."""
+    """One threshold for the network, or the same density in each layer."""
     granularity: Literal["component", "quaternion"] = "component"
-    """Prune quaternion weights component by component, or whole."""
+    """Prune the components of quaternion weights separately or together."""
     exclude: tuple[str, ...] = ()
     """Parameters never pruned (names or patterns)."""
     mask: Literal["scored", "random"] = "scored"
-    """Control: 'random' keeps each layer's density but draws the positions."""
+    """Control: 'random' keeps each layer's density but draws the kept positions."""
     stop_accuracy: float = 0.0
-    """End a trial after two rounds in a row below this validation accuracy (0..1)."""
+    """End a trial after two consecutive rounds below this validation accuracy (0..1)."""
     measure_batch: int = 256
     """Examples per forward pass when latency is measured."""
 
@@ -54,7 +54,7 @@ class RoundsPlan(Experiment):
         self.check(
             distinct and set(self.algebras) <= set(ALGEBRAS),
             "algebras",
-            f"must be different ones of: {', '.join(ALGEBRAS)}",
+            f"must be distinct and among: {', '.join(ALGEBRAS)}",
         )
         CRITERIA.get(self.criterion)
         SCHEDULES.get(self.schedule)
@@ -62,33 +62,33 @@ class RoundsPlan(Experiment):
     def densities(self) -> list[float]:
         """Fraction of the prunable weights kept in rounds 0, 1, ...
 
-        A schedule takes those of `rounds`, `rate` and the `density` they come to that it names.
+        A schedule gets those of `rounds`, `rate` and `density` (the final one) that it accepts.
         """
         if not self.rounds:
             return [1.0]
         schedule, density = SCHEDULES.get(self.schedule), (1 - self.rate) ** self.rounds
-        given = {"rounds": self.rounds, "rate": self.rate, "density": density}
-        return [1.0, *schedule(**accepted(schedule, given))]
+        arguments = {"rounds": self.rounds, "rate": self.rate, "density": density}
+        return [1.0, *schedule(**accepted(schedule, arguments))]
 
     def rewind_step(self, steps_per_epoch: int) -> int:
-        """Step of the first training whose weights are kept for rewinding."""
+        """Step of the first training to whose weights later rounds rewind."""
         return 0
 
     def first_epoch(self, number: int) -> int:
-        """Epoch of the batch order that round `number` starts with."""
+        """Epoch, in the batch order, with which round `number` starts."""
         return 0
 
     def init_parts(self, number: int) -> tuple[int | str, ...]:
-        """What the initialization of round `number` is derived from, beside seed and trial."""
+        """Parts of the seed of round `number`'s initialization, besides run seed and trial."""
         return ()
 
     def start(
         self, rewound: Mapping[str, Tensor], final: Mapping[str, Tensor]
     ) -> Mapping[str, Tensor] | None:
-        """Weights a round after the first starts from; None: a fresh initialization.
+        """Weights from which a round after the first starts; None for a new initialization.
 
         Args:
             rewound: weights at the rewind step of the first training.
-            final: weights at the end of the round before.
+            final: weights at the end of the previous round.
         """
         raise NotImplementedError

@@ -21,17 +21,17 @@ from sparseq.train import RowLog
 
 @dataclass(frozen=True, kw_only=True)
 class PruningRounds(RoundsPlan):
-    """Train, then `rounds` times: prune `rate` of what is left, and train again."""
+    """Train, then `rounds` times: prune `rate` of the remaining weights and train again."""
 
     def run(self, reporter: Reporter | None = None) -> Results:
-        """Run, or go on with what the folder holds; the results of a finished run are read.
+        """Run, or resume the run in the folder; the results of a complete run are read.
 
         Raises:
-            FileExistsError: the folder belongs to another run.
+            FileExistsError: the folder contains another run.
             FileNotFoundError: the data set is missing.
         """
         report = reporter or Silent()
-        with self.processor(), RunFolder(self.folder(), self.identity()) as folder:
+        with self.torch_threads(), RunFolder(self.folder(), self.identity()) as folder:
             if (folder.path / RESULTS).exists():
                 return Results.read(folder.path)
             trials = self._open(self.load_data(), folder)
@@ -44,7 +44,7 @@ class PruningRounds(RoundsPlan):
             return finish(self, folder, trials)
 
     def _open(self, data: DataBundle, folder: RunFolder) -> list[Trial]:
-        """All trials, each as far as the folder has it; a model that cannot be built fails now."""
+        """All trials, resumed from the folder; fails early if a model cannot be built."""
         for algebra in self.algebras:
             self.new_model(data, algebra, 0)
         log = RowLog(folder.path)
@@ -56,7 +56,7 @@ class PruningRounds(RoundsPlan):
 
 
 def _build_kernels(device: str) -> None:
-    """Have the kernels compiled while the first networks, which need none, train."""
-    # whatever fails here fails again, in the open, where a kernel is needed
+    """Compile the kernels while the first networks train, which do not need them."""
+    # an error here is raised again by the first use of a kernel
     with contextlib.suppress(Exception):
         activate(torch.device(device).type)

@@ -1,9 +1,9 @@
-"""One trial: a network trained, pruned and trained again, round by round, restartable.
+"""One trial: a network trained, pruned and trained again, round by round; resumable.
 
-After every round the best network of that round is saved as a compressed file, and then the trial
-as a checkpoint; the checkpoint is what counts. A process killed at any moment goes on from the
-last finished round, and since every random number is a function of (seed, trial, round, epoch),
-it ends where it would have ended anyway.
+After every round the best network of that round is saved as a compressed file, then the trial as a
+checkpoint, which is authoritative. A run can be killed at any time and resumes after the last
+complete round; as all random numbers are functions of (seed, trial, round, epoch), its results are
+those of an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from sparseq.data import DataBundle
 from sparseq.errors import argument_error
 from sparseq.files.model_file import load, save
 from sparseq.pruning import Mask, prune
-from sparseq.recipes.folder import RunFolder, damage_named
-from sparseq.recipes.progress import Reporter
+from sparseq.recipes.folder import RunFolder, resuming
+from sparseq.recipes.progress import AdvanceReporter, Reporter
 from sparseq.recipes.rounds.plan import RoundsPlan
 from sparseq.seeds import derive_seed
 from sparseq.train import (
@@ -32,50 +32,44 @@ from sparseq.train import (
     EarlyBest,
     RowLog,
     TrainState,
+    copy_state,
     evaluate,
     fit,
     load_checkpoint,
     save_checkpoint,
 )
-from sparseq.train.checkpoint import part
+from sparseq.train.checkpoint import unprefixed
 
 Row = dict[str, Any]
 Tensors = dict[str, Tensor]
 
 
-class KeepStep(Callback):
-    """Copies the weights once `step` optimizer steps are done."""
+class CopyAtStep(Callback):
+    """Copies the weights after `step` optimizer steps."""
 
     def __init__(self, step: int) -> None:
         self.step = step
-        self.kept: Tensors = {}
+        self.weights: Tensors = {}
 
     def on_train_start(self, state: TrainState) -> None:
-        """Step 0: the weights before any step."""
+        """Copy before the first step if `step` is 0."""
         self.on_step(state)
 
     def on_step(self, state: TrainState) -> None:
-        """Copy if this is the step."""
+        """Copy after step `step`."""
         if state.step == self.step:
-            self.kept = copy_state(state.model)
-
-
-class Advance(Callback):
-    """Tells the reporter of every epoch."""
-
-    def __init__(self, report: Reporter, note: str) -> None:
-        self.report, self.note = report, note
-
-    def on_epoch_end(self, state: TrainState) -> None:
-        """One unit more."""
-        self.report.advance(1, self.note)
+            self.weights = copy_state(state.model)
 
 
 class Trial:
-    """One seed of one network; opening it reads what an earlier process has finished.
+    """One seed of one network; reads the complete rounds of an earlier process from the folder.
 
     Attributes:
-        rows: one for each finished round, in order.
+        name: "<algebra>/trial-<number>", which is its folder too.
+        rows: results of the complete rounds, in order.
+        rewound: weights at the rewind step of the first training.
+        final: weights at the end of the last complete round.
+        mask: of the last complete round; None before the first.
     """
 
     def __init__(
@@ -89,7 +83,7 @@ class Trial:
     ) -> None:
         self.config, self.data, self.folder, self.log = config, data, folder, log
         self.algebra, self.number = algebra, number
-        self.place = f"{algebra}/trial-{number}"
+        self.name = f"{algebra}/trial-{number}"
         self.densities = config.densities()
         self.rows: list[Row] = []
         self.rewound: Tensors = {}
@@ -99,23 +93,23 @@ class Trial:
 
     @property
     def finished(self) -> bool:
-        """All rounds are done, or the last two stayed below the accuracy to stop at."""
-        low = [row["validation_accuracy"] < self.config.stop_accuracy for row in self.rows[-2:]]
-        return len(self.rows) == len(self.densities) or low == [True, True]
+        """All rounds are complete, or the last two are below the accuracy at which to stop."""
+        below = [row["validation_accuracy"] < self.config.stop_accuracy for row in self.rows[-2:]]
+        return len(self.rows) == len(self.densities) or below == [True, True]
 
     def file(self, number: int) -> Path:
-        """The compressed network of a round."""
-        return self.folder / f"{self.place}/round-{number:02}.sparseq"
+        """Path of the compressed network of a round."""
+        return self.folder / f"{self.name}/round-{number:02}.sparseq"
 
     def run(self, report: Reporter) -> None:
-        """Do the rounds that are not done."""
+        """Run the remaining rounds."""
         while not self.finished:
             self._round(len(self.rows), report)
-        left_out = len(self.densities) - len(self.rows)
-        report.advance(left_out * self.config.training.epochs, self.place)
+        skipped = len(self.densities) - len(self.rows)
+        report.advance(skipped * self.config.training.epochs, self.name)
 
     def new_model(self, number: int = 0) -> nn.Module:
-        """A freshly initialized network for a round, on the run's device."""
+        """The newly initialized network of a round, on the run's device."""
         parts = self.config.init_parts(number)
         seed = derive_seed("weights", self.config.seed, self.number, *parts)
         return self.config.new_model(self.data, self.algebra, seed)
@@ -141,18 +135,18 @@ class Trial:
         self._commit()
 
     def _next_mask(self, model: nn.Module, number: int) -> Mask:
-        """The mask of a round, from the weights at the end of the round before."""
+        """The mask of a round, from the weights at the end of the previous round."""
         if self.mask is None:
             return Mask.ones(model, self.config.exclude)
-        fresh = copy_state(model)
+        initial = copy_state(model)
         model.load_state_dict(self.final)
         mask = self._select(model, self.mask, number)
-        model.load_state_dict(fresh)
+        model.load_state_dict(initial)
         return mask
 
     def _select(self, model: nn.Module, within: Mask, number: int) -> Mask:
         config, density = self.config, self.densities[number]
-        cut = partial(
+        prune_within = partial(
             prune,
             model,
             density=density,
@@ -162,10 +156,10 @@ class Trial:
             seed=derive_seed("mask", config.seed, self.number, number),
         )
         batches = self.data.train.batches(config.training.batch_size, seed=self._order())
-        scored = cut(config.criterion, scope=config.scope, batches=batches)
+        scored = prune_within(config.criterion, scope=config.scope, batches=batches)
         if config.mask == "scored":
             return scored
-        return cut("random", scope=scored.layer_densities())
+        return prune_within("random", scope=scored.layer_densities())
 
     def _rewind(self, model: nn.Module, number: int) -> None:
         state = self.config.start(self.rewound, self.final) if number else None
@@ -173,17 +167,17 @@ class Trial:
             model.load_state_dict(state)
 
     def _train(self, model: nn.Module, mask: Mask, report: Reporter) -> tuple[float, EarlyBest]:
-        """Train under the mask; returns the last epoch's loss and the best weights."""
+        """Train under the mask; returns the loss of the last epoch and the best weights."""
         config, number = self.config, len(self.rows)
         epochs, batch_size = config.training.epochs, config.training.batch_size
         best = EarlyBest(self.data.validation)
-        keep = KeepStep(config.rewind_step(self.data.train.steps(batch_size)))
+        rewind_point = CopyAtStep(config.rewind_step(self.data.train.steps(batch_size)))
         optimizer, first = config.new_optimizer(model), config.first_epoch(number)
         rate = config.change_rate(first)
-        tick = Advance(
+        progress = AdvanceReporter(
             report,
             f"{self.algebra} {self.number + 1}/{config.trials}, round {number},"
-            f" {100 * mask.density:.3g} % left",
+            f" density {100 * mask.density:.3g} %",
         )
         # a mask that drops nothing needs no enforcement
         with mask.enforce(model, optimizer) if number else nullcontext():
@@ -195,24 +189,24 @@ class Trial:
                 batch_size=batch_size,
                 seed=self._order(),
                 start_epoch=first,
-                callbacks=[rate, tick, best, *([] if number else [keep])],
+                callbacks=[rate, progress, best, *([] if number else [rewind_point])],
             )
         loss = state.metrics["loss"]
         if not math.isfinite(loss):
             raise argument_error(
                 config.recipe,
                 "lr",
-                f"must be lower (the loss was {loss} in {self.place}, round {number})",
+                f"must be lower (the loss was {loss} in {self.name}, round {number})",
                 config.training.lr,
             )
-        self.rewound = self.rewound or keep.kept
+        self.rewound = self.rewound or rewind_point.weights
         best.epoch -= first
         return loss, best
 
     def _order(self) -> int:
         return derive_seed("order", self.config.seed, self.number)
 
-    def _row(self, model: nn.Module, mask: Mask, number: int, more: Mapping[str, Any]) -> Row:
+    def _row(self, model: nn.Module, mask: Mask, number: int, training: Mapping[str, Any]) -> Row:
         metrics = evaluate(model, self.data.validation)
         return {
             "run": self.config.fingerprint(),
@@ -225,7 +219,7 @@ class Trial:
             "validation_accuracy": metrics.accuracy,
             "validation_loss": metrics.loss,
             "bytes": self.file(number).stat().st_size,
-            **more,
+            **training,
         }
 
     def _commit(self) -> None:
@@ -233,47 +227,45 @@ class Trial:
         groups = {"rewound": self.rewound, "final": self.final, "mask": self.mask}
         tensors = {
             f"{group}/{name}": tensor
-            for group, named in groups.items()
-            for name, tensor in named.items()
+            for group, members in groups.items()
+            for name, tensor in members.items()
         }
         save_checkpoint(self._checkpoint(), tensors, {"rows": self.rows})
         self.log.append(self.rows[-1])
 
     def network(self, number: int) -> nn.Module:
-        """The compressed network of a finished round; ValueError with the remedy if it is gone."""
-        with self._remedy():
+        """The compressed network of a complete round; ValueError if its file is missing."""
+        with self._resuming():
             return load(self.file(number), self.new_model())
 
     def _resume(self) -> None:
         if self._checkpoint().exists():
-            with self._remedy():
+            with self._resuming():
                 tensors, meta = load_checkpoint(self._checkpoint())
                 self.rows = meta["rows"]
-                self.rewound, self.final = part(tensors, "rewound/"), part(tensors, "final/")
-                self.mask = Mask(part(tensors, "mask/")).to(self.config.device)
+                self.rewound, self.final = (
+                    unprefixed("rewound/", tensors),
+                    unprefixed("final/", tensors),
+                )
+                self.mask = Mask(unprefixed("mask/", tensors)).to(self.config.device)
                 for row in self.rows:
                     self.file(row["round"]).stat()
         self._reconcile()
 
-    def _remedy(self) -> AbstractContextManager[None]:
-        return damage_named(self._checkpoint().parent, "this trial runs again from its start")
+    def _resuming(self) -> AbstractContextManager[None]:
+        return resuming(self._checkpoint().parent, "this trial starts again")
 
     def _checkpoint(self) -> Path:
-        return self.folder / f"{self.place}/checkpoint.safetensors"
+        return self.folder / f"{self.name}/checkpoint.safetensors"
 
     def _reconcile(self) -> None:
-        """Make the log hold exactly this trial's rows: a crash falls between the two at times."""
+        """Make the log consistent with the checkpoint: a crash may have separated the two."""
 
-        def mine(row: Row) -> bool:
+        def of_this_trial(row: Row) -> bool:
             return (row.get("algebra"), row.get("trial")) == (self.algebra, self.number)
 
-        logged = [row for row in self.log.rows if mine(row)]
+        logged = [row for row in self.log.rows if of_this_trial(row)]
         if logged != self.rows:
-            self.log.drop(mine)
+            self.log.drop(of_this_trial)
             for row in self.rows:
                 self.log.append(row)
-
-
-def copy_state(model: nn.Module) -> Tensors:
-    """A copy of all parameters and buffers."""
-    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}

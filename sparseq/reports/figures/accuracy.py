@@ -1,4 +1,4 @@
-"""Accuracy against the percent of weights left: the figure of the lottery-ticket papers."""
+"""Accuracy against the percentage of remaining weights: the figure of lottery-ticket papers."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from sparseq.errors import require
-from sparseq.reports.figures.figure import COLORS, INK, QUIET, new_figure
+from sparseq.reports.figures.canvas import COLORS, INK, QUIET, new_figure
+from sparseq.reports.figures.catalog import FIGURES
 
 MARKERS = ["o", "s", "^", "D", "v", "P", "X"]
-DOTTED, BARS = "dotted: unpruned", " \u00b7 bars: one standard deviation over the trials"
+DOTTED, BARS = "dotted: unpruned", " \u00b7 bars: one standard deviation across trials"
 TICKS = [100, 50, 20, 10, 5, 2, 1, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01]
 
 
@@ -23,10 +24,10 @@ class Curve:
 
     Attributes:
         name: legend entry.
-        densities: (n) fraction kept of the network's own prunable weights, 0..1.
-        accuracy: (n) mean over the trials, 0..1.
-        deviation: (n) standard deviation over the trials, 0..1; zero for one trial.
-        weights: prunable weights of the whole network.
+        densities: (n) fraction kept of this network's prunable weights, in (0, 1].
+        accuracy: (n) mean over the trials, in 0..1.
+        deviation: (n) standard deviation over the trials, in 0..1; zero for a single trial.
+        weights: number of prunable weights of the unpruned network.
     """
 
     name: str
@@ -36,22 +37,27 @@ class Curve:
     weights: int
 
 
+@FIGURES.register("accuracy")
 def accuracy_figure(
     curves: Sequence[Curve], title: str = "", ylabel: str = "test accuracy (%)"
 ) -> Figure:
-    """Accuracy vs percent of weights left, log scale, from many weights to few.
+    """Accuracy against the percentage of remaining weights, on a reversed log scale.
 
-    The first curve's network counts as 100 %: x = 100 density * weights / curves[0].weights. A
-    quaternion network, which holds a quarter of the weights, so starts near 25 %, and points
-    above each other are networks of equally many weights. Bars: one standard deviation.
+    x = 100 density * weights / curves[0].weights: the first curve's network is the 100 %. A
+    quaternion network has a quarter of the weights and therefore starts near 25 %; points at the
+    same x have the same number of weights. Bars are one standard deviation.
 
     Args:
         curves: the lines, in the order of the legend.
-        title: above the figure.
-        ylabel: beside it.
+        title: of the figure.
+        ylabel: label of the y axis.
+
+    Returns:
+        A matplotlib figure; `save_figure` writes it.
 
     Raises:
-        ValueError: no curves, or one whose sequences differ in length or are empty.
+        ValueError: no curves, a curve whose sequences differ in length or are empty, or a density
+            that is not positive.
 
     Source: Frankle & Carbin 2019, fig. 3; Iqbal & Mishra 2023, figs. 3-5.
     """
@@ -62,7 +68,7 @@ def accuracy_figure(
         _draw(axes, curve, curves[0].weights, index)
     _scale_x(axes, curves)
     _scale_y(axes, curves)
-    axes.set_xlabel(f"weights left (% of the {curves[0].name} network's)")
+    axes.set_xlabel(f"remaining weights (% of the {curves[0].name} network's)")
     axes.set_ylabel(ylabel)
     axes.set_title(title, loc="left", fontsize=11, color=INK)
     axes.legend(frameon=False, loc="lower left")
@@ -75,7 +81,7 @@ def accuracy_figure(
 
 def _check(curve: Curve) -> None:
     sizes = {len(curve.densities), len(curve.accuracy), len(curve.deviation)}
-    rule = "must have equally many densities, accuracies and deviations, at least one"
+    rule = "must have as many accuracies and deviations as densities, at least one"
     require(len(sizes) == 1 and 0 not in sizes, "accuracy_figure", curve.name, rule, sorted(sizes))
     positive = all(density > 0 for density in curve.densities)
     require(positive, "accuracy_figure", curve.name, "must have densities above 0", "0 or less")
@@ -117,7 +123,7 @@ def _scale_x(axes: Axes, curves: Sequence[Curve]) -> None:
 
 
 def _scale_y(axes: Axes, curves: Sequence[Curve]) -> None:
-    """Room for every bar, at least two points high, never above 100 %."""
+    """Limits that include every bar, at most half a point above 100 %."""
     bars = [
         (100 * (mean - spread), 100 * (mean + spread))
         for curve in curves

@@ -1,277 +1,150 @@
-"""The build as users meet it: in processes of their own, with a cache of their own."""
+"""The compilers at work, on a csrc so small that they take no time."""
 
 from __future__ import annotations
 
-import os
-import shutil
-import signal
+import ctypes
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import pytest
+import torch
 
-from sparseq.ops import build
-from sparseq.ops.build import toolchain
+from sparseq.ops.build import cache, compile, sources, toolchain
+from sparseq.ops.build.sources import Variant
+from sparseq.ops.build.toolchain import BuildError
+from tests.ops.build.processes import ANSWERS, call
 
-CALL = (
-    "import torch; from sparseq.ops.hamilton import hamilton; from sparseq.ops import _backend;"
-    "y = hamilton(torch.ones(1, 4), torch.ones(4, 1, 1));"
-    "print(y.tolist(), _backend.activate('cpu')['hamilton'])"
-)
-EXPECTED = "[[-2.0, 2.0, 2.0, 2.0]]"
-QUICK = {"SPARSEQ_CPU_ISA": "scalar"}
+TINY_CU = """
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/tensor.h>
 
+#include "../common/step.h"
+#include "type.cuh"
 
-def environment(cache: Path, **more: str) -> dict[str, str]:
-    clean = {k: v for k, v in os.environ.items() if not k.startswith("SPARSEQ_")}
-    return {**clean, "SPARSEQ_CACHE_DIR": str(cache), **more}
+using torch::stable::Tensor;
 
+__global__ void add(Real* x, int64_t n) {
+  const int64_t i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i < n) x[i] += STEP;
+}
 
-def start(cache: Path, code: str = CALL, **more: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", code],
-        env=environment(cache, **more),
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
+Tensor add_step(Tensor x) {
+  add<<<(x.numel() + 255) / 256, 256>>>(static_cast<Real*>(x.mutable_data_ptr()), x.numel());
+  return x;
+}
 
-
-def call(cache: Path, **more: str) -> tuple[str, str, int]:
-    process = start(cache, **more)
-    out, err = process.communicate(timeout=300)
-    return out.strip(), err, process.returncode
-
-
-def builds_in(cache: Path) -> list[str]:
-    return [path.name for path in cache.iterdir() if path.is_dir()]
+STABLE_TORCH_LIBRARY(sparseq_tiny, m) { m.def("add_step(Tensor x) -> Tensor"); }
+STABLE_TORCH_LIBRARY_IMPL(sparseq_tiny, CUDA, m) { m.impl("add_step", TORCH_BOX(&add_step)); }
+"""
+LOAD = """
+import sys, torch
+torch.ops.load_library(sys.argv[1])
+print(torch._C._dispatch_has_kernel_for_dispatch_key("sparseq_tiny::add_step", "CUDA"))
+"""
 
 
 @pytest.fixture
-def no_compiler(tmp_path):
-    """Environment in which no compiler is on the path."""
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    return {"PATH": str(folder), "CXX": ""}
-
-
-@pytest.fixture(scope="module")
-def needs_compiler():
+def cuda_sources(csrc):
+    """A CUDA kernel in our small csrc."""
     try:
+        toolchain.required_cuda_compiler()
         toolchain.compiler()
-    except toolchain.BuildError as error:
+    except BuildError as error:
         pytest.skip(str(error))
+    (csrc / "cuda").mkdir()
+    (csrc / "cuda" / "tiny.cu").write_text(TINY_CU)
+    (csrc / "cuda" / "type.cuh").write_text("using Real = float;\n")
+    (csrc / "common" / "step.h").write_text("#define STEP 1.0f\n")
+    return csrc / "cuda"
+
+
+@pytest.mark.usefixtures("needs_compiler", "csrc")
+def test_what_is_missing_is_compiled_and_no_more(cpu, host, capsys):
+    compile.build([host])
+    built = cache.find(host)
+    before = built.stat().st_mtime_ns
+    assert "compiling the kernels for host, once" in capsys.readouterr().err
+    compile.build([cpu, host])
+    assert f"compiling the kernels for {cpu.name}, once" in capsys.readouterr().err
+    assert cache.find(host).stat().st_mtime_ns == before
+    for variant in (cpu, host):
+        library = ctypes.CDLL(str(cache.find(variant)))
+        assert library.answer() == ANSWERS[variant.library.name]
+    compile.build([cpu, host])
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.usefixtures("needs_compiler")
+def test_paths_of_any_characters(csrc, tmp_path, monkeypatch, host):
+    odd = tmp_path / "a $HOME: 'b'"
+    csrc.rename(odd)
+    monkeypatch.setattr(sources, "source_root", lambda: odd)
+    (tmp_path / "out $x: y").mkdir()
+    path = tmp_path / "out $x: y" / "host.so"
+    compile.compile_libraries({host: path})
+    assert ctypes.CDLL(str(path)).answer() == ANSWERS["host"]
+
+
+@pytest.mark.usefixtures("needs_compiler")
+def test_sources_that_do_not_compile_are_shown_and_change_nothing(cpu, host, csrc, tmp_path):
+    (csrc / "cpu" / "wrong.cpp").write_text("int wrong() { return nothing; }\n")
+    with pytest.raises(BuildError, match=r"do not compile:\n  .*wrong.cpp:1:.*error.*nothing") as e:
+        compile.build([cpu, host])
+    assert str(e.value).endswith("`sparseq build --verbose` shows everything")
+    with pytest.raises(BuildError, match="what the compiler said is above"):
+        compile.build([cpu], verbose=True)
+    assert cache.find(cpu) is None
+    assert not [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
+
+
+@pytest.mark.usefixtures("needs_compiler", "csrc")
+def test_what_cannot_be_built_is_told_apart(host, monkeypatch):
+    assert compile.can_build(host)
+    monkeypatch.setattr(toolchain, "ninja", lambda: toolchain.version_text("/none/ninja"))
+    assert not compile.can_build(host)
+
+
+@pytest.mark.usefixtures("needs_compiler", "csrc")
+def test_all_instruction_sets_are_built_ahead_of_time():
+    compile.build_ahead_of_time()
+    known = sources.libraries()
+    for isa in toolchain.supported_isas():
+        path = cache.find(Variant(known["cpu"], isa))
+        assert path == cache.AHEAD / f"cpu-{isa}.so"
+        assert ctypes.CDLL(str(path)).answer() == ANSWERS["cpu"]
+    assert cache.find(Variant(known["host"], "")) == cache.AHEAD / "host.so"
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("needs_compiler")
-def test_killed_builder_then_eight_at_once_build_exactly_once(tmp_path):
-    cache = tmp_path / "cache"
-    victim = start(cache, **QUICK)
-    deadline = time.monotonic() + 60
-    while not (cache.exists() and any(".tmp-" in name for name in builds_in(cache))):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    victim.send_signal(signal.SIGKILL)
-    victim.communicate()
-    processes = [start(cache, OMP_NUM_THREADS="1", **QUICK) for _ in range(8)]
-    results = [process.communicate(timeout=400) for process in processes]
-    assert {out.strip() for out, _ in results} == {f"{EXPECTED} compiled"}
-    assert sum("compiled in" in err for _, err in results) == 1
-    assert len(builds_in(cache)) == 1
-    library = next(cache.glob("*/cpu.so"))
-    before = library.stat().st_mtime_ns
-    out, err, _ = call(cache, **QUICK)
-    assert out == f"{EXPECTED} compiled"
-    assert err == ""
-    assert library.stat().st_mtime_ns == before
+def test_one_cuda_file_makes_a_library(cuda_sources, tmp_path, monkeypatch):
+    monkeypatch.setattr(toolchain, "cuda_arch", lambda: "sm_90")
+    variant = sources.variant(sources.libraries()["cuda"])
+    assert cache.find(variant) is None
+    if torch.version.cuda:
+        compile.build([variant])
+        path = cache.find(variant)
+        assert path.parent.name.startswith("cuda-sm_90-")
+        assert call(tmp_path / "cache", LOAD, path)[0] == "True"
+    assert compile.compile_cuda() == [str(cuda_sources / "tiny.cu")]
+    (cuda_sources / "type.cuh").write_text("")
+    with pytest.raises(BuildError, match=r"(?s)tiny.cu does not compile:\n.*Real"):
+        compile.compile_cuda()
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("needs_compiler")
-def test_a_damaged_cache_is_built_again(tmp_path):
-    cache = tmp_path / "cache"
-    call(cache, **QUICK)
-    library = next(cache.glob("*/cpu.so"))
-    library.write_bytes(library.read_bytes()[:1000])
-    out, err, _ = call(cache, **QUICK)
-    assert out == f"{EXPECTED} compiled"
-    assert "compiled in" in err
+@pytest.mark.usefixtures("csrc")
+def test_the_check_of_cuda_without_nvcc_or_sources(monkeypatch):
+    monkeypatch.setattr(toolchain, "required_cuda_compiler", lambda: sys.executable)
+    assert compile.compile_cuda() == []
+
+    def missing():
+        raise BuildError("no nvcc found")
+
+    monkeypatch.setattr(toolchain, "required_cuda_compiler", missing)
+    with pytest.raises(BuildError, match="no nvcc found"):
+        compile.compile_cuda()
 
 
-def test_without_a_compiler_plain_torch_serves_with_one_warning(tmp_path, no_compiler):
-    code = CALL + ";hamilton(torch.ones(2, 4), torch.ones(4, 1, 1))"
-    process = start(tmp_path / "cache", code, **no_compiler)
-    out, err = process.communicate(timeout=120)
-    assert out.strip() == f"{EXPECTED} reference"
-    assert err.count("Warning") == 1
-    assert "no C++ compiler found" in err
-    assert "apt install g++" in err
-
-
-def test_the_warning_names_the_line_of_the_user(tmp_path, no_compiler):
-    script = tmp_path / "mine.py"
-    script.write_text("\n".join(line.strip() for line in CALL.split(";")))
-    clean = environment(tmp_path / "cache", PYTHONPATH=str(build.PACKAGE.parent), **no_compiler)
-    command = [sys.executable, str(script)]
-    result = subprocess.run(command, env=clean, capture_output=True, text=True, check=True)
-    assert result.stderr.startswith(f"{script}:4: UserWarning: sparseq runs its slow plain-torch")
-
-
-def test_reference_on_request_says_nothing_and_builds_nothing(tmp_path, no_compiler):
-    out, err, _ = call(tmp_path / "cache", SPARSEQ_BACKEND="reference", **no_compiler)
-    assert out == f"{EXPECTED} reference"
-    assert err == ""
-    assert not (tmp_path / "cache").exists()
-
-
-def test_compiled_on_request_fails_loudly(tmp_path, no_compiler):
-    _, err, code = call(tmp_path / "cache", SPARSEQ_BACKEND="compiled", **no_compiler)
-    assert code != 0
-    assert "no C++ compiler found" in err
-
-
-def test_broken_compiler_is_named(tmp_path):
-    false = shutil.which("false")
-    out, err, _ = call(tmp_path / "cache", CXX=str(false))
-    assert out == f"{EXPECTED} reference"
-    assert f"{false} does not run" in err
-
-
-@pytest.mark.parametrize(
-    ("value", "message"),
-    [
-        ("nothing", "unknown backend in SPARSEQ_BACKEND 'nothing'; choose one of: auto, compiled"),
-        ("nothing=reference", "unknown op in SPARSEQ_BACKEND 'nothing'; choose one of: block_mm"),
-        ("spmm=triton", "asks for 'triton' to serve 'spmm' on 'cpu', which has only"),
-    ],
-)
-def test_wrong_backends_are_named(tmp_path, value, message):
-    _, err, code = call(tmp_path / "cache", SPARSEQ_BACKEND=f"reference,{value}")
-    assert code != 0
-    assert message in err
-
-
-def test_wrong_instruction_sets_are_named(monkeypatch):
-    monkeypatch.setenv("SPARSEQ_CPU_ISA", "mmx")
-    with pytest.raises(ValueError, match=r"SPARSEQ_CPU_ISA 'mmx'; choose one of: scalar, avx2"):
-        toolchain.cpu_isa()
-    monkeypatch.setenv("SPARSEQ_CPU_ISA", "avx512")
-    monkeypatch.setattr(toolchain, "supported_isas", lambda: ["scalar", "avx2"])
-    with pytest.raises(ValueError, match=r"avx512: this CPU .* has only scalar, avx2"):
-        toolchain.cpu_isa()
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root can write everywhere")
-def test_unwritable_cache_is_named(tmp_path):
-    tmp_path.chmod(0o500)
-    out, err, _ = call(tmp_path / "cache")
-    assert out == f"{EXPECTED} reference"
-    assert "set SPARSEQ_CACHE_DIR" in err
-
-
-def test_read_only_home_falls_back_to_a_private_folder(tmp_path, monkeypatch):
-    monkeypatch.delenv("SPARSEQ_CACHE_DIR", raising=False)
-    blocker = tmp_path / "file"
-    blocker.write_text("")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(blocker))
-    monkeypatch.setattr(build.tempfile, "gettempdir", lambda: str(tmp_path))
-    root = build.cache_root()
-    assert root.parent == tmp_path
-    assert root.stat().st_mode & 0o777 == 0o700
-    root.chmod(0o770)
-    reasons = (
-        rf"{blocker}/sparseq cannot be made \(Not a directory\), {root} can be written by others"
-    )
-    with pytest.raises(
-        build.BuildError, match=rf"{reasons} \(chmod go-w {root}\); set SPARSEQ_CACHE"
-    ):
-        build.cache_root()
-    monkeypatch.setattr(os, "getuid", lambda: 12345)
-    monkeypatch.setenv("SPARSEQ_CACHE_DIR", str(root))
-    with pytest.raises(build.BuildError, match=f"{root} belongs to another user; set"):
-        build.cache_root()
-
-
-@pytest.mark.usefixtures("needs_compiler")
-def test_a_verbose_build_fills_the_cache(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("SPARSEQ_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(build, "AHEAD", tmp_path / "none")
-    asked = []
-
-    def compile_nothing(folder, isa, verbose):
-        asked.append(verbose)
-        for name in build.LIBRARIES:
-            (folder / f"{name}.so").write_text("")
-
-    monkeypatch.setattr(build, "_compile", compile_nothing)
-    build.main(["--verbose"])
-    folder = Path(capsys.readouterr().out.strip())
-    assert (folder / "cpu.so").exists()
-    assert build.existing("cpu") == folder / "cpu.so"
-    build.main(["--verbose"])
-    assert "compiled before" in capsys.readouterr().err
-    (folder / build.SIZES).write_text("[]")
-    build.main([])
-    assert asked == [True, False]
-
-
-@pytest.mark.usefixtures("needs_compiler")
-def test_a_build_that_fails_says_how_to_see_more(tmp_path, monkeypatch):
-    def fail(command, **options):
-        return subprocess.CompletedProcess(command, 1, "a.cpp:1: error: no\n", None)
-
-    monkeypatch.setattr(build.subprocess, "run", fail)
-    monkeypatch.setattr(toolchain, "compiler", lambda: "c++")
-    with pytest.raises(
-        build.BuildError, match=r"do not compile:\n  a.cpp:1: error: no\n`sparseq b"
-    ):
-        build._compile(tmp_path, "scalar")
-
-
-def test_importing_builds_and_writes_nothing(tmp_path):
-    code = (
-        "import sparseq, sys; assert 'torch' not in sys.modules; sparseq.QLinear;"
-        "import sparseq.cli.main; print('torch' in sys.modules)"
-    )
-    process = start(tmp_path / "cache", code, HOME=str(tmp_path))
-    out, err = process.communicate(timeout=120)
-    assert out.strip() == "True", err
-    assert not list(tmp_path.rglob("*.so"))
-    assert not (tmp_path / "cache").exists()
-
-
-@pytest.mark.usefixtures("needs_compiler")
-def test_key_follows_sources_flags_and_cpu(monkeypatch):
-    keys = {build.cache_key("scalar"), build.cache_key("avx2")}
-    monkeypatch.setattr(build, "source_hash", lambda: "other")
-    keys.add(build.cache_key("scalar"))
-    monkeypatch.setattr(toolchain, "cpu_features", lambda: frozenset({"other"}))
-    keys.add(build.cache_key("scalar"))
-    monkeypatch.setattr(build, "FLAGS", ["-O0"])
-    keys.add(build.cache_key("scalar"))
-    assert len(keys) == 5
-
-
-def test_the_hash_follows_every_kind_of_source(tmp_path, monkeypatch):
-    monkeypatch.setattr(build, "source_root", lambda: tmp_path)
-    hashes = {build.source_hash()}
-    for name in ("a.h", "a.cpp", "a.cu", "a.cuh"):
-        (tmp_path / name).write_text("")
-        hashes.add(build.source_hash())
-    assert len(hashes) == 5
-
-
-def test_libraries_built_ahead_of_time_are_used_only_for_their_sources(tmp_path, monkeypatch):
-    monkeypatch.setattr(build, "AHEAD", tmp_path)
-    isa = toolchain.cpu_isa()
-    (tmp_path / f"cpu_{isa}.so").write_text("")
-    assert build._ahead_of_time("cpu") is None
-    manifest = tmp_path / "manifest.json"
-    manifest.write_text(f'{{"sources": "{build.source_hash()}"}}')
-    assert build._ahead_of_time("cpu") == tmp_path / f"cpu_{isa}.so"
-    for other in ('{"sources": "older"}', "[]"):
-        manifest.write_text(other)
-        assert build._ahead_of_time("cpu") is None
+def test_the_module_runs_as_a_program():
+    command = [sys.executable, "-m", "sparseq.ops.build", "--help"]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "--ahead-of-time" in run.stdout

@@ -1,4 +1,4 @@
-"""What criteria are given."""
+"""The inputs of criteria."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def context(**options):
     return ScoreContext(model, prunable_parameters(model), **options)
 
 
-def test_data_must_be_there_for_a_criterion_that_needs_it():
+def test_a_criterion_that_needs_data_requires_batches():
     with pytest.raises(ValueError, match="snip: batches must be given"):
         context().data("snip")
     batches = [(torch.randn(2, 3), torch.tensor([0, 1]))]
     assert context(batches=batches).data("snip") is batches
 
 
-def test_cannot_be_changed():
+def test_is_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         context().model = None

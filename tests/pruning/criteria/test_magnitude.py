@@ -9,7 +9,7 @@ from sparseq.pruning import CRITERIA, ScoreContext
 from sparseq.pruning.prunable import prunable_parameters
 
 
-def test_is_the_absolute_value_of_what_is_asked_for():
+def test_is_the_absolute_value_of_the_requested_weights():
     model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Linear(4, 4))
     scores = CRITERIA.get("magnitude")(ScoreContext(model, prunable_parameters(model, "1")))
     assert list(scores) == ["0.weight"]

@@ -17,7 +17,7 @@ def scores_of(model, seed=0, quaternions=frozenset()):
     return CRITERIA.get("random")(context)
 
 
-def test_is_uniform_and_follows_the_generator_alone():
+def test_is_uniform_and_depends_on_the_generator_alone():
     model = nn.Sequential(nn.Linear(200, 100), nn.Linear(100, 50))
     scores = scores_of(model)
     for score in scores.values():
@@ -30,9 +30,9 @@ def test_is_uniform_and_follows_the_generator_alone():
     assert not torch.equal(scores_of(model, seed=1)["0.weight"], scores["0.weight"])
 
 
-def test_draws_once_for_a_quaternion_that_is_pruned_whole():
+def test_draws_once_per_quaternion_when_its_components_stay_together():
     model = QLinear(40, 40)
     single = scores_of(model)["weight"]
     assert not torch.equal(single, single[:1].expand_as(single))
-    whole = scores_of(model, quaternions=frozenset({"weight"}))["weight"]
-    assert torch.equal(whole, whole[:1].expand_as(whole))
+    together = scores_of(model, quaternions=frozenset({"weight"}))["weight"]
+    assert torch.equal(together, together[:1].expand_as(together))

@@ -1,0 +1,1 @@
+"""Whole layers, networks, recipes: one file per suite of cases."""
