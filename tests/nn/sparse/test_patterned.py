@@ -110,25 +110,30 @@ def test_models_load_sparse_and_dense_entries_side_by_side(case):
 def corruptions(state: dict[str, torch.Tensor]) -> dict[str, tuple[dict, str]]:
     """Name -> (changed entries, a part of the message)."""
     row_ptr, col_idx, values = (state[k].clone() for k in ("row_ptr", "col_idx", "values"))
-    high, low, falling, start = col_idx.clone(), col_idx.clone(), row_ptr.clone(), row_ptr.clone()
+    high, low, decreasing, start = (
+        col_idx.clone(),
+        col_idx.clone(),
+        row_ptr.clone(),
+        row_ptr.clone(),
+    )
     high[0], low[0], start[0] = 1000, -1, 1
-    falling[1] = row_ptr[-1] + 1
+    decreasing[1] = row_ptr[-1] + 1
     twice = col_idx.clone()
     twice[1] = twice[0]
     return {
         "column too high": ({"col_idx": high}, "col_idx must lie in"),
         "column negative": ({"col_idx": low}, "col_idx must lie in"),
-        "columns that do not rise": ({"col_idx": twice}, "col_idx must rise"),
-        "rows that fall": ({"row_ptr": falling}, "row_ptr must not fall"),
+        "columns that do not increase": ({"col_idx": twice}, "col_idx must increase"),
+        "rows that decrease": ({"row_ptr": decreasing}, "row_ptr must not decrease"),
         "rows that do not start at 0": ({"row_ptr": start}, "row_ptr must go from 0"),
         "rows missing": ({"row_ptr": row_ptr[1:]}, "row_ptr must have shape"),
         "values missing": ({"values": values[1:]}, "values must be floating point of shape"),
         "values of integers": ({"values": values.int()}, "values must be floating point"),
         "values of another rank": ({"values": values[..., None]}, "values must be"),
-        "float columns": ({"col_idx": col_idx.float()}, "col_idx must be integers in a row"),
+        "float columns": ({"col_idx": col_idx.float()}, "col_idx must be a vector of integers"),
         "columns in two dimensions": (
             {"col_idx": col_idx[None], "values": values[None]},
-            "col_idx must be integers in a row",
+            "col_idx must be a vector of integers",
         ),
         "meta rows": ({"row_ptr": row_ptr.to("meta")}, "must contain data"),
     }
