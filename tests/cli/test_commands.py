@@ -57,7 +57,7 @@ def test_compress_uses_the_shape_of_the_file_or_of_a_flag(capsys):
     assert run("compress", "conv.sparseq", "a.sparseq") == 0
     assert run("compress", "conv.sparseq", "b.sparseq", "--shape", "3", "8", "8") == 0
     error = complaint(capsys, "compress", "conv.sparseq", "c.sparseq", "--shape", "3", "9", "9")
-    assert "in_shape must be the shape of one example that the model takes" in error
+    assert "in_shape must be the shape of one example that the model accepts" in error
 
 
 def test_compress_and_prune_print_which_layers_stay_dense(capsys):

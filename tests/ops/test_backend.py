@@ -72,7 +72,7 @@ def test_a_broken_compiler_is_named(tmp_path, name, message):
     [
         ("nothing", "unknown backend in SPARSEQ_BACKEND 'nothing'; choose one of: auto, compiled"),
         ("nothing=reference", "unknown op in SPARSEQ_BACKEND 'nothing'; choose one of: block_mm"),
-        ("spmm=triton", "asks for 'triton' to serve 'spmm' on 'cpu', which has only"),
+        ("spmm=triton", "requests 'triton' for 'spmm' on 'cpu', where only these are available"),
     ],
 )
 def test_wrong_backends_are_named(tmp_path, value, message):
