@@ -328,10 +328,10 @@ Tensor sparse_conv_dv(const Tensor& dy, const Tensor& x, const std::vector<Tenso
   call.batch = x.size(0);
   call.in = spatial(call.g, x);
   call.out = spatial(call.g, dy);
+  SPARSEQ_CHECK(dy.size(0) == call.batch, op, "dy", "must have the batch of x", shape_text(dy));
   for (int i = 0; i < kAxes; ++i) {
-    SPARSEQ_CHECK(dy.size(0) == call.batch && call.out[i] == call.g.output(i, call.in[i]), op, "dy",
-                  text("must have the batch and the size that x ", shape_text(x), " gives"),
-                  shape_text(dy));
+    SPARSEQ_CHECK(call.out[i] == call.g.output(i, call.in[i]), op, "dy",
+                  "must have the size that x gives", shape_text(dy));
   }
   check_dtype(op, {"x", x}, {"dy", dy});
   const Tensor rows = as_contiguous(dy), columns = as_contiguous(x);
