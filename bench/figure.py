@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -114,6 +115,8 @@ def _panel(axes: Axes, rows: list[Row], count: int) -> None:
         points = {row["density"]: row["ours_us"] for row in _cases(rows, "layers", subject, 512)}
         rates = [useful(density, 512, time) for density, time in points.items()]
         percent = [100 * density for density in points]
+        if not points:
+            continue
         axes.plot(percent, rates, marker, color=color, label=name, zorder=5, **POINT)
 
 
@@ -154,7 +157,7 @@ def _dense_times(rows: list[Row]) -> dict[str, list[float]]:
 def _roof(rows: list[Row]) -> Roof:
     peaks = [row["gflops"] for row in rows if row["suite"] == "peak"]
     name, times = next(iter(_dense_times(rows).items()))
-    return Roof(max(peaks, default=None), useful(1, 512, min(times)), name)
+    return Roof(max(peaks, default=None), useful(1, 512, median(times)), name)
 
 
 def _style(axes: Axes, title: str, roof: Roof) -> None:
@@ -177,17 +180,18 @@ def _style(axes: Axes, title: str, roof: Roof) -> None:
 
 def _roof_lines(axes: Axes, roof: Roof) -> None:
     """The peak, the dense rate, and the rates at which a layer is so many times faster."""
-    lines = [(roof.peak, "peak", "-"), (roof.dense, roof.name, (0, (5, 2)))]
-    for rate, name, line in lines:
+    # the dense label goes below its line: the two rates may be close
+    lines = [(roof.peak, "peak", "-", "bottom"), (roof.dense, roof.name, (0, (5, 2)), "top")]
+    for rate, name, line, side in lines:
         if rate is None:
             continue
         axes.axhline(rate, color=INK, linewidth=1.1, linestyle=line, zorder=2)
         axes.text(
             1.65,
-            rate * 1.02,
+            rate * (1.02 if side == "bottom" else 0.97),
             f"{name} {rate:.0f}",
             ha="right",
-            va="bottom",
+            va=side,
             fontsize=8.5,
             color=INK,
         )
