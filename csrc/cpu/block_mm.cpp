@@ -97,7 +97,7 @@ void tile_rows(const Problem<S, T>& problem, const T* tile, int64_t row0, int64_
       r += done;
       filled += done;
       if (filled < kGroup && !(row + 1 == last && r == problem.out)) continue;
-      unpack_tile(buffer, lanes, filled, count, problem.y + row0 * rows + stored, rows);
+      copy2d_inlined(buffer, 1, lanes, problem.y + row0 * rows + stored, rows, count, filled);
       stored += filled;
       filled = 0;
     }

@@ -249,9 +249,9 @@ void compute_block(const Task<S>& task, const std::array<Product, 16>& products,
   for (int i = 0; i < 4; ++i) {
     S* to = out.data + i * out.component + first * out.row + tile.lane0 * out.column;
     if (out.column == 1) {
-      copy2d(c + i * component, width, 1, to, out.row, rows, tile.count);
+      copy2d_inlined(c + i * component, width, 1, to, out.row, rows, tile.count);
     } else {
-      copy2d(c + i * component, 1, width, to, out.column, tile.count, rows);
+      copy2d_inlined(c + i * component, 1, width, to, out.column, tile.count, rows);
     }
   }
 }

@@ -48,10 +48,10 @@ SPARSEQ_INLINE void transpose_block(const S* src, int64_t sj, D* dst, int64_t ld
 }
 
 // dst[i * ld + j] = src[i * si + j * sj] for i < rows, j < columns, converting the type.
-// Fast where si or sj is 1.
+// Fast where si or sj is 1. Inlined, for hot places whose strides are constants.
 template <typename S, typename D>
-SPARSEQ_INLINE void copy2d(const S* src, int64_t si, int64_t sj, D* dst, int64_t ld, int64_t rows,
-                           int64_t columns) {
+SPARSEQ_INLINE void copy2d_inlined(const S* src, int64_t si, int64_t sj, D* dst, int64_t ld,
+                                   int64_t rows, int64_t columns) {
   using T = std::conditional_t<(sizeof(S) > sizeof(D)), S, D>;
   constexpr int n = kLanes<T>;
   if (sj == 1) {
@@ -72,6 +72,12 @@ SPARSEQ_INLINE void copy2d(const S* src, int64_t si, int64_t sj, D* dst, int64_t
       dst[i * ld + j] = static_cast<D>(src[i * si + j * sj]);
     }
   }
+}
+
+template <typename S, typename D>
+void copy2d(const S* src, int64_t si, int64_t sj, D* dst, int64_t ld, int64_t rows,
+            int64_t columns) {
+  copy2d_inlined(src, si, sj, dst, ld, rows, columns);
 }
 
 // Packs `count` batch rows of x (row-major, `stride` elements apart) into a tile of `lanes`.
