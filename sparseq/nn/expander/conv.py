@@ -18,7 +18,7 @@ from sparseq.nn.sparse.linear import fold_kept_rows
 from sparseq.nn.sparse.quaternion_conv import SparseQConvNd
 from sparseq.nn.sparse.quaternion_linear import fold_kept_quaternions
 from sparseq.ops.geometry import Sizes
-from sparseq.ops.sparse_conv import conv_weight, sparse_conv
+from sparseq.ops.sparse_conv import conv_weight
 
 
 class ExpanderConvNd(SparseConvNd, ExpanderLayer):
@@ -68,13 +68,6 @@ class ExpanderConvNd(SparseConvNd, ExpanderLayer):
         )
         self._set_graph(graph, degree, seed, init)
         self._set_parameters(bias, device, dtype, generator)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, *spatial) -> (N, out_channels, *spatial'), or the same without N."""
-        return self._convolve(x, self._product)
-
-    def _product(self, x: Tensor) -> Tensor:
-        return self.store.product(self, sparse_conv, x, self._geometry)
 
     @property
     def edges(self) -> Edges:

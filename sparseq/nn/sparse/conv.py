@@ -17,7 +17,7 @@ from sparseq.nn.sparse.patterned import checked_mask
 from sparseq.nn.twins import match_twin
 from sparseq.ops.choice import measured
 from sparseq.ops.geometry import Sizes
-from sparseq.ops.sparse_conv import conv_weight, sparse_conv
+from sparseq.ops.sparse_conv import conv_weight
 from sparseq.ops.sparse_conv_chain import chain_checked
 
 
@@ -94,13 +94,6 @@ class _SparseConv(SparseConvNd):
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draw values and bias from U(-b, b), b = 1 / sqrt(kept inputs of the row)."""
         self._draw_by_inputs(generator)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, *spatial) -> (N, out_channels, *spatial'), or the same without N."""
-        return self._convolve(x, self._product)
-
-    def _product(self, x: Tensor) -> Tensor:
-        return self.store.product(self, sparse_conv, x, self._geometry)
 
     @classmethod
     def from_dense(cls, module: Any, mask: Tensor | None = None) -> Any:

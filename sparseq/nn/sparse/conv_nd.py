@@ -20,7 +20,7 @@ from sparseq.nn.sparse.patterned import (
     with_store,
 )
 from sparseq.nn.twins import match_twin
-from sparseq.ops.sparse_conv import ConvGeometry
+from sparseq.ops.sparse_conv import ConvGeometry, sparse_conv
 
 
 class SparseConvNd(PatternedLayer):
@@ -80,6 +80,13 @@ class SparseConvNd(PatternedLayer):
 
     def _outputs(self) -> int:
         return self.out_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, *spatial) -> (N, out_channels, *spatial'), or the same without N."""
+        return self._convolve(x, self._product)
+
+    def _product(self, x: Tensor) -> Tensor:
+        return self.store.product(self, sparse_conv, x, self._geometry)
 
     def _convolve(self, x: Tensor, convolve: Callable[[Tensor], Tensor]) -> Tensor:
         """Pad x, with or without a batch dimension, by the padding mode and convolve it."""

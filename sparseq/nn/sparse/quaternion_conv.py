@@ -43,10 +43,6 @@ class SparseQConvNd(SparseConvNd):
 
     granularity: str
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, *spatial) -> (N, out_channels, *spatial'), or the same without N."""
-        return self._convolve(x, self._product)
-
     def _product(self, x: Tensor) -> Tensor:
         return self.store.product(self, self._convolve_real, x)
 
