@@ -70,6 +70,9 @@ def _check_specs(specs: Mapping[str, Any], where: str) -> None:
         _require(isinstance(spec.get("args", {}), dict), argument, "must have named args", spec)
         mode = spec.get("training", False)
         _require(isinstance(mode, bool), argument, "must have a bool as training", mode)
+        version = spec.get("version")
+        is_version = version is None or _is_count(version)
+        _require(is_version, argument, "must have a number as version", version)
         parent = path.rpartition(".")[0]
         _require(
             parent in previous and not path.endswith("."),
