@@ -14,6 +14,7 @@ import resource
 import signal
 import warnings
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 import torch
@@ -23,6 +24,7 @@ from sparseq.files.container import pack_container, write_container
 from sparseq.files.contents import describe_file
 from sparseq.files.mask_file import read_mask, write_mask
 from sparseq.files.model_file import MODEL_BUILDERS, load, recorded_builder, save
+from sparseq.files.modules import module_specs
 from sparseq.nn import ExpanderConv2d, ExpanderLinear, QLinear, SparseConv2d, SparseLinear
 from sparseq.train import load_checkpoint
 from tests.files.resigning import joined, parts, resigned
@@ -86,40 +88,42 @@ def built_model():
 
 @pytest.fixture(scope="module")
 def originals(tmp_path_factory):
-    """(bytes, function that reads the file) of files of all kinds, and an example for each."""
+    """(bytes, function that reads the file), of files of all kinds."""
     folder = tmp_path_factory.mktemp("originals")
     MODEL_BUILDERS._entries["own"] = Own
     files = []
     for number, make in enumerate((linear_model, image_model, built_model)):
         model, x = make()
         save(model, folder / str(number))
-        files.append(((folder / str(number)).read_bytes(), read_model, x))
+        read = partial(read_model, x=x, unchanged=arguments_of(model))
+        files.append(((folder / str(number)).read_bytes(), read))
     write_mask({"a": torch.rand(5, 7) < 0.5, "b": torch.rand(9) < 0.5}, folder / "mask", False)
-    files.append(((folder / "mask").read_bytes(), lambda file, _: read_mask(file), None))
+    files.append(((folder / "mask").read_bytes(), read_mask))
     packed = pack_container({"model.a": torch.ones(3)}, {"epoch": 3}, "checkpoint")
-    files.append((packed, lambda file, _: load_checkpoint(file), None))
+    files.append((packed, load_checkpoint))
     yield files
     del MODEL_BUILDERS._entries["own"]
 
 
-def read_model(file, x):
+def read_model(file, x, unchanged):
     """All that is done with a file that somebody else made."""
     describe_file(file)
     recorded_builder(file)
     model = load(file, max_bytes=MOST)
-    try:
+    if arguments_of(model) == unchanged:  # others may compute anything, of any size
         with torch.no_grad():
             model.eval()(x)
-    except Exception as error:  # a model that does not accept these examples
-        assert not isinstance(error, MemoryError)
+
+
+def arguments_of(model):
+    return {path: (spec.get("type"), spec.get("args")) for path, spec in module_specs(model).items()}
 
 
 def places(tree, path=()):
     """Paths of all values of a JSON tree."""
     yield path
-    items = tree.items() if isinstance(tree, dict) else enumerate(tree)
     if isinstance(tree, dict | list):
-        for key, value in items:
+        for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
             yield from places(value, (*path, key))
 
 
@@ -132,6 +136,8 @@ def at(tree, path):
 def change(tree, draw):
     """Replace, remove, copy or nudge a random value of a JSON tree, in place."""
     paths = [path for path in places(tree) if path]
+    if not paths:
+        return
     *parent, key = draw.choice(paths)
     holder, other = at(tree, parent), copy.deepcopy(at(tree, draw.choice(paths)))
     value = holder[key]
@@ -198,34 +204,34 @@ def peak():
 
 
 def test_a_mutated_file_is_a_value_error_that_names_it_or_a_model(originals, tmp_path):
-    path, read = tmp_path / "mutated.sparseq", 0
+    path, passed = tmp_path / "mutated.sparseq", 0
     torch.set_num_threads(1)
     for number in range(CASES):
         draw = random.Random(number)
-        data, reader, x = originals[number % len(originals)]
+        data, read = originals[number % len(originals)]
         path.write_bytes(mutated(data, draw))
         before = peak()
         with time_limit(number), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                reader(path, x)
-                read += 1
+                read(path)
+                passed += 1
             except ValueError as error:
                 assert repr(str(path)) in str(error), f"file {number}: {error}"
             except Exception as error:
                 pytest.fail(f"file {number}: {type(error).__name__}: {error}")
         grown = peak() - before
         assert grown < 4 * MOST, f"file {number} takes {grown:,} bytes"
-    assert CASES < 1000 or CASES / 20 < read < CASES / 2  # both ends are reached
+    assert CASES < 1000 or CASES / 20 < passed < CASES / 2  # both ends are reached
 
 
 def test_files_that_are_not_mutated_are_read(originals, tmp_path):
-    for number, (data, reader, x) in enumerate(originals):
+    for number, (data, read) in enumerate(originals):
         for same in (data, joined(*parts(data))):
             (tmp_path / str(number)).write_bytes(same)
-            reader(tmp_path / str(number), x)
+            read(tmp_path / str(number))
     with pytest.raises(ValueError, match="must contain a model, got a mask"):
         load(tmp_path / "3")
     write_container(tmp_path / "empty", {}, {}, "model")
-    with pytest.raises(ValueError, match="must have a root"):
+    with pytest.raises(ValueError, match="entry 'training' must be a bool"):
         load(tmp_path / "empty")
