@@ -79,7 +79,8 @@ def _temporary(target: Path) -> Iterator[BinaryIO]:
 
 def _new_locked(target: Path) -> BinaryIO:
     while True:
-        file = open(target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp"), "xb")
+        path = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+        file = open(path, "xb")  # noqa: SIM115  (closed by the caller)
         with contextlib.suppress(OSError):  # a file system without locks
             _lock(file, wait=True)
         if os.fstat(file.fileno()).st_nlink:

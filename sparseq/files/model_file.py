@@ -38,6 +38,7 @@ from sparseq.files.modules import (
     json_value,
     module_specs,
     same_layer,
+    sharing,
     state_versions,
     tuples,
 )
@@ -224,7 +225,8 @@ def _built_by_name(builder: Mapping[str, Any], shapes: Shapes, limit: int) -> nn
 
 def _with_layers_of(specs: Mapping[str, Spec], skeleton: nn.Module) -> nn.Module:
     """A copy of the skeleton in which every registered layer is the one of the file."""
-    actual, expected = _sharing(module_specs(skeleton)), _sharing(specs)
+    expected = {path: spec.get("same_as", path) for path, spec in specs.items()}
+    actual = sharing(skeleton, len(specs) + 1)
     differing = sorted({repr(path) for path, _ in actual.items() ^ expected.items()})
     rule = "must have the modules of the file, shared in the same way"
     require(not differing, "load", "model", rule, f"a difference at {', '.join(differing)}")
@@ -249,11 +251,6 @@ def _adopt_container(module: nn.Module, spec: Spec) -> None:
         return
     if issubclass(expected.layer, actual.layer) or issubclass(actual.layer, expected.layer):
         module.__class__ = expected.layer
-
-
-def _sharing(specs: Mapping[str, Spec]) -> dict[str, str]:
-    """Path of each module -> the first path of the same module."""
-    return {path: spec.get("same_as", path) for path, spec in specs.items()}
 
 
 def _share(model: nn.Module, aliases: Mapping[str, str]) -> None:
@@ -289,7 +286,8 @@ def _restore_flags(model: nn.Module, manifest: Mapping[str, Any]) -> None:
     for path, spec in manifest["modules"].items():
         if "training" in spec:
             model.get_submodule(path).training = spec["training"]
+    frozen = set(manifest["frozen"])
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name not in manifest["frozen"])
+        parameter.requires_grad_(name not in frozen)
     if manifest["builder"]:
         model.recipe = manifest["builder"]

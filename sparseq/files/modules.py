@@ -9,13 +9,15 @@ A model is written as `path -> spec`, one spec for each name of each module:
 
 Arguments equal to the constructor's defaults are omitted; `"training": false` marks a module whose
 mode differs from the root's, `"version": 2` one whose state has another version than 1 (that of
-its class, by which it reads the states of earlier ones); the root always has its version. How a type is written and built is declared next to its class
-(`LayerType.arguments` and `LayerType.build`).
+its class, by which it reads the states of earlier ones); the root always has its version. How a
+type is written and built is declared next to its class (`LayerType.arguments` and
+`LayerType.build`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -46,6 +48,16 @@ def module_specs(model: nn.Module) -> dict[str, Spec]:
         if path == first and (not path or module._version != FIRST_VERSION):
             specs[path]["version"] = module._version
     return specs
+
+
+def sharing(model: nn.Module, most: int) -> dict[str, str]:
+    """Path of each module -> the first path of the same module, for the first `most` paths.
+
+    A model of n modules may have 2^n paths, or be inside of itself.
+    """
+    first_paths: dict[int, str] = {}
+    paths = islice(model.named_modules(remove_duplicate=False), most)
+    return {path: first_paths.setdefault(id(module), path) for path, module in paths}
 
 
 def state_versions(specs: Mapping[str, Spec]) -> dict[str, dict[str, Any]]:

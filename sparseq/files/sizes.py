@@ -27,7 +27,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 def memory_limit(path: str | os.PathLike[str], max_bytes: int | None) -> int:
-    """`max_bytes` or, by default, 1 GiB or 100 times the size of the file, the larger of the two."""
+    """`max_bytes`; by default 1 GiB or 100 times the size of the file, the larger of the two."""
     if max_bytes is None:
         return max(ALWAYS, EXPANSION * Path(path).stat().st_size)
     is_count = isinstance(max_bytes, int) and not isinstance(max_bytes, bool) and max_bytes >= 0

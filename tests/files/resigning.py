@@ -20,7 +20,9 @@ def parts(data):
 def joined(index, metadata, tensors):
     """The inverse of `parts`, with a valid checksum."""
     text = json.dumps({**metadata, "sha256": NO_DIGEST}, separators=(",", ":"))
-    header = json.dumps({"__metadata__": {"sparseq": text}, **index}, separators=(",", ":")).encode()
+    header = json.dumps(
+        {"__metadata__": {"sparseq": text}, **index}, separators=(",", ":")
+    ).encode()
     header += b" " * (-len(header) % 8)
     return resigned(len(header).to_bytes(8, "little") + header + tensors)
 

@@ -36,7 +36,15 @@ NASTY = [
     *(None, True, False, [], {}, "", "x", "\0", "a.b", "é" * 300, [[]], [[[[1]]]], {"": {}}),
     *(0, 1, -1, 2, 7, 255, 2**31 - 1, 2**31, 2**32, 2**62, 2**63 - 1, 2**63, -(2**63), 10**30),
     *(0.5, -0.0, 1e308, float("inf"), float("nan"), [10**6, 10**6], [0, 10**18], [-1], [1] * 200),
-    *("Linear", "SparseLinear", "ExpanderLinear", "Sequential", "ModuleDict", "Bilinear", "QLinear"),
+    *(
+        "Linear",
+        "SparseLinear",
+        "ExpanderLinear",
+        "Sequential",
+        "ModuleDict",
+        "Bilinear",
+        "QLinear",
+    ),
     *("regular", "regular(tries=1000000000)", "random", "block(2)", "block(3, xnet)", "radix"),
     *("(" * 500, "block(1, " * 100, "regular(pick=10**9)", "circulant", "F4", "U64", "BOOL", "C64"),
     {"type": "Linear", "args": {"in_features": 10**6, "out_features": 10**6}},
@@ -116,7 +124,9 @@ def read_model(file, x, unchanged):
 
 
 def arguments_of(model):
-    return {path: (spec.get("type"), spec.get("args")) for path, spec in module_specs(model).items()}
+    return {
+        path: (spec.get("type"), spec.get("args")) for path, spec in module_specs(model).items()
+    }
 
 
 def places(tree, path=()):
