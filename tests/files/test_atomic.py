@@ -83,16 +83,17 @@ def test_errors_of_the_system_name_the_file(tmp_path, full_disk):
 
 
 KILLED = """
-import os, signal, sys
-from sparseq.files import atomic
-atomic._publish = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-atomic.write_atomically(sys.argv[1], b"new", overwrite=True)
+import os, runpy, signal, sys
+atomic = runpy.run_path(sys.argv[1])  # the file alone, without torch
+write = atomic["write_atomically"]
+write.__globals__["_publish"] = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+write(sys.argv[2], b"new", overwrite=True)
 """
 
 
 def test_what_a_killed_process_left_is_removed_by_the_next_write(path):
     for _ in range(2):
-        killed = subprocess.run([sys.executable, "-c", KILLED, str(path)])
+        killed = subprocess.run([sys.executable, "-c", KILLED, atomic.__file__, str(path)])
         assert killed.returncode == -signal.SIGKILL
         assert len(os.listdir(path.parent)) == 2  # the second process has removed the first's
     assert path.read_bytes() == b"old"
