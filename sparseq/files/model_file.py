@@ -154,8 +154,9 @@ def recorded_builder(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors as stored, and the checked manifest."""
-    stored, manifest = read_container(path, "model")
-    return stored, checked_manifest(manifest, stored, path)
+    with reading(path, "read model"):
+        stored, manifest = read_container(path, "model")
+        return stored, checked_manifest(manifest, stored, path)
 
 
 def _decoded(
