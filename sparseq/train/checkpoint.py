@@ -200,7 +200,7 @@ def resume_training(
     best: EarlyBest | None = None,
     parts: Mapping[str, Stateful] | None = None,
 ) -> int:
-    """Load the file of SaveCheckpoint, if it exists; `parts` that it does not have stay as they are.
+    """Load the file of SaveCheckpoint, if it exists, but for `parts` that it does not have.
 
     Returns:
         The number of completed epochs, for `fit(start_epoch=...)`; 0 if the file does not exist.

@@ -16,7 +16,8 @@ EXPLODED = 100  # times the loss of the first step
 class WatchLoss(Callback):
     """Warns once if training diverges.
 
-    That is, the loss of an epoch is not finite, or 100 times that of the first step. Losses of less than 1 count as 1, so that a trained network may get worse for a while.
+    That is, the loss of an epoch is not finite, or 100 times that of the first step. Losses of less
+    than 1 count as 1, so that a trained network may get worse for a while.
 
     Args:
         remedy: what to change, for the warning.

@@ -8,6 +8,7 @@ tries that many files, each given by its number; a file that fails is named by i
 from __future__ import annotations
 
 import copy
+import json
 import os
 import random
 import resource
@@ -125,9 +126,8 @@ def read_model(file, x, unchanged):
 
 
 def arguments_of(model):
-    return {
-        path: (spec.get("type"), spec.get("args")) for path, spec in module_specs(model).items()
-    }
+    specs = module_specs(model).items()  # as texts, since -0.0 == 0 == False
+    return {path: json.dumps([spec.get("type"), spec.get("args")]) for path, spec in specs}
 
 
 def places(tree, path=()):
