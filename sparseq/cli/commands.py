@@ -68,7 +68,8 @@ class Info:
         total = sum(row.bytes for row in rows)
         table = Table(title=f"{self.file}: {total:,} bytes", title_justify="left")
         for heading in ("part", "bytes", "share", "encoding", "type", "shape"):
-            table.add_column(heading, justify="right" if heading in ("bytes", "share") else "left")
+            justify: Any = "right" if heading in ("bytes", "share") else "left"
+            table.add_column(heading, justify=justify, overflow="fold")
         for row in rows:
             table.add_row(
                 row.name,

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,7 +24,7 @@ from sparseq.cli.commands import Compress, Doctor, Info, Profile
 if TYPE_CHECKING:
     from rich.console import Console
 
-FAILED, USER_ERROR, INTERRUPTED = 1, 2, 130
+FAILED, USER_ERROR, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 DEBUG = "SPARSEQ_TRACEBACK"
 # arguments in the library's error messages -> the equivalent flags
 FLAGS = {"overwrite=True": "--overwrite", "load(path, model=...)": "--model FILE.py:function"}
@@ -43,7 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: without the program's name; by default those of the process.
 
     Returns:
-        The exit status: 0, 1 for a failed self-test, 2 for a user error, 130 for Ctrl-C.
+        The exit status: 0, 1 for a failed self-test, 2 for a user error, 130 for Ctrl-C, 143 for
+        SIGTERM.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     name = words[0] if words else "--help"
@@ -59,10 +62,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def guarded(name: str, run: Callable[[], object]) -> int:
     """Call `run`; errors and warnings become one line on stderr. Returns the exit status."""
     try:
-        passed = with_short_warnings(run)
-    except KeyboardInterrupt:
-        print_line(f"interrupted{resume_hint(name)}", name, "\n")
-        return INTERRUPTED
+        with terminable():
+            passed = with_short_warnings(run)
+    except KeyboardInterrupt as stop:
+        by_signal = isinstance(stop, Terminated)
+        word = "terminated" if by_signal else "interrupted"
+        print_line(f"{word}{resume_hint(name, stop)}", name, "\n")
+        return TERMINATED if by_signal else INTERRUPTED
     except BrokenPipeError:
         # the reader has closed the pipe; keep Python from flushing into it at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -75,6 +81,28 @@ def guarded(name: str, run: Callable[[], object]) -> int:
     return 0
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a command as Ctrl-C does."""
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Raises Terminated inside the block, which must be in the main thread, for SIGTERM."""
+
+    def terminate(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the end is not to be interrupted
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
 def with_short_warnings(run: Callable[[], object]) -> object:
     """Call `run` with warnings printed as one line without code, and flush its output."""
     with warnings.catch_warnings():
@@ -85,11 +113,13 @@ def with_short_warnings(run: Callable[[], object]) -> object:
             sys.stdout.flush()
 
 
-def resume_hint(name: str) -> str:
-    """How to resume an interrupted command; "" if it cannot be resumed."""
+def resume_hint(name: str, stop: KeyboardInterrupt) -> str:
+    """How to resume an interrupted command, and from where; "" if it cannot be resumed."""
     if name not in COMMANDS or COMMANDS[name].run is not run_recipe:
         return ""
-    return "; run the same command again to resume it"
+    position = " ".join(getattr(stop, "__notes__", ()))
+    does = f"go on {position}" if position else "start anew: no epoch was complete"
+    return f"; run the same command again to {does}"
 
 
 def print_error(name: str, text: str) -> int:
@@ -154,8 +184,13 @@ def run_recipe(name: str, arguments: list[str]) -> None:
     console.print(f"run folder: {recipe.folder()}", highlight=False, soft_wrap=True)
     # notes about each layer in each round would hide the table
     level = logging.WARNING if isinstance(recipe, PruningRounds) else logging.INFO
-    with notes(console, level), Bar(console) as bar:
-        results = recipe.run(bar)
+    bar = Bar(console)
+    try:
+        with notes(console, level), bar:
+            results = recipe.run(bar)
+    except KeyboardInterrupt as stop:
+        stop.add_note(bar.position)
+        raise
     results.show(console)
 
 

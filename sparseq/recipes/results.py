@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from sparseq.errors import require
@@ -69,12 +70,14 @@ class Results:
         config: identity of the run.
         levels: sorted by network, then by round.
         timing: conditions of the time measurements: machine, threads, batch.
+        notes: algebra -> remarks below its table.
     """
 
     folder: Path
     config: dict[str, Any]
     levels: list[Level]
     timing: dict[str, Any]
+    notes: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def algebras(self) -> list[str]:
@@ -96,7 +99,9 @@ class Results:
         for level in self.levels:
             log.append(asdict(level))
         levels = [asdict(level) for level in self.levels]
-        folder.write_json(RESULTS, {"config": self.config, "levels": levels, "timing": self.timing})
+        notes = {"notes": self.notes} if self.notes else {}
+        results = {"config": self.config, "levels": levels, "timing": self.timing, **notes}
+        folder.write_json(RESULTS, results)
 
     @classmethod
     def read(cls, folder: Path) -> Results:
@@ -117,12 +122,14 @@ class Results:
         for row in stored["levels"]:
             _check_level(row, path)
         levels = [Level(**row) for row in stored["levels"]]
-        return cls(folder, stored["config"], levels, stored["timing"])
+        return cls(folder, stored["config"], levels, stored["timing"], _checked_notes(stored, path))
 
     def show(self, console: Console) -> None:
         """Print a table and a summary for each network, and the paths of the files."""
         for algebra in self.algebras:
-            console.print(level_table(self, algebra))
+            print_levels(self, algebra, console)
+            for note in self.notes.get(algebra, []):
+                console.print(note, highlight=False, markup=False)
             console.print(summary(self.of(algebra)) + "\n", highlight=False)
         timing = self.timing
         console.print(
@@ -132,6 +139,15 @@ class Results:
         )
         for label, name in FILES.items():
             console.print(f"{label}: {self.folder / name}", highlight=False, soft_wrap=True)
+
+
+def _checked_notes(stored: dict[str, Any], path: Path) -> dict[str, list[str]]:
+    notes: Any = stored.get("notes", {})
+    lists = isinstance(notes, dict) and all(isinstance(lines, list) for lines in notes.values())
+    valid = lists and all(isinstance(line, str) for lines in notes.values() for line in lines)
+    rule = "must be lists of texts by network"
+    require(valid, "Results.read", f"{path}: notes", rule, repr(notes)[:80])
+    return notes if valid else {}
 
 
 def _check_names(values: dict[str, Any], names: Sequence[str], argument: str) -> None:
@@ -163,6 +179,28 @@ def _curve(algebra: str, levels: Sequence[Level]) -> Curve:
         [level.test_deviation for level in levels],
         levels[0].weights,
     )
+
+
+def print_levels(results: Results, algebra: str, console: Console) -> None:
+    """Print all rounds of one network: a table or, where that is too wide, a line per round."""
+    table = level_table(results, algebra)
+    unbounded = console.options.update(max_width=10**6)
+    if Measurement.get(console, unbounded, table).maximum <= console.width:
+        console.print(table)
+        return
+    console.print(table.title, style="bold", highlight=False, markup=False)
+    for level in results.of(algebra):
+        cells = zip(HEADINGS, _cells(level), strict=True)
+        texts = [_named(heading, cell) for heading, cell in cells]
+        console.print(", ".join(texts), highlight=False)
+
+
+def _named(heading: str, cell: str) -> str:
+    """A cell with its heading, whose second line may be its unit."""
+    first, second = heading.split("\n")
+    if second in ("%", "ms"):
+        return f"{first} {cell} {second}"
+    return f"{first} {second} {cell}".strip()
 
 
 def level_table(results: Results, algebra: str) -> Table:

@@ -80,6 +80,7 @@ class Stage:
                 report.resumes(self.position(start))
                 report.advance(start - self.first_epoch, self.name)
             steps = [config.change_rate(self.first_epoch), AdvanceReporter(report, self.name), best]
+            keeps = _Keeps(self, saver, report)
             try:
                 state = fit(
                     model,
@@ -96,13 +97,12 @@ class Stage:
                         *callbacks,
                         watch,
                         saver,
-                        _Keeps(self, report),
+                        keeps,
                     ],
                 )
-            except BaseException:
+            finally:
                 saver.write()
-                raise
-        saver.write()
+                keeps.tell()
         return Trained(best, watch, state)
 
     def position(self, epoch: int) -> str:
@@ -136,9 +136,14 @@ class Trained:
 class _Keeps(Callback):
     """Reports from where an interrupted run will go on."""
 
-    def __init__(self, stage: Stage, report: Reporter) -> None:
-        self.stage, self.report = stage, report
+    def __init__(self, stage: Stage, saver: SaveCheckpoint, report: Reporter) -> None:
+        self.stage, self.saver, self.report = stage, saver, report
 
     def on_epoch_end(self, state: TrainState) -> None:
-        """The epoch is kept."""
-        self.report.keeps(self.stage.position(state.epoch))
+        """See `tell`."""
+        self.tell()
+
+    def tell(self) -> None:
+        """Report the epoch that is in the checkpoint."""
+        if self.saver.epoch is not None:
+            self.report.keeps(self.stage.position(self.saver.epoch))

@@ -156,7 +156,9 @@ class SaveCheckpoint(Callback):
         every: write at most once in that many seconds; the latest epoch is kept in memory, and
             `write` writes it, as whoever ends the training early must.
         parts: further callbacks whose state is saved, by name.
-        meta: further JSON values in the file.
+
+    Attributes:
+        epoch: the one in the file; None before one is written.
     """
 
     def __init__(
@@ -166,10 +168,10 @@ class SaveCheckpoint(Callback):
         *,
         every: float = 0.0,
         parts: Mapping[str, Stateful] | None = None,
-        meta: Mapping[str, Any] | None = None,
     ) -> None:
         self.path, self.best, self.every = Path(path), best, every
-        self.parts, self.meta = dict(parts or {}), dict(meta or {})
+        self.parts = dict(parts or {})
+        self.epoch: int | None = None
         self._latest: Packed | None = None
         self._written = -math.inf
 
@@ -182,7 +184,7 @@ class SaveCheckpoint(Callback):
         is_due = time.monotonic() >= self._written + self.every
         if not is_due:  # training goes on in the tensors
             tensors = {name: tensor.detach().clone() for name, tensor in tensors.items()}
-        self._latest = tensors, {**self.meta, **meta, "epoch": state.epoch}
+        self._latest = tensors, {**meta, "epoch": state.epoch}
         if is_due:
             self.write()
 
@@ -190,6 +192,7 @@ class SaveCheckpoint(Callback):
         """Write the latest epoch if it is not written yet."""
         if self._latest is not None:
             save_checkpoint(self.path, *self._latest)
+            self.epoch = self._latest[1]["epoch"]
             self._latest, self._written = None, time.monotonic()
 
 

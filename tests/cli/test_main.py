@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import threading
 import warnings
 
 import pytest
@@ -102,6 +104,11 @@ def test_the_error_for_an_unknown_command_lists_all_commands(capsys):
         ),
         (["train", "--data", "cifar10", "--data-dir", "nowhere"], "data_batch_1"),
         (["train", "--device", "nonsense"], "device is not available"),
+        (["lottery", *ROUNDS, "--exclude", "nowhere"], "exclude"),
+        (["prune", *TINY, "--exclude", "nowhere"], "exclude"),
+        (["train", *TINY, "--optimizer", "sgd", "--nesterov"], "needs a momentum above 0 (such as"),
+        (["train", *TINY, "--optimizer", "rprop"], "unknown optimizer 'rprop'; choose one of"),
+        (["train", *TINY, "--lr", "inf"], "lr must be above 0, and finite, got inf"),
         (["prune", "--density", "0"], "density must lie in (0, 1], got 0.0"),
         (["prune", "--file", "nowhere.sparseq"], "nowhere.sparseq"),
         (["info", "nowhere.sparseq"], "nowhere.sparseq"),
@@ -137,7 +144,33 @@ def test_only_interrupted_recipes_show_how_to_resume(command, resumable, monkeyp
     assert run(command) == 130
     error = capsys.readouterr().err
     assert error.startswith(f"\nsparseq {command}: interrupted")
-    assert ("run the same command again to resume it" in error) == resumable
+    hint = "; run the same command again to start anew: no epoch was complete"
+    assert error == f"\nsparseq {command}: interrupted{hint if resumable else ''}\n"
+
+
+def test_the_signal_to_terminate_ends_a_command_like_ctrl_c(monkeypatch, capsys):
+    def run_until_killed(name, arguments):
+        for _ in range(3):  # a second and third one change nothing
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+            except KeyboardInterrupt as stop:
+                end = stop
+        raise end
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setitem(cli.COMMANDS, "info", cli.Command("", run_until_killed))
+    assert run("info") == 143
+    assert capsys.readouterr().err == "\nsparseq info: terminated\n"
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_commands_run_in_other_threads_too(monkeypatch):
+    monkeypatch.setitem(cli.COMMANDS, "info", cli.Command("", lambda name, arguments: None))
+    status = []
+    thread = threading.Thread(target=lambda: status.append(run("info")))
+    thread.start()
+    thread.join()
+    assert status == [0]
 
 
 @pytest.mark.parametrize("arguments", [["help"], ["--version"], ["lottery", "--help"], []])
@@ -175,6 +208,44 @@ def test_lottery_prints_its_table_and_the_paths_of_its_files(tmp_path, capsys):
     (folder,) = (tmp_path / "runs").iterdir()
     assert folder.name.startswith("lottery-digits-")
     assert str(folder.relative_to(tmp_path) / "accuracy.png") in text
+
+
+@pytest.mark.parametrize("width", [40, 60])
+def test_a_narrow_terminal_cuts_nothing_off(width, monkeypatch, capsys):
+    run("lottery", *ROUNDS, "--out", "here")
+    capsys.readouterr()
+    monkeypatch.setenv("COLUMNS", str(width))
+    assert run("lottery", *ROUNDS, "--out", "here") == 0
+    text = capsys.readouterr().out
+    words = " ".join(text.split())
+    assert "…" not in text
+    for number in (0, 1):
+        kept = ("100.0", "80.0")[number]
+        assert f"round {number}, weights kept {kept} %, validation " in words
+    assert words.count(" ms, speed up ") == 2
+    folder = "here/real/trial-0/round-01.sparseq"
+    assert run("info", folder) == 0
+    text = capsys.readouterr().out
+    assert "…" not in text
+    assert "fc1" in text
+
+
+def test_a_network_that_stays_dense_says_why_below_its_table(capsys):
+    run("lottery", *ROUNDS)
+    words = " ".join(capsys.readouterr().out.split())
+    assert "dense in round 1: fc1 (Linear) stays dense, faster so at density 0." in words
+
+
+def test_a_diverging_training_warns_once_and_says_so_in_the_result(capsys):
+    arguments = ["--model", "lenet_12", "--epochs", "3", "--optimizer", "sgd", "--lr", "1e9"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        assert run("train", *arguments) == 0
+    out, err = capsys.readouterr()
+    assert err.startswith("sparseq: warning: training diverges (loss ")
+    assert err.endswith("): lower --lr (1e+09)\n")
+    assert err.count("\n") == 1
+    assert "diverged" in out
 
 
 def test_a_complete_lottery_prints_the_same_again(capsys):

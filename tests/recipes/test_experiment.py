@@ -29,6 +29,30 @@ def test_small_data_has_its_own_defaults():
     assert Train(epochs=7).training.epochs == 7
 
 
+def test_each_optimizer_has_a_learning_rate_of_its_own():
+    usual = std_hparams("vgg16bn")
+    assert (usual.optimizer, usual.lr) == ("sgd", 0.05)
+    for fields, lr in (
+        ({"optimizer": "adam"}, 1e-3),
+        ({"optimizer": "sgd"}, 0.05),
+        ({"optimizer": "adam", "lr": 0.05}, 0.05),
+        ({}, 0.05),
+    ):
+        training = Train(model="vgg16bn", data="cifar10", **fields).training
+        assert (training.lr, training.weight_decay) == (lr, usual.weight_decay)
+    for data in ("digits", "mnist"):
+        assert Train(data=data, optimizer="sgd").training.lr == 0.05
+        assert Train(data=data, optimizer="adam").training == Train(data=data).training
+
+
+def test_without_momentum_there_is_no_momentum_of_nesterov():
+    assert Train(model="resnet18", momentum=0.0).training.nesterov is False
+    assert Train(model="resnet18", momentum=0.5).training.nesterov is True
+    assert Train(model="resnet18", nesterov=False).training.nesterov is False
+    with pytest.raises(ValueError, match=r"nesterov needs a momentum above 0 .*, got True"):
+        Train(model="resnet18", momentum=0.0, nesterov=True)
+
+
 @pytest.mark.parametrize("recipe", sorted(set(RECIPES.names()) - {"train"}))
 def test_only_classifiers_are_pruned_by_accuracy(recipe):
     message = r"model must be a classifier \(only sparseq train accepts others\), got vae"

@@ -19,6 +19,7 @@ from sparseq.data import Split
 from sparseq.ops.build.toolchain import cpu_model
 from sparseq.recipes.folder import RunFolder
 from sparseq.recipes.results import FIGURE, Level, Results
+from sparseq.recipes.rounds.notes import notes_on
 from sparseq.recipes.rounds.plan import RoundsPlan
 from sparseq.recipes.rounds.trial import Row, Trial
 from sparseq.reports.figures import accuracy_figure, save_figure
@@ -30,10 +31,13 @@ REPEATS = 31
 
 def finish(config: RoundsPlan, folder: RunFolder, trials: Sequence[Trial]) -> Results:
     """Test and time complete trials, and write the results."""
-    levels = []
+    levels, notes = [], dict[str, list[str]]()
     for algebra in config.algebras:
-        levels += _levels(config, [trial for trial in trials if trial.algebra == algebra])
-    results = Results(folder.path, config.identity(), levels, _timing(config))
+        own = [trial for trial in trials if trial.algebra == algebra]
+        levels += _levels(config, own)
+        notes[algebra] = notes_on(max(own, key=lambda trial: len(trial.rows)).rows)
+    notes = {algebra: lines for algebra, lines in notes.items() if lines}
+    results = Results(folder.path, config.identity(), levels, _timing(config), notes)
     title = f"{config.recipe}: {Path(config.model).name} on {config.data}"
     figure = accuracy_figure(results.curves(), title)
     save_figure(figure, folder / FIGURE, overwrite=True)

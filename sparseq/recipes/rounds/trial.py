@@ -25,6 +25,7 @@ from sparseq.files.model_file import load, save
 from sparseq.pruning import Mask, prune
 from sparseq.recipes.folder import RunFolder, resuming
 from sparseq.recipes.progress import Reporter
+from sparseq.recipes.rounds.notes import dense_reasons, remark_on
 from sparseq.recipes.rounds.plan import RoundsPlan
 from sparseq.recipes.stage import Stage, Trained
 from sparseq.seeds import derive_seed
@@ -141,17 +142,23 @@ class Trial:
         trained = self._train(model, mask, report)
         self.final, self.mask = copy_state(model), mask
         trained.best.restore(model)
-        small = compress(model, mask, batch=self.config.measure_batch, in_shape=self.data.in_shape)
+        with dense_reasons() as reasons:
+            small = self._compress(model, mask)
         save(small, self.file(number), overwrite=True)
         training = {
             "loss": trained.state.metrics["loss"],
             "best_epoch": trained.best.epoch - self.config.first_epoch(number),
             "seconds": time.perf_counter() - started,
             **trained.remarks,
+            **remark_on(small, mask.density, reasons),
         }
         self.rows.append(self._row(model, mask, number, training))
         self._commit()
         report.keeps(f"after round {number} of {self.label}")
+
+    def _compress(self, model: nn.Module, mask: Mask) -> nn.Module:
+        batch, in_shape = self.config.measure_batch, self.data.in_shape
+        return compress(model, mask, batch=batch, in_shape=in_shape)
 
     def _next_mask(self, model: nn.Module, number: int) -> Mask:
         """The mask of a round, from the weights at the end of the previous round."""
