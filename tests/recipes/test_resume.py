@@ -121,7 +121,7 @@ class Positions(Stop):
     ],
 )
 def test_a_run_says_from_where_it_goes_on_and_does(uninterrupted, tmp_path, epochs, position):
-    recipe, results = uninterrupted
+    recipe, _ = uninterrupted
     first, second = Positions(epochs), Positions()
     with pytest.raises(KeyboardInterrupt):
         recipe(**TINY, out=tmp_path).run(first)
@@ -162,7 +162,7 @@ def test_a_damaged_checkpoint_within_a_round_is_an_error_with_a_remedy(uninterru
     assert table(recipe(**TINY, out=tmp_path).run()) == table(results)
 
 
-LONG = {"model": "lenet_12", "epochs": 250, "trials": 1, "rounds": 1, "measure_batch": 8}
+LONG = {"model": "lenet_12", "epochs": 120, "trials": 1, "rounds": 1, "measure_batch": 8}
 STOPS = {
     signal.SIGINT: (130, "interrupted"),
     signal.SIGTERM: (143, "terminated"),
@@ -187,13 +187,13 @@ def test_a_run_that_a_signal_ends_goes_on_within_the_round(undisturbed, tmp_path
     checkpoint = tmp_path / "real/trial-0/round-01-training.safetensors"
     while not checkpoint.exists() and process.poll() is None:
         time.sleep(0.01)
-    time.sleep(0.2)
+    time.sleep(0.1)
     process.send_signal(stop)
     error = process.communicate()[1]
     status, word = STOPS[stop]
     assert process.returncode == status
     epoch = load_checkpoint(checkpoint)[1]["epoch"]
-    position = f"after epoch {epoch} of 250 of real 1/1, round 1, density 80 %"
+    position = f"after epoch {epoch} of 120 of real 1/1, round 1, density 80 %"
     said = f"\nsparseq lottery: {word}; run the same command again to go on {position}\n"
     assert error == (said if word else "")
     again = Positions(1000)

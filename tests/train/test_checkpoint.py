@@ -212,3 +212,63 @@ def test_numbers_survive_exactly(tmp_path):
     meta = {"pi": math.pi, "tiny": 5e-324, "big": 2**60}
     save_checkpoint(tmp_path / "c", {}, meta)
     assert load_checkpoint(tmp_path / "c") == ({}, meta)
+
+
+class Counter(Callback):
+    """A callback with a state of its own."""
+
+    def __init__(self):
+        self.count = torch.zeros(1)
+
+    def on_epoch_end(self, state):
+        self.count += 1
+
+    def state(self):
+        return {"count": self.count}, {"name": "counter"}
+
+    def resume(self, tensors, meta):
+        assert meta == {"name": "counter"}
+        self.count = tensors["count"].clone()
+
+
+def trained(split, model, path, every, epochs, start=0):
+    optimizer, counter = make_optimizer(model, HParams(lr=0.1)), Counter()
+    if start:
+        assert resume_training(path, model, optimizer, parts={"counter": counter}) == start
+    saver = SaveCheckpoint(path, every=every, parts={"counter": counter})
+    settings = {"batch_size": 40, "seed": 5, "callbacks": [counter, saver], "start_epoch": start}
+    fit(model, optimizer, split, epochs=epochs, **settings)
+    return saver, counter
+
+
+def test_epochs_that_follow_fast_are_kept_in_memory_until_they_are_written(
+    split, make_model, same, tmp_path
+):
+    whole, path = make_model(), tmp_path / "c"
+    _, counter = trained(split, whole, tmp_path / "whole", 0.0, 5)
+    assert counter.count == 5
+    saver, _ = trained(split, make_model(), path, 1000.0, 3)
+    assert saver.epoch == load_checkpoint(path)[1]["epoch"] == 1  # the first is due at once
+    saver.write()
+    assert saver.epoch == load_checkpoint(path)[1]["epoch"] == 3
+    before = path.stat().st_mtime_ns
+    saver.write()
+    assert path.stat().st_mtime_ns == before  # nothing new
+    rest = make_model()
+    _, counter = trained(split, rest, path, 1000.0, 5, start=3)
+    assert counter.count == 5
+    assert same(rest, whole)
+
+
+def test_what_is_kept_in_memory_is_a_copy(split, make_model, tmp_path):
+    path = tmp_path / "c"
+    saver, _ = trained(split, make_model(), path, 1000.0, 3)
+    latest = {name: tensor.clone() for name, tensor in saver._latest[0].items()}
+    model = make_model()
+    trained(split, model, tmp_path / "other", 0.0, 3)
+    saver.write()
+    stored = load_checkpoint(path)[0]
+    assert all(torch.equal(stored[name], tensor) for name, tensor in latest.items())
+    assert all(
+        torch.equal(stored[f"model.{name}"], tensor) for name, tensor in model.state_dict().items()
+    )
