@@ -73,7 +73,7 @@ class Stage:
         stateful: dict[str, Stateful] = {"watch": watch, **(parts or {})}
         saver = SaveCheckpoint(self.checkpoint, best, every=WRITE_EVERY, parts=stateful)
         with self._enforced(model, optimizer):
-            with resuming(self.checkpoint, "this training starts again"):
+            with resuming(self.checkpoint, "the training starts again"):
                 start = resume_training(self.checkpoint, model, optimizer, best, stateful)
             start = max(start, self.first_epoch)
             if start > self.first_epoch:

@@ -64,7 +64,7 @@ def test_compress_and_prune_print_which_layers_stay_dense(capsys):
     note = "compress: out (Linear) stays dense, faster so at density 1 and batch 64: too small"
     run("train", *TINY, "--out", "t")
     run("lottery", *ROUNDS, "--out", "l")
-    assert "stays dense" not in capsys.readouterr().out
+    assert "compress:" not in capsys.readouterr().out  # the table has notes of its own
     run("compress", "t/model.sparseq", "c.sparseq")
     assert note in capsys.readouterr().out
     run("prune", *TINY, "--density", "1", "--finetune", "0", "--file", "t/model.sparseq")

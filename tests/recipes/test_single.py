@@ -22,7 +22,7 @@ from sparseq.pruning import Mask
 from sparseq.recipes import Lottery, OneShot, Train
 from sparseq.recipes.outcome import Outcome
 from sparseq.train import evaluate
-from tests.recipes.test_resume import Count, Positions, Stop
+from tests.recipes.test_resume import Count, Stop
 
 TINY = {"model": "lenet_12", "epochs": 3}
 
@@ -150,48 +150,6 @@ def test_both_stages_of_pruning_log_each_epoch_once(tmp_path):
     stages = [(row["stage"], row["epoch"]) for row in rows(tmp_path)]
     assert stages == [("train", 1), ("train", 2), ("train", 3), ("finetune", 1), ("finetune", 2)]
     assert all({"loss", "validation_accuracy"} <= row.keys() for row in rows(tmp_path))
-
-
-@pytest.mark.parametrize("from_file", [False, True])
-@pytest.mark.parametrize("epochs", [1, 2])
-def test_an_interrupted_fine_tuning_goes_on_from_its_last_epoch(
-    trained, tmp_path, epochs, from_file
-):
-    file = {"file": trained.folder / "model.sparseq"} if from_file else {}
-    fields = {**TINY, **file, "finetune": 3}
-    whole = OneShot(**fields, out=tmp_path / "whole").run()
-    stop, again = Positions(epochs + (0 if from_file else 3)), Positions()
-    with pytest.raises(KeyboardInterrupt):
-        OneShot(**fields, out=tmp_path / "cut").run(stop)
-    assert stop.kept == f"after epoch {epochs} of 3 of the fine-tuning"
-    assert OneShot(**fields, out=tmp_path / "cut").run(again).metrics == whole.metrics
-    trained_before = [] if from_file else ["after epoch 3 of 3 of the real network"]
-    assert again.resumed == [*trained_before, stop.kept]
-    assert same(state(tmp_path / "cut"), state(whole.folder))
-    assert rows(tmp_path / "cut")[-1]["epoch"] == 3
-
-
-def test_a_fresh_run_does_not_say_that_it_goes_on(tmp_path):
-    report = Positions()
-    OneShot(**TINY, finetune=1, out=tmp_path).run(report)
-    assert report.resumed == []
-
-
-@pytest.mark.parametrize("exclude", [("nowhere",), ("fc1", "out.*.x")])
-@pytest.mark.parametrize("recipe", [OneShot, Lottery])
-def test_names_to_exclude_are_checked_before_the_training(tmp_path, recipe, exclude):
-    count = Count()
-    with pytest.raises(ValueError, match="exclude"):
-        recipe(**TINY, exclude=exclude, out=tmp_path).run(count)
-    assert count.units == 0
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_diverging_training_is_part_of_the_result(tmp_path):
-    with pytest.warns(UserWarning, match="training diverges"):
-        outcome = Train(**TINY, optimizer="sgd", lr=1e9, out=tmp_path).run()
-    assert "in epoch 1, " in outcome.metrics["diverged"]
-    assert Outcome.read(tmp_path) == outcome
 
 
 def test_the_error_for_a_damaged_checkpoint_names_the_file_to_delete(trained, tmp_path):
