@@ -93,8 +93,9 @@ def _on_meta(path: str, spec: Spec) -> nn.Module | None:
         with torch.device("meta"):
             return build_module(path, spec)
     except ValueError as error:
-        if isinstance(error.__cause__, RuntimeError):  # any other use of it raises it again
-            return None
+        cause = error.__cause__
+        if isinstance(cause, RuntimeError) or "meta" in str(cause):
+            return None  # if there is another reason, building the layer raises it again
         raise
 
 

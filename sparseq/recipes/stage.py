@@ -82,7 +82,7 @@ class Stage:
             steps = [config.change_rate(self.first_epoch), AdvanceReporter(report, self.name), best]
             keeps = _Keeps(self, saver, report)
             try:
-                state = fit(
+                fit(
                     model,
                     optimizer,
                     data.train,
@@ -103,7 +103,7 @@ class Stage:
             finally:
                 saver.write()
                 keeps.tell()
-        return Trained(best, watch, state)
+        return Trained(best, watch)
 
     def position(self, epoch: int) -> str:
         """Where a training stands after an epoch, in words."""
@@ -119,13 +119,11 @@ class Trained:
 
     Attributes:
         best: the weights of the best epoch.
-        watch: whether the training diverged.
-        state: of the training.
+        watch: the loss of the last epoch, and whether the training diverged.
     """
 
     best: EarlyBest
     watch: WatchLoss
-    state: TrainState
 
     @property
     def remarks(self) -> dict[str, str]:

@@ -25,19 +25,21 @@ class WatchLoss(Callback):
 
     Attributes:
         first: loss of the first step; None before the first epoch.
+        last: loss of the last epoch; NaN before the first one.
         diverged: the first epoch that diverged with its loss, as text; empty if none did.
     """
 
     def __init__(self, remedy: str = "lower the learning rate", quiet: bool = False) -> None:
         self.remedy, self.quiet = remedy, quiet
         self.first: float | None = None
+        self.last = math.nan
         self.diverged = ""
 
     def on_epoch_end(self, state: TrainState) -> None:
         """Compare the losses."""
         if self.first is None and state.first_loss is not None:
             self.first = float(state.first_loss)
-        loss = state.metrics["loss"]
+        loss = self.last = state.metrics["loss"]
         first = math.nan if self.first is None else self.first
         limit = EXPLODED * max(1, abs(first))  # EXPLODED, if the first one is not known
         if self.diverged or (math.isfinite(loss) and abs(loss) < limit):
@@ -48,9 +50,10 @@ class WatchLoss(Callback):
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and JSON values for a checkpoint; the inverse of `resume`."""
-        known = self.first is not None and math.isfinite(self.first)
-        return {}, {**({"first": self.first} if known else {}), "diverged": self.diverged}
+        # as texts, since JSON has no infinity
+        return {}, {"first": str(self.first), "last": str(self.last), "diverged": self.diverged}
 
     def resume(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
         """Continue from the values that `state` returned."""
-        self.first, self.diverged = meta.get("first"), meta["diverged"]
+        self.first = None if meta["first"] == "None" else float(meta["first"])
+        self.last, self.diverged = float(meta["last"]), meta["diverged"]

@@ -162,7 +162,7 @@ class NeedsData(nn.Module):
 
     def __init__(self, width=3):
         super().__init__()
-        self.scale = nn.Parameter(torch.tensor(float(torch.ones(width).sum())))
+        self.scale = nn.Parameter(torch.tensor(float(torch.ones(width).numpy().sum())))
         self.register_buffer("table", torch.arange(3.0), persistent=False)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import signal
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 from sparseq.recipes import Iterative, Lottery, OneShot, Train
 from sparseq.recipes.outcome import Outcome
 from sparseq.train.checkpoint import load_checkpoint
-from tests.recipes.test_resume import TINY, Count, Positions, Stop, table
+from tests.recipes.test_resume import TINY, Count, Positions, Stop, log, table
 
 SINGLE = {"model": "lenet_12", "epochs": 3}
 
@@ -47,6 +48,24 @@ def test_a_run_says_from_where_it_goes_on_and_does(uninterrupted, tmp_path, epoc
     resumed = "with real 2/2" if epochs == 6 else position
     assert second.resumed == ([resumed] if resumed else [])
     assert not list(tmp_path.rglob("*-training.safetensors"))
+
+
+def test_a_round_that_was_trained_and_not_concluded_is_not_trained_again(
+    uninterrupted, tmp_path, monkeypatch
+):
+    recipe, results = uninterrupted
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("sparseq.recipes.rounds.trial.save", full)
+        with pytest.raises(OSError, match="No space left"):
+            recipe(**TINY, out=tmp_path).run()
+    again = Positions()
+    assert table(recipe(**TINY, out=tmp_path).run(again)) == table(results)
+    assert again.resumed == ["after epoch 2 of 2 of real 1/2, round 0, density 100 %"]
+    assert log(tmp_path) == log(results.folder)
 
 
 def test_a_round_that_was_interrupted_twice_ends_the_same(uninterrupted, tmp_path):

@@ -31,7 +31,8 @@ REPEATS = 31
 
 def finish(config: RoundsPlan, folder: RunFolder, trials: Sequence[Trial]) -> Results:
     """Test and time complete trials, and write the results."""
-    levels, notes = [], dict[str, list[str]]()
+    levels: list[Level] = []
+    notes: dict[str, list[str]] = {}
     for algebra in config.algebras:
         own = [trial for trial in trials if trial.algebra == algebra]
         levels += _levels(config, own)

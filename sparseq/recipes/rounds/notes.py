@@ -15,35 +15,24 @@ LOGGER = logging.getLogger("sparseq")
 SHOWN = 3  # layers of which the reason is given
 
 
-class _Reasons(logging.Handler):
-    """Collects what `compress` says about layers that stay dense."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.INFO)
-        self.lines: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Keep the line."""
-        if "dense" in record.getMessage():
-            self.lines.append(record.getMessage().removeprefix("compress: "))
-
-
 @contextmanager
 def dense_reasons() -> Iterator[list[str]]:
-    """The reasons that `compress` logs inside the block, which other handlers get as usual."""
-    handler, level = _Reasons(), LOGGER.level
-    others = {other: other.level for other in LOGGER.handlers}
-    for other in others:  # they rely on the logger's level
-        other.setLevel(max(other.level, LOGGER.getEffectiveLevel()))
-    LOGGER.addHandler(handler)
-    LOGGER.setLevel(min(logging.INFO, LOGGER.getEffectiveLevel()))
+    """What `compress` logs inside the block about layers that stay dense, whoever else logs it."""
+    lines: list[str] = []
+    level, before = LOGGER.level, LOGGER.getEffectiveLevel()
+
+    def collect(record: logging.LogRecord) -> bool:
+        if "dense" in record.getMessage():
+            lines.append(record.getMessage().removeprefix("compress: "))
+        return record.levelno >= before  # the others get what they would have got
+
+    LOGGER.addFilter(collect)
+    LOGGER.setLevel(min(logging.INFO, before))
     try:
-        yield handler.lines
+        yield lines
     finally:
-        LOGGER.removeHandler(handler)
+        LOGGER.removeFilter(collect)
         LOGGER.setLevel(level)
-        for other, previous in others.items():
-            other.setLevel(previous)
 
 
 def remark_on(model: nn.Module, density: float, reasons: Sequence[str]) -> dict[str, str]:

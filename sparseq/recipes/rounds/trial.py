@@ -146,7 +146,7 @@ class Trial:
             small = self._compress(model, mask)
         save(small, self.file(number), overwrite=True)
         training = {
-            "loss": trained.state.metrics["loss"],
+            "loss": trained.watch.last,
             "best_epoch": trained.best.epoch - self.config.first_epoch(number),
             "seconds": time.perf_counter() - started,
             **trained.remarks,
@@ -208,7 +208,7 @@ class Trial:
         )
         parts = {} if number else {"rewind": rewind_point}
         trained = stage.run(config, model, self.data, report, parts=parts)
-        loss = trained.state.metrics["loss"]
+        loss = trained.watch.last
         if not math.isfinite(loss):
             raise argument_error(
                 config.recipe,
@@ -267,6 +267,7 @@ class Trial:
                 self.mask = Mask(unprefixed("mask/", tensors)).to(self.config.device)
                 for row in self.rows:
                     self.file(row["round"]).stat()
+                    self._training(row["round"]).unlink(missing_ok=True)
         self._reconcile()
 
     def _resuming(self) -> AbstractContextManager[None]:
