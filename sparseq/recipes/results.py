@@ -147,7 +147,8 @@ def _checked_notes(stored: dict[str, Any], path: Path) -> dict[str, list[str]]:
     valid = lists and all(isinstance(line, str) for lines in notes.values() for line in lines)
     rule = "must be lists of texts by network"
     require(valid, "Results.read", f"{path}: notes", rule, repr(notes)[:80])
-    return notes if valid else {}
+    checked: dict[str, list[str]] = notes
+    return checked
 
 
 def _check_names(values: dict[str, Any], names: Sequence[str], argument: str) -> None:
