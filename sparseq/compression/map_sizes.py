@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 
 from sparseq.compression.break_even import is_convolution
 from sparseq.errors import argument_error, require
+from sparseq.nn.computed import copy_model
 
 
 def output_positions(module: Any, y: Tensor) -> int:
@@ -32,7 +32,7 @@ def map_sizes(model: nn.Module, in_shape: tuple[int, ...]) -> dict[str, list[int
     """
     positive = bool(in_shape) and all(size >= 1 for size in in_shape)
     require(positive, "compress", "in_shape", "must have sizes of at least 1", in_shape)
-    twin, sizes = copy.deepcopy(model).eval(), dict[str, list[int]]()
+    twin, sizes = copy_model(model).eval(), dict[str, list[int]]()
     for path, module in twin.named_modules():
         if is_convolution(module):
             sizes[path] = []

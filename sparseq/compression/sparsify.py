@@ -25,12 +25,14 @@ from sparseq.compression.break_even import (
     is_measured,
     keeps_whole,
 )
+from sparseq.compression.kept_weights import kept_by_layer, pruned_but_dense
 from sparseq.compression.map_sizes import map_sizes
-from sparseq.errors import require, unknown_name
+from sparseq.errors import require, unknown_name, warn
 from sparseq.formats import check_masks
 from sparseq.nn.convert import replace_modules
 from sparseq.nn.inference.chain import chain_sequentials
 from sparseq.nn.layer_types import sparse_type
+from sparseq.nn.parameter_names import described
 
 POLICIES = ["auto", "sparse"]
 LOGGER = logging.getLogger("sparseq")
@@ -49,11 +51,15 @@ def compress(
 
     Args:
         model: any module; it is not modified. Its linear and convolution layers are candidates;
-            their subclasses are not, since their own code may read `weight`.
+            their subclasses are not, since their own code may compute something else. Weights
+            that are computed (torch.nn.utils.prune, weight_norm, parametrizations) are those that
+            forward would use. Hooks, users' attributes and shared weights are carried over; what
+            cannot be, and pruned weights without a sparse layer, are named in a warning.
         mask: parameter name -> bool tensor of the parameter's shape, True = keep (a `Mask`).
             Dropped entries are 0 in the copy, whatever their value was (NaN included), also in
             layers that stay dense and in other parameters. Layers without a mask stay dense. By
-            default the mask of each candidate keeps its weights other than 0.
+            default each candidate keeps what torch.nn.utils.prune keeps of it, or else its weights
+            other than 0.
         policy: "sparse" converts every candidate; "auto" keeps those dense that would be slower
             sparse with torch's current number of threads (see `sparseq.compression.break_even`),
             and reports them to the logger "sparseq" (INFO).
@@ -78,7 +84,10 @@ def compress(
         raise unknown_name("compress policy", policy, POLICIES)
     if mask is not None:
         check_masks("compress", "mask", mask, dict(model.named_parameters()))
-    keeps = _kept_by_layer(model, mask)
+    keeps = kept_by_layer(model, mask)
+    left = pruned_but_dense(model, mask, keeps)
+    if left:
+        warn("compress", f"pruned, but dense for want of a sparse layer: {described(model, left)}")
     rule = Auto(_maps_of(model, keeps, in_shape), batch, training) if policy == "auto" else None
 
     def sparse_twin(path: str, module: nn.Module) -> nn.Module | None:
@@ -87,7 +96,7 @@ def compress(
             return None
         return convert(module, keep)
 
-    result = replace_modules(model, sparse_twin)
+    result = replace_modules(model, sparse_twin, "compress")
     _zero_dropped(result, mask or {})
     chain_sequentials(result)
     return result
@@ -157,26 +166,9 @@ def _maps_of(
     return map_sizes(model, shape) if shape is not None and has_convolution else {}
 
 
-def _kept_by_layer(model: nn.Module, mask: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
-    """Path of a candidate layer -> bool tensor of its weight's shape."""
-    modules = model.named_modules()
-    layers = {path: module for path, module in modules if sparse_type(type(module)) is not None}
-    if mask is None:
-        return {path: layer.weight.detach() != 0 for path, layer in layers.items()}
-    # by identity, since a weight shared by two layers has only one name
-    by_weight = {
-        id(weight): mask[name] for name, weight in model.named_parameters() if name in mask
-    }
-    return {
-        path: by_weight[id(layer.weight)].to(layer.weight.device)
-        for path, layer in layers.items()
-        if id(layer.weight) in by_weight
-    }
-
-
 @torch.no_grad()
 def _zero_dropped(model: nn.Module, mask: Mapping[str, Tensor]) -> None:
     """Zero the dropped entries of the parameters that were not converted."""
-    for name, parameter in model.named_parameters():
+    for name, parameter in model.named_parameters(remove_duplicate=False):
         if name in mask:
             parameter.masked_fill_(~mask[name].to(parameter.device), 0)
