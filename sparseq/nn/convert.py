@@ -45,7 +45,7 @@ def replace_modules(
     """
     replaced, kept = _replacements(model, rule)
     ties = untying(model, replaced) if keep_ties else {}
-    kept |= {path: f"shares its weight with {other or 'the model'}" for path, other in ties.items()}
+    kept |= {path: f"it shares its weight with {other}" for path, other in ties.items()}
     replaced = {path: pair for path, pair in replaced.items() if path not in ties}
     memo: dict[int, Any] = {
         id(model.get_submodule(path)): new for path, (_, new) in replaced.items()
@@ -53,13 +53,11 @@ def replace_modules(
     result = copy_model(model, memo)
     if keep_ties:
         tie(replaced, memo)
-    for path, (old, new) in replaced.items():
-        lost = carry_over(old, new, memo)
-        if lost:
-            kept[path] = f"was replaced without its {', '.join(lost)}"
-    if kept:
-        text = "; ".join(f"{path or 'the model'} {reason}" for path, reason in kept.items())
-        warn(op, f"kept as it was or not carried over: {text}")
+    lost = {path: carry_over(old, new, memo) for path, (old, new) in replaced.items()}
+    notes = [f"{path or 'the model'} is kept, as {reason}" for path, reason in kept.items()]
+    notes += [f"{path} was replaced without its {', '.join(n)}" for path, n in lost.items() if n]
+    if notes:
+        warn(op, "; ".join(notes))
     use_layers_of_encoders(result)
     return result
 
@@ -77,7 +75,7 @@ def _replacements(
         if new is None:
             continue
         if "forward" in vars(module):
-            kept[path] = "has a forward of its own"
+            kept[path] = "it has a forward of its own"
             continue
         new.train(module.training)
         replaced[path] = plain, new

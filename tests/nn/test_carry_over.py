@@ -98,7 +98,7 @@ def test_hooks_on_the_state_dict_are_named(converted):
 def test_a_layer_with_a_forward_of_its_own_is_kept_and_named(converted):
     model, convert, _ = converted
     model[0].forward = lambda x: x + 1
-    with pytest.warns(UserWarning, match="0 has a forward of its own"):
+    with pytest.warns(UserWarning, match="0 is kept, as it has a forward of its own"):
         new = convert(model)
     assert type(new[0]) is type(model[0])
 
@@ -119,7 +119,7 @@ class Tied(nn.Module):
 
 @pytest.mark.parametrize("convert", [sparse, lambda m: swap(m, {nn.Linear: QLinear})])
 def test_a_head_tied_to_an_embedding_stays_tied_and_is_named(convert):
-    with pytest.warns(UserWarning, match="head shares its weight with embedding"):
+    with pytest.warns(UserWarning, match="head is kept, as it shares its weight with embedding"):
         new = convert(Tied())
     assert new.head.weight is new.embedding.weight
     assert type(new.body) is not nn.Linear
@@ -127,7 +127,7 @@ def test_a_head_tied_to_an_embedding_stays_tied_and_is_named(convert):
 
 def test_dropped_entries_of_a_tied_weight_are_zero():
     mask = {"embedding.weight": torch.rand(24, 16) < 0.3, "body.weight": torch.rand(16, 16) < 0.3}
-    with pytest.warns(UserWarning, match="head shares its weight"):
+    with pytest.warns(UserWarning, match="head is kept, as it shares its weight"):
         new = compress(Tied(), mask, policy="sparse")
     assert not new.head.weight[~mask["embedding.weight"]].any()
     assert new.head.weight is new.embedding.weight
