@@ -154,7 +154,7 @@ class Profile:
 
 def _recorded_shape(network: Any) -> tuple[tuple[int, ...], str]:
     """The shape recorded in a saved network."""
-    from sparseq.compression.sparsify import recorded_shape
+    from sparseq.compression.table_rule import recorded_shape
 
     shape = recorded_shape(network)
     if shape is None:
