@@ -37,9 +37,7 @@ def median_ms(works: Sequence[Work], device: torch.device = CPU, repeats: int = 
     return [statistics.median(times) for times in samples]
 
 
-def quick_ms(
-    works: Sequence[Work], device: torch.device = CPU, seconds: float = 0.04
-) -> list[float]:
+def quick_ms(works: Sequence[Work], device: torch.device, seconds: float) -> list[float]:
     """Median milliseconds as by `median_ms`, with no more repeats than a decision needs.
 
     The turns end when so many seconds are spent, or when one piece of work was faster in each of

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -33,17 +33,20 @@ def sequential_paths(model: nn.Module) -> list[str]:
     return [path for path, module in model.named_modules() if type(module) in SEQUENTIALS]
 
 
-def find_chains(model: nn.Module, twins: Mapping[str, nn.Module]) -> Iterator[Chain]:
+def find_chains(
+    model: nn.Module, sequentials: Sequence[str], twins: Mapping[str, nn.Module]
+) -> Iterator[Chain]:
     """The chains that a model would have if each layer of `twins` were the twin named there.
 
     A chain with a shared module is left out: its calls cannot be told apart.
 
     Args:
         model: any module, in the mode in which it will run.
+        sequentials: paths of the nn.Sequential modules to search.
         twins: path -> sparse twin.
     """
     uses = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
-    for path in sequential_paths(model):
+    for path in sequentials:
         names = list(model.get_submodule(path)._modules)
         paths = [f"{path}.{name}" if path else name for name in names]
         modules = {each: model.get_submodule(each) for each in paths}

@@ -25,7 +25,7 @@ from sparseq.compression.chains import Chain, find_chains, in_a_row, sequential_
 from sparseq.compression.choice import Choice, Verdict, ms_text, times_text
 from sparseq.compression.example import accepted, describe, device_of_call, observe
 from sparseq.compression.remembered import Remembered, remembered
-from sparseq.compression.stopwatch import Clock, Stopwatch, layer_key
+from sparseq.compression.stopwatch import Stopwatch, layer_key
 from sparseq.errors import require
 from sparseq.timing import quick_ms
 
@@ -43,7 +43,6 @@ def choose(
     *,
     training: bool = False,
     remember: bool = True,
-    clock: Clock | None = None,
 ) -> Choice:
     """The fastest form of each layer on this machine, for one example.
 
@@ -54,7 +53,6 @@ def choose(
         build: makes the network in which the layers have some forms.
         training: time forward and backward passes.
         remember: use the times measured before on this machine, and keep new ones.
-        clock: times pieces of work by turns; by default `sparseq.timing.quick_ms`.
 
     Raises:
         ValueError: the model does not accept the example, or no output needs a gradient in
@@ -68,12 +66,12 @@ def choose(
     grows = not training or any(y.requires_grad for y in outputs)
     rule = "must lead to an output that needs a gradient, for training=True"
     require(grows, "compress", "example", rule, _shapes(call))
-    watch = Stopwatch(training, device, rows, clock or quick_ms)
+    watch = Stopwatch(training, device, rows, quick_ms)
     trial = Trial(twin, keeps, calls, watch)
     trial.judge_layers()
     if not training and device.type == "cpu":
         trial.judge_chains()
-    times = _settle(trial, Whole(build, call, watch, clock))
+    times = _settle(trial, Whole(build, call, watch))
     rows.save()
     threads = torch.get_num_threads()
     step = "forward and backward" if training else "forward"
@@ -133,13 +131,14 @@ class Trial:
 
     def judge_chains(self) -> None:
         """The fastest forms of the layers that could run as one kernel, as a whole."""
+        called = [path for path in sequential_paths(self.model) if self.calls[path]]
         for name in CANDIDATES.names():
-            times = {path: verdict.times for path, verdict in self.verdicts.items()}
+            times = {path: self.verdicts[path].times for path in self.verdicts}
             can_run = [path for path in times if math.isfinite(times[path].get(name, math.inf))]
-            twins = {path: self.form(path, name) for path in can_run}
-            for chain in find_chains(self.model, twins):
-                first = chain.modules[0]
-                if self.calls.get(first) and self.calls[first.rpartition(".")[0]]:
+            inside = [path for path in can_run if path.rpartition(".")[0] in called and path]
+            twins = {path: self.form(path, name) for path in inside}
+            for chain in find_chains(self.model, called, twins):
+                if self.calls.get(chain.modules[0]):
                     self._judge_chain(chain, name)
 
     def _judge_chain(self, chain: Chain, name: str) -> None:
@@ -189,9 +188,8 @@ class Trial:
 class Whole:
     """The whole network, which takes turns with the dense one."""
 
-    def __init__(self, build: Build, call: Call, watch: Stopwatch, clock: Clock | None) -> None:
+    def __init__(self, build: Build, call: Call, watch: Stopwatch) -> None:
         self._build, self._call, self._watch = build, call, watch
-        self._clock = clock or partial(quick_ms, seconds=WHOLE_SECONDS)
         self._dense: Replay | None = None
 
     def times(self, taken: Mapping[str, str]) -> tuple[float, float]:
@@ -199,7 +197,7 @@ class Whole:
         self._dense = self._dense or self._work({})
         with self._watch.pure():
             works = [self._dense, self._work(taken)]
-            dense_ms, chosen_ms = self._clock(works, self._watch.device)
+            dense_ms, chosen_ms = self._watch.clock(works, self._watch.device, WHOLE_SECONDS)
         return dense_ms, chosen_ms
 
     def _work(self, taken: Mapping[str, str]) -> Replay:

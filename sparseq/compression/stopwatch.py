@@ -17,11 +17,11 @@ from sparseq.compression.candidates import DENSE
 from sparseq.compression.example import ERRORS, pure
 from sparseq.compression.remembered import Remembered, Row
 from sparseq.nn.layer_types import type_of
-from sparseq.timing import quick_ms
 
-# pieces of work that take turns, and where they run -> milliseconds of each
-Clock = Callable[[Sequence[Any], torch.device], list[float]]
+# pieces of work that take turns, where they run, seconds to spend -> milliseconds of each
+Clock = Callable[[Sequence[Any], torch.device, float], list[float]]
 Makers = Mapping[str, Callable[[], nn.Module]]
+LAYER_SECONDS = 0.04
 DENSITY_STEP = math.log(1.05)  # densities this close are one piece of work
 
 
@@ -39,7 +39,7 @@ class Stopwatch:
     training: bool
     device: torch.device
     rows: Remembered
-    clock: Clock = quick_ms
+    clock: Clock
 
     def times(self, key: Any, forms: Makers, calls: Sequence[Call]) -> Row:
         """Milliseconds of all calls together, by form.
@@ -72,7 +72,7 @@ class Stopwatch:
         works = {name: Replay(make(), call, self.training) for name, make in forms.items()}
         with self.pure():
             runs = {name: work for name, work in works.items() if name == DENSE or _runs(work)}
-            times = self.clock(list(runs.values()), self.device)
+            times = self.clock(list(runs.values()), self.device, LAYER_SECONDS)
         return {**dict.fromkeys(forms, math.inf), **dict(zip(runs, times, strict=True))}
 
     @contextmanager
