@@ -88,7 +88,7 @@ class Auto:
 
     def reason(self, path: str, module: nn.Module, keep: Tensor) -> str:
         """Why a layer stays dense; "" if the tables convert it."""
-        unfit = _no_table(module)
+        unfit = "all its weights are kept" if density_of(keep) == 1 else _no_table(module)
         reasons = [unfit] if unfit else [self._at(module, keep, size) for size in self._sizes(path)]
         return next(filter(None, reasons), "")
 
