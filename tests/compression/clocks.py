@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from sparseq.nn.sparse.patterned import PatternedLayer
+from sparseq.ops.build import BuildError
 
 
 class FakeClock:
@@ -31,11 +32,17 @@ class FakeClock:
         return [works for works in self.works if not any(works[0].module.children())]
 
 
-def install(monkeypatch, cost):
-    """Make `compress` measure by this rule."""
+def install(monkeypatch, cost, cache=None):
+    """Make `compress` measure by this rule, and remember times in the folder `cache` or nowhere."""
     clock = FakeClock(cost)
     monkeypatch.setattr("sparseq.compression.measured.quick_ms", clock)
+    monkeypatch.setattr("sparseq.compression.remembered.cache_root", lambda: cache or nowhere())
     return clock
+
+
+def nowhere():
+    """As where no cache folder can be written."""
+    raise BuildError("no folder")
 
 
 def by_kind(dense=1.0, sparse=1.0):
