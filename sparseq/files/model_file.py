@@ -47,7 +47,6 @@ from sparseq.files.tensors import (
     pattern_names,
 )
 from sparseq.nn.convert import device_of, replace_modules
-from sparseq.nn.inference.chain import SparseSequential, chain
 from sparseq.registry import Registry
 
 __all__ = ["MODEL_BUILDERS", "load", "recorded_builder", "save", "write_atomically"]
@@ -190,11 +189,7 @@ def _with_layers_of(specs: Mapping[str, Spec], skeleton: nn.Module) -> nn.Module
             return None
         return build_module(path, spec).to(device_of(module))
 
-    result = replace_modules(skeleton, layer_of_file)
-    for path, spec in specs.items():
-        if spec.get("type") == SparseSequential.__name__:
-            chain(result.get_submodule(path))
-    return result
+    return replace_modules(skeleton, layer_of_file)
 
 
 def _sharing(specs: Mapping[str, Spec]) -> dict[str, str]:

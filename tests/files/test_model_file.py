@@ -13,7 +13,7 @@ from sparseq import models
 from sparseq.compression.sparsify import compress
 from sparseq.files.contents import describe_file
 from sparseq.files.model_file import MODEL_BUILDERS, load, save
-from sparseq.nn import SparseLinear, SparseQLinear, SparseSequential
+from sparseq.nn import SparseLinear, SparseQLinear
 from sparseq.nn.quaternion.linear import QLinear
 
 
@@ -281,12 +281,3 @@ def test_modified_truncated_and_other_files_are_refused(tmp_path):
     safetensors.torch.save_file({"weight": torch.ones(2, 2)}, path)
     with pytest.raises(ValueError, match="another program"):
         load(path)
-
-
-def test_a_model_of_own_code_is_chained_again(tmp_path):
-    skeleton = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4))
-    small = pruned(skeleton, 0.3).eval()
-    assert type(small) is SparseSequential
-    again, x = round_trip(small, tmp_path, skeleton), torch.randn(3, 8)
-    with torch.no_grad():
-        assert torch.equal(again(x), small(x))

@@ -57,13 +57,7 @@ def chain_sequentials(model: nn.Module) -> None:
     """Make every nn.Sequential that has a run a SparseSequential, in place."""
     for module in model.modules():
         if type(module) is nn.Sequential and any(map(_is_chain, find_runs(list(module)))):
-            chain(module)
-
-
-def chain(module: nn.Module) -> None:
-    """Make an nn.Sequential a SparseSequential, in place; other modules stay as they are."""
-    if type(module) is nn.Sequential:
-        module.__class__ = SparseSequential
+            module.__class__ = SparseSequential
 
 
 def unchain_sequentials(model: nn.Module) -> None:
