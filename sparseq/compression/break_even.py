@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sparseq.compression.thresholds import STEPS, MapThresholds, thresholds
+from sparseq.nn.computed import declared_class
 from sparseq.nn.layer_types import sparse_type, type_of
 
 
@@ -96,7 +97,7 @@ def keeps_whole(kind: type[nn.Module], keep: Tensor) -> bool:
 
 def is_convolution(module: nn.Module) -> bool:
     """Whether a module has a sparse twin whose cost depends on the size of its map."""
-    return hasattr(module, "kernel_size") and sparse_type(type(module)) is not None
+    return hasattr(module, "kernel_size") and sparse_type(declared_class(module)) is not None
 
 
 def _is_quaternion(kind: type[nn.Module]) -> bool:

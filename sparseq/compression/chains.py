@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from sparseq.nn.computed import plain_layer
 from sparseq.nn.inference.chain import SparseSequential, chain_sequentials
 from sparseq.nn.inference.eligibility import has_hooks
 from sparseq.nn.inference.runs import Run, find_runs
@@ -50,7 +51,8 @@ def find_chains(
         names = list(model.get_submodule(path)._modules)
         paths = [f"{path}.{name}" if path else name for name in names]
         modules = {each: model.get_submodule(each) for each in paths}
-        sparse = [m if has_hooks(m) else twins.get(each, m) for each, m in modules.items()]
+        hooked = {each for each, module in modules.items() if has_hooks(plain_layer(module))}
+        sparse = [m if each in hooked else twins.get(each, m) for each, m in modules.items()]
         for run in _split(paths, find_runs(sparse)):
             layers = tuple(each for each in run if each in twins)
             if layers and all(uses[id(modules[each])] == 1 for each in run):

@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from torch import nn
+
 from sparseq.compression.candidates import DENSE
 
 
@@ -70,6 +72,19 @@ class Choice:
     def taken(self) -> dict[str, str]:
         """Path -> form, of the layers that are converted."""
         return {path: each.taken for path, each in self.verdicts.items() if not each.is_dense}
+
+    def as_built(self, model: nn.Module, result: nn.Module) -> Choice:
+        """The choice as carried out: layers that could not be replaced stay dense.
+
+        Args:
+            model: the dense model.
+            result: what was built from it.
+        """
+        verdicts = dict(self.verdicts)
+        for path in self.taken:
+            if type(result.get_submodule(path)) is type(model.get_submodule(path)):
+                verdicts[path] = verdicts[path].instead(DENSE, "it cannot be replaced, see warning")
+        return replace(self, verdicts=verdicts)
 
     @property
     def summary(self) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from sparseq.compression.calls import Call, record_calls, tensors_in
 from sparseq.errors import argument_error
+from sparseq.nn.computed import copy_model
 from sparseq.nn.convert import device_of
 
 ERRORS = (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError)
@@ -53,7 +53,7 @@ def observe(
     Returns:
         The copy, in that mode; path -> calls; the tensors in its output.
     """
-    twin = copy.deepcopy(model).train(training)
+    twin = copy_model(model).train(training)
     with pure(training, device_of_call(model, call)):
         watched = {path: twin.get_submodule(path) for path in paths}
         calls, y = record_calls(watched, lambda: twin(*call.args, **call.kwargs))

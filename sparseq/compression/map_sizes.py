@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 from sparseq.compression.break_even import is_convolution
-from sparseq.compression.calls import Call
+from sparseq.compression.calls import Call, tensors_in
 from sparseq.compression.example import accepted, observe
 from sparseq.errors import require
+from sparseq.nn.computed import declared_class
 from sparseq.nn.layer_types import sparse_type
 
 
@@ -32,17 +33,18 @@ def map_sizes(model: nn.Module, in_shape: tuple[int, ...]) -> dict[str, list[int
     """
     positive = bool(in_shape) and all(size >= 1 for size in in_shape)
     require(positive, "compress", "in_shape", "must have sizes of at least 1", in_shape)
-    modules = dict(model.named_modules())
-    paths = [path for path, module in modules.items() if sparse_type(type(module)) is not None]
+    modules = {p: m for p, m in model.named_modules() if sparse_type(declared_class(m)) is not None}
     like = next(filter(torch.is_floating_point, model.parameters()), torch.empty(0))
     call = Call((like.detach().new_zeros(1, *in_shape),), {})
     rule = "must be the shape of one example that the model accepts"
     with accepted("compress", "in_shape", rule, lambda: in_shape):
-        _, calls, _ = observe(model, paths, call)
-    return {path: [_size(modules[path], each) for each in calls[path]] for path in paths}
+        _, calls, _ = observe(model, list(modules), call)
+    return {path: [_size(modules[path], each) for each in seen] for path, seen in calls.items()}
 
 
 def _size(layer: Any, call: Call) -> int:
     """Output positions of a convolution, or rows of a linear layer."""
-    name = "out_channels" if is_convolution(layer) else "out_features"
-    return call.outputs // max(int(getattr(layer, name, call.outputs)), 1)
+    if is_convolution(layer):
+        return call.outputs // max(int(layer.out_channels), 1)
+    x = next(tensors_in((call.args, call.kwargs)))
+    return x.numel() // max(x.shape[-1], 1)

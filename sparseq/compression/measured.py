@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,6 +28,7 @@ from sparseq.compression.example import accepted, describe, device_of_call, obse
 from sparseq.compression.remembered import Remembered, remembered
 from sparseq.compression.stopwatch import Stopwatch, layer_key
 from sparseq.errors import require
+from sparseq.nn.computed import declared_class, plain_layer
 from sparseq.timing import quick_ms
 
 # path -> form of each layer to convert -> the whole network in these forms
@@ -106,7 +108,7 @@ class Trial:
         if name == DENSE:
             return module
         if (path, name) not in self._twins:
-            made = CANDIDATES.get(name)(module, self.keeps[path])
+            made = CANDIDATES.get(name)(plain_layer(module), self.keeps[path])
             assert made is not None
             self._twins[path, name] = made.train(module.training)
         return self._twins[path, name]
@@ -117,17 +119,18 @@ class Trial:
             self.verdicts[path] = self._judged(path, keep)
 
     def _judged(self, path: str, keep: Tensor) -> Verdict:
-        layer, density = self.model.get_submodule(path), density_of(keep)
-        stays = partial(Verdict, path, type(layer).__name__, density, DENSE, {})
+        kind = declared_class(self.model.get_submodule(path)).__name__
+        density = density_of(keep)
+        stays = partial(Verdict, path, kind, density, DENSE, {})
         if density == 1:
             return stays(why="all its weights are kept")
         if not self.calls[path]:
             return stays(why="the example does not call it")
         names = [DENSE, *CANDIDATES.names()]
         forms = {name: partial(self.form, path, name) for name in names}
-        times = self.watch.times(layer_key(layer, keep), forms, self.calls[path])
+        times = self.watch.times(self._key_of(path), forms, self.calls[path])
         taken = min(times, key=times.__getitem__)  # the dense one if they are equal
-        return Verdict(path, type(layer).__name__, density, taken, times)
+        return Verdict(path, kind, density, taken, times)
 
     def judge_chains(self) -> None:
         """The fastest forms of the layers that could run as one kernel, as a whole."""
@@ -202,7 +205,10 @@ class Whole:
 
     def _work(self, taken: Mapping[str, str]) -> Replay:
         training = self._watch.training
-        return Replay(self._build(taken).train(training), self._call, training)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the result's own building says the same
+            network = self._build(taken).train(training)
+        return Replay(network, self._call, training)
 
 
 def _settle(trial: Trial, whole: Whole) -> tuple[float | None, float | None]:

@@ -19,13 +19,14 @@ from torch import Tensor, nn
 
 from sparseq.compression.candidates import CANDIDATES, SPARSE
 from sparseq.compression.example import as_call
+from sparseq.compression.kept_weights import kept_by_layer, pruned_but_dense
 from sparseq.compression.measured import choose
 from sparseq.compression.table_rule import forms_by_table
-from sparseq.errors import require, unknown_name
+from sparseq.errors import require, unknown_name, warn
 from sparseq.formats import check_masks
 from sparseq.nn.convert import replace_modules
 from sparseq.nn.inference.chain import chain_sequentials
-from sparseq.nn.layer_types import sparse_type
+from sparseq.nn.parameter_names import described
 
 POLICIES = ["auto", "measured", "sparse"]
 LOGGER = logging.getLogger("sparseq")
@@ -53,11 +54,15 @@ def compress(
 
     Args:
         model: any module; it is not modified. Its linear and convolution layers are candidates;
-            their subclasses are not, since their own code may read `weight`.
+            their subclasses are not, since their own code may compute something else. Weights
+            that are computed (torch.nn.utils.prune, weight_norm, parametrizations) are those that
+            forward would use. Hooks, users' attributes and shared weights are carried over; what
+            cannot be, and pruned weights without a sparse layer, are named in a warning.
         mask: parameter name -> bool tensor of the parameter's shape, True = keep (a `Mask`).
             Dropped entries are 0 in the copy, whatever their value was (NaN included), also in
             layers that stay dense and in other parameters. Layers without a mask stay dense. By
-            default the mask of each candidate keeps its weights other than 0.
+            default each candidate keeps what torch.nn.utils.prune keeps of it, or else its weights
+            other than 0.
         policy: "measured" is what an example implies; "sparse" converts every candidate, without
             measuring; "auto" is "measured" if there is an example, else the tables decide (see
             `sparseq.compression.table_rule`).
@@ -86,7 +91,10 @@ def compress(
     _check_basis(policy, example, batch, in_shape)
     if mask is not None:
         check_masks("compress", "mask", mask, dict(model.named_parameters()))
-    keeps = _kept_by_layer(model, mask)
+    keeps = kept_by_layer(model, mask)
+    left = pruned_but_dense(model, mask, keeps)
+    if left:
+        warn("compress", f"pruned, but dense for want of a sparse layer: {described(model, left)}")
     build = partial(_converted, model, mask or {}, keeps)
     if policy == "sparse":
         return build(dict.fromkeys(keeps, SPARSE))
@@ -94,10 +102,10 @@ def compress(
         return build(forms_by_table(model, keeps, batch or 64, training, in_shape))
     call = as_call("compress", example)
     choice = choose(model, keeps, call, build, training=training, remember=remember)
-    for line in choice.lines():
-        LOGGER.info("compress: %s", line)
     result: Any = build(choice.taken)
-    result.compression = choice
+    result.compression = choice.as_built(model, result)
+    for line in result.compression.lines():
+        LOGGER.info("compress: %s", line)
     return result
 
 
@@ -124,33 +132,16 @@ def _converted(
     def in_form(path: str, module: nn.Module) -> nn.Module | None:
         return CANDIDATES.get(forms[path])(module, keeps[path]) if path in forms else None
 
-    result = replace_modules(model, in_form)
+    result = replace_modules(model, in_form, "compress")
     result.__dict__.pop("compression", None)  # of an earlier call, if the model is a result
     _zero_dropped(result, mask)
     chain_sequentials(result)
     return result
 
 
-def _kept_by_layer(model: nn.Module, mask: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
-    """Path of a candidate layer -> bool tensor of its weight's shape."""
-    modules = model.named_modules()
-    layers = {path: module for path, module in modules if sparse_type(type(module)) is not None}
-    if mask is None:
-        return {path: layer.weight.detach() != 0 for path, layer in layers.items()}
-    # by identity, since a weight shared by two layers has only one name
-    by_weight = {
-        id(weight): mask[name] for name, weight in model.named_parameters() if name in mask
-    }
-    return {
-        path: by_weight[id(layer.weight)].to(layer.weight.device)
-        for path, layer in layers.items()
-        if id(layer.weight) in by_weight
-    }
-
-
 @torch.no_grad()
 def _zero_dropped(model: nn.Module, mask: Mapping[str, Tensor]) -> None:
     """Zero the dropped entries of the parameters that were not converted."""
-    for name, parameter in model.named_parameters():
+    for name, parameter in model.named_parameters(remove_duplicate=False):
         if name in mask:
             parameter.masked_fill_(~mask[name].to(parameter.device), 0)

@@ -16,6 +16,7 @@ from sparseq.compression.calls import Call, Replay
 from sparseq.compression.candidates import DENSE
 from sparseq.compression.example import ERRORS, pure
 from sparseq.compression.remembered import Remembered, Row
+from sparseq.nn.computed import is_computed, plain_layer
 from sparseq.nn.layer_types import type_of
 
 # pieces of work that take turns, where they run, seconds to spend -> milliseconds of each
@@ -95,23 +96,28 @@ def _runs(work: Replay) -> bool:
     return True
 
 
-def layer_key(layer: Any, keep: Tensor) -> list[Any]:
+def layer_key(layer: nn.Module, keep: Tensor) -> list[Any]:
     """What the time of a layer's forms depends on, in JSON values; weights alike share it.
 
     These are its kind, settings, dtype and layout, which parameters are trained, and of the mask
-    the density, whether it keeps whole kernels or quaternions, and how many rows, columns and
-    slices it empties.
+    the density, whether it keeps whole kernels or quaternions, and how many rows and columns it
+    empties.
     """
-    kind, entry, density = type(layer), type_of(type(layer)), density_of(keep)
-    filled = [
-        round(float(keep.movedim(axis, 0).flatten(1).any(1).float().mean()), 1)
-        for axis in range(min(keep.dim(), 3) if keep.numel() else 0)
-    ]
+    plain: Any = plain_layer(layer)
+    kind, density = type(plain), density_of(keep)
+    entry, (rows, columns) = type_of(kind), (*keep.shape, 1)[:2]
+    matrix = keep.reshape(rows, columns, math.prod(keep.shape[2:])).any(2)
     return [
         kind.__name__,
-        entry.arguments(layer) if entry is not None else repr(layer),
-        [str(layer.weight.dtype), list(layer.weight.stride())],
-        [parameter.requires_grad for parameter in layer.parameters()],
+        repr(layer) if is_computed(layer) else "",
+        entry.arguments(plain) if entry is not None else repr(plain),
+        [str(plain.weight.dtype), list(plain.weight.stride())],
+        [parameter.requires_grad for parameter in plain.parameters()],
         round(math.log(density) / DENSITY_STEP) if density else None,
-        [keeps_whole(kind, keep), *filled],
+        [keeps_whole(kind, keep), _filled(matrix.any(1)), _filled(matrix.any(0))],
     ]
+
+
+def _filled(kept: Tensor) -> float:
+    """Fraction of True, in tenths."""
+    return round(density_of(kept), 1)

@@ -22,6 +22,7 @@ from sparseq.compression.break_even import (
 )
 from sparseq.compression.candidates import SPARSE
 from sparseq.compression.map_sizes import map_sizes
+from sparseq.nn.computed import plain_layer
 from sparseq.nn.layer_types import sparse_type
 from sparseq.ops._backend import activate
 from sparseq.ops.build.cpu import cpu_class
@@ -46,7 +47,7 @@ def forms_by_table(
     """
     shape = recorded_shape(model) if in_shape is None else in_shape
     rule = Auto({} if shape is None or not keeps else map_sizes(model, shape), batch, training)
-    modules = {path: model.get_submodule(path) for path in keeps}
+    modules = {path: plain_layer(model.get_submodule(path)) for path in keeps}
     return {
         path: SPARSE
         for path, keep in keeps.items()

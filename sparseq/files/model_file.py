@@ -189,7 +189,8 @@ def _with_layers_of(specs: Mapping[str, Spec], skeleton: nn.Module) -> nn.Module
             return None
         return build_module(path, spec).to(device_of(module))
 
-    return replace_modules(skeleton, layer_of_file)
+    # the file decides which tensors are shared, see `_share`
+    return replace_modules(skeleton, layer_of_file, "load", keep_ties=False)
 
 
 def _sharing(specs: Mapping[str, Spec]) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from sparseq.compression.calls import Call, Replay, record_calls
 from sparseq.compression.candidates import DENSE, convert
 from sparseq.compression.choice import Choice
 from sparseq.errors import require
+from sparseq.nn.computed import copy_model
 from sparseq.nn.convert import dense_twin, replace_modules
 from sparseq.nn.layer_types import nearest_type, sparse_type
 from sparseq.nn.sparse.patterned import PatternedLayer
@@ -91,7 +91,7 @@ def profile(model: nn.Module, x: Tensor | Sequence[Any], repeats: int = 20) -> P
     with torch.no_grad(), torch.random.fork_rng(generators):
         # a model may change its inputs in place
         inputs = tuple(item.clone() if isinstance(item, Tensor) else item for item in batch)
-        profiled = copy.deepcopy(model).eval()
+        profiled = copy_model(model).eval()
         layers = _layers(profiled)
         calls, _ = record_calls(layers, lambda: profiled(*inputs))
         rows = [

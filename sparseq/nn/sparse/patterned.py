@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from sparseq.errors import argument_error, require
 from sparseq.formats import CSRPattern, check_mask
 from sparseq.nn.layer_types import weight_parameters
+from sparseq.nn.twin_weight import TwinWeight
 from sparseq.quant import FLOAT, ValueStore, store_from_json
 
 PATTERN = ("row_ptr", "col_idx", "row_ptr_t", "col_idx_t", "perm")
@@ -58,6 +59,15 @@ class PatternedLayer(nn.Module):
     def dense_weight(self) -> Tensor:
         """The dense twin's weight, zero at dropped entries; differentiable in the kept ones."""
         raise NotImplementedError
+
+    @property
+    def weight(self) -> Tensor:
+        """`dense_weight()` for code that reads the weight of the dense twin; not to be written.
+
+        It is computed at every access, and no parameter; see `sparseq.nn.twin_weight`.
+        """
+        weight: Tensor = self.dense_weight().as_subclass(TwinWeight)
+        return weight
 
     def _matrix(self, weight: Tensor) -> Tensor:
         """The dense twin's weight as a matrix (m, k, ...) of entries, checked."""
