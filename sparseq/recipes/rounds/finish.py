@@ -17,6 +17,7 @@ from torch import nn
 from sparseq._version import __version__
 from sparseq.data import Split
 from sparseq.ops.build.toolchain import cpu_model
+from sparseq.recipes.compressing import examples
 from sparseq.recipes.folder import RunFolder
 from sparseq.recipes.results import FIGURE, Level, Results
 from sparseq.recipes.rounds.plan import RoundsPlan
@@ -73,8 +74,7 @@ def _latency(
     dense: nn.Module, sparse: Sequence[nn.Module], split: Split, batch: int
 ) -> list[tuple[float, float]]:
     """(dense, sparse) milliseconds per forward pass of each network, without gradients."""
-    x, _ = next(iter(split.batches(batch)))
-    x, dense = x.repeat(-(-batch // len(x)), *[1] * (x.dim() - 1))[:batch], dense.eval()
+    x, dense = examples(split, batch), dense.eval()
     with torch.no_grad():
         # interleaved with the dense network only: more networks would evict each other's caches
         pairs = [

@@ -18,11 +18,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sparseq.compression.sparsify import compress
 from sparseq.data import DataBundle
 from sparseq.errors import argument_error
 from sparseq.files.model_file import load, save
 from sparseq.pruning import Mask, prune
+from sparseq.recipes.compressing import compressed
 from sparseq.recipes.folder import RunFolder, resuming
 from sparseq.recipes.progress import Reporter
 from sparseq.recipes.rounds.plan import RoundsPlan
@@ -141,7 +141,8 @@ class Trial:
         trained = self._train(model, mask, report)
         self.final, self.mask = copy_state(model), mask
         trained.best.restore(model)
-        small = compress(model, mask, batch=self.config.measure_batch, in_shape=self.data.in_shape)
+        policy, batch = self.config.policy, self.config.measure_batch
+        small = compressed(model, mask, policy, self.data, batch)
         save(small, self.file(number), overwrite=True)
         training = {
             "loss": trained.state.metrics["loss"],
