@@ -42,7 +42,7 @@ from bench.machine import RESULTS, ROOT, machine
 from bench.results import Row, save_rows
 from bench.suites.layers import call_of
 from bench.timing import QUIET, Others, Race, threads, wait_for_quiet
-from sparseq.files.container import write_atomically
+from sparseq.files.atomic import write_atomically
 from sparseq.ops._backend import activate
 from sparseq.ops.build.cpu import cpu_class
 from sparseq.ops.choice import table_file

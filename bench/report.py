@@ -18,7 +18,7 @@ from bench.machine import RESULTS, ROOT, machine
 from bench.results import Row, load_rows
 from bench.tables.notes import NOTES
 from bench.tables.speed import speed_section
-from sparseq.files.container import write_atomically
+from sparseq.files.atomic import write_atomically
 
 README, NOTES_FILE = ROOT / "README.md", ROOT / "bench" / "NOTES.md"
 

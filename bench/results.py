@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from sparseq.files.container import write_atomically
+from sparseq.files.atomic import write_atomically
 
 Row = dict[str, Any]
 # what says which case a row is of; everything else in it is measured or describes the run

@@ -136,7 +136,7 @@ def parse(command: type, name: str, arguments: list[str]) -> Any:
     # errors of __post_init__ are raised below, as tyro would print them in a box
     unchecked = {"__post_init__": lambda self: None, "__doc__": command.__doc__}
     twin: Any = type(command.__name__, (command,), unchecked)
-    style = (tyro.conf.PositionalRequiredArgs, tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
+    style = (tyro.conf.PositionalRequiredArgs, tyro.conf.DisallowNone)
     flags = tyro.cli(twin, prog=f"sparseq {name}", args=arguments, config=style)
     return command(**{field.name: getattr(flags, field.name) for field in fields(command)})
 

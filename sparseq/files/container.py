@@ -9,12 +9,11 @@ runs code from it.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
-import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +22,10 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from sparseq.errors import argument_error, require
+from sparseq.files.atomic import refuse_existing, write_atomically
 
 FORMAT_VERSION = 2  # the newest that can be read
 NO_DIGEST = "0" * 64
-NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EXDEV, errno.EMLINK)
 
 
 def write_container(
@@ -51,7 +50,7 @@ def write_container(
     Raises:
         FileExistsError: the file exists and `overwrite` is False.
     """
-    _refuse_existing(Path(path), overwrite)
+    refuse_existing(Path(path), overwrite)
     write_atomically(path, pack_container(tensors, manifest, kind, version), overwrite)
 
 
@@ -67,6 +66,26 @@ def pack_container(
     return data.replace(_digest_field(NO_DIGEST), _digest_field(digest), 1)
 
 
+@contextmanager
+def reading(path: str | os.PathLike[str], op: str) -> Iterator[None]:
+    """Makes every error of the block but an OSError a ValueError that names the file.
+
+    What is in a file reaches the constructors of layers, whose errors are of any kind.
+    """
+    name = repr(str(path))
+    try:
+        yield
+    except OSError:
+        raise
+    except ValueError as error:
+        if name in str(error):
+            raise
+        raise ValueError(f"{error} (in file {name})") from error
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise argument_error(op, f"file {name}", "must be readable", reason) from error
+
+
 def read_container(
     path: str | os.PathLike[str], kind: str
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -76,14 +95,15 @@ def read_container(
         FileNotFoundError: the file does not exist.
         ValueError: not a sparseq file, truncated, modified, of another kind or of a newer format.
     """
-    data = Path(path).read_bytes()
-    metadata = check_container(data, path, kind)
-    try:
-        return safetensors.torch.load(data), metadata["description"]
-    except SafetensorError as error:
-        raise argument_error(
-            f"read {kind}", f"file {str(path)!r}", "must be valid", error
-        ) from None
+    with reading(path, f"read {kind}"):
+        data = Path(path).read_bytes()
+        metadata = check_container(data, path, kind)
+        try:
+            return safetensors.torch.load(data), metadata["description"]
+        except SafetensorError as error:
+            raise argument_error(
+                f"read {kind}", f"file {str(path)!r}", "must be valid", error
+            ) from None
 
 
 def check_container(data: bytes, path: object, kind: str) -> dict[str, Any]:
@@ -148,68 +168,3 @@ def _check_digest(data: bytes, digest: str, argument: str, op: str) -> None:
     computed = hashlib.sha256(sealed).hexdigest()
     rule = f"must have the checksum {digest} (it was modified)"
     require(computed == digest, op, argument, rule, computed)
-
-
-def write_atomically(path: str | os.PathLike[str], data: bytes, overwrite: bool = False) -> None:
-    """Write a file completely or not at all, and durably.
-
-    The bytes are written to a temporary file in the same folder and flushed to disk; the file then
-    gets its final name in one step, and the folder is flushed too.
-
-    Args:
-        path: the file; its folder must exist.
-        data: the complete content.
-        overwrite: replace an existing file; otherwise even a file created in the meantime is kept.
-
-    Raises:
-        FileExistsError: the file exists and `overwrite` is False.
-        FileNotFoundError: the folder does not exist.
-    """
-    target = Path(os.path.realpath(path))
-    _refuse_existing(target, overwrite)
-    if not target.parent.is_dir():
-        raise FileNotFoundError(f"cannot write {target}: the folder {target.parent} does not exist")
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        _write_durably(temporary, data)
-        _publish(temporary, target, overwrite)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _flush_folder(target.parent)
-
-
-def _refuse_existing(path: Path, overwrite: bool) -> None:
-    if path.exists() and not overwrite:
-        raise FileExistsError(f"{path} exists; pass overwrite=True to replace it")
-
-
-def _write_durably(path: Path, data: bytes) -> None:
-    with open(path, "xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _publish(temporary: Path, target: Path, overwrite: bool) -> None:
-    """Give the file its final name; a hard link, unlike a rename, refuses an existing one."""
-    if not overwrite:
-        try:
-            os.link(temporary, target)
-            return
-        except FileExistsError:
-            _refuse_existing(target, overwrite)
-        except OSError as error:
-            if error.errno not in NO_HARD_LINKS:
-                raise
-            _refuse_existing(target, overwrite)
-    os.replace(temporary, target)
-
-
-def _flush_folder(folder: Path) -> None:
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

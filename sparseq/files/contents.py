@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sparseq.files.container import read_container, read_index
+from sparseq.files.container import read_container, read_index, reading
 from sparseq.files.schema import checked_manifest
 from sparseq.files.tensors import NEGATIVE, POSITIONS, pattern_names
 
@@ -42,6 +42,11 @@ def describe_file(path: str | os.PathLike[str]) -> list[FileRow]:
         FileNotFoundError: the file does not exist.
         ValueError: not a sparseq model file, truncated, modified, or of a newer format.
     """
+    with reading(path, "describe_file"):
+        return _rows(path)
+
+
+def _rows(path: str | os.PathLike[str]) -> list[FileRow]:
     stored, manifest = read_container(path, "model")
     manifest = checked_manifest(manifest, stored, path)
     data = Path(path).read_bytes()

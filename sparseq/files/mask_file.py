@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from sparseq.errors import argument_error, require
-from sparseq.files.container import read_container, write_container
+from sparseq.files.container import read_container, reading, write_container
 
 
 def write_mask(keep: Mapping[str, Tensor], path: str | PathLike[str], overwrite: bool) -> None:
@@ -28,8 +28,9 @@ def write_mask(keep: Mapping[str, Tensor], path: str | PathLike[str], overwrite:
 
 def read_mask(path: str | PathLike[str]) -> dict[str, Tensor]:
     """Bool tensors by name; ValueError if the file is corrupt, no mask or of a newer format."""
-    bits, manifest = read_container(path, "mask")
-    return unpack_mask(bits, manifest, path)
+    with reading(path, "Mask.load"):
+        bits, manifest = read_container(path, "mask")
+        return unpack_mask(bits, manifest, path)
 
 
 def unpack_mask(

@@ -20,6 +20,7 @@ Nothing is pickled, and a file can only name registered classes: `LAYER_TYPES`, 
 from __future__ import annotations
 
 import os
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -27,18 +28,28 @@ import torch
 from torch import Tensor, nn
 
 from sparseq.errors import argument_error, require
-from sparseq.files.container import read_container, write_atomically, write_container
+from sparseq.files.container import read_container, reading, write_container
 from sparseq.files.modules import (
     Spec,
     build_module,
     build_tree,
     custom_modules,
     is_layer,
-    module_spec,
+    json_value,
     module_specs,
+    same_layer,
+    sharing,
+    state_versions,
     tuples,
 )
 from sparseq.files.schema import checked_manifest
+from sparseq.files.sizes import (
+    Shapes,
+    check_layers,
+    declared_shapes,
+    memory_limit,
+    require_within,
+)
 from sparseq.files.tensors import (
     decode_patterns,
     decode_zeros,
@@ -46,10 +57,12 @@ from sparseq.files.tensors import (
     encode_zeros,
     pattern_names,
 )
+from sparseq.graphs.limit import drawing_limit
 from sparseq.nn.convert import device_of, replace_modules
+from sparseq.nn.layer_types import LAYER_TYPES, type_of
 from sparseq.registry import Registry
 
-__all__ = ["MODEL_BUILDERS", "load", "recorded_builder", "save", "write_atomically"]
+__all__ = ["MODEL_BUILDERS", "load", "recorded_builder", "save"]
 
 MODEL_BUILDERS: Registry[Callable[..., nn.Module]] = Registry("model")
 
@@ -87,8 +100,13 @@ def save(model: nn.Module, path: str | os.PathLike[str], overwrite: bool = False
     write_container(path, stored, manifest, "model", overwrite, version)
 
 
-def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Module:
+def load(
+    path: str | os.PathLike[str], model: nn.Module | None = None, *, max_bytes: int | None = None
+) -> nn.Module:
     """The model of a file: same tensors, dtypes and mode, so bit-identical outputs.
+
+    Nothing but registered classes is called, and nothing is allocated before it is compared with
+    what the file stores (`sparseq.files.sizes`).
 
     Args:
         path: a file written by `save`.
@@ -96,30 +114,32 @@ def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Mod
             by its own code. It is copied, not modified; in the copy its layers are replaced by
             those of the file (sparse ones where the file's are sparse), on its device. The names of
             its modules must be those of the file.
+        max_bytes: the most that the tensors of the model may take in memory and that drawing its
+            graphs may write; by default 1 GiB or 100 times the size of the file, the larger of the
+            two, so that a file of a few bytes cannot take more.
 
     Returns:
         The model, on the CPU or on the device of `model`. The global random state is unchanged.
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: not a sparseq model file, truncated, modified or of a newer format; a model that
-            only its own code can build; a `model` that does not fit the file.
+        ValueError: naming the file: not a sparseq model file, truncated, modified or of a newer
+            format; more than `max_bytes`; a model that only its own code can build; a `model` that
+            does not fit the file.
     """
-    stored, manifest = _read(path)
-    try:
-        decode_patterns(manifest["patterns"], stored)
-        decode_zeros(manifest["zeros"], stored)
-    except (ValueError, RuntimeError, TypeError) as error:
-        rule = "must contain patterns and zeros that can be decoded"
-        raise argument_error("load", f"file {str(path)!r}", rule, error) from None
-    state = {**stored, **{name: stored[source] for name, source in manifest["aliases"].items()}}
-    with torch.random.fork_rng(devices=[]):
-        skeleton = _skeleton(manifest) if model is None else model
-        result = _with_layers_of(manifest["modules"], skeleton)
-    _share(result, manifest["aliases"])
-    _fill(result, state)
-    _restore_flags(result, manifest)
-    return result
+    with reading(path, "load"):
+        stored, manifest = _read(path)
+        limit = memory_limit(path, max_bytes)
+        shapes = declared_shapes(manifest, stored, limit)
+        with torch.random.fork_rng(devices=[]), drawing_limit(limit, "max_bytes"):
+            check_layers(manifest["modules"], shapes, limit)
+            state = _decoded(manifest, stored, path)
+            skeleton = _skeleton(manifest, shapes, limit) if model is None else model
+            result = _with_layers_of(manifest["modules"], skeleton)
+        _share(result, manifest["aliases"])
+        _fill(result, state, state_versions(manifest["modules"]))
+        _restore_flags(result, manifest)
+        return result
 
 
 def recorded_builder(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -134,8 +154,22 @@ def recorded_builder(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors as stored, and the checked manifest."""
-    stored, manifest = read_container(path, "model")
-    return stored, checked_manifest(manifest, stored, path)
+    with reading(path, "read model"):
+        stored, manifest = read_container(path, "model")
+        return stored, checked_manifest(manifest, stored, path)
+
+
+def _decoded(
+    manifest: Mapping[str, Any], stored: dict[str, Tensor], path: object
+) -> dict[str, Tensor]:
+    """The state_dict; `stored` is used up."""
+    try:
+        decode_patterns(manifest["patterns"], stored)
+        decode_zeros(manifest["zeros"], stored)
+    except (ValueError, RuntimeError, TypeError) as error:
+        rule = "must contain patterns and zeros that can be decoded"
+        raise argument_error("load", f"file {str(path)!r}", rule, error) from None
+    return {**stored, **{name: stored[source] for name, source in manifest["aliases"].items()}}
 
 
 def _builder(model: nn.Module) -> dict[str, Any]:
@@ -143,7 +177,8 @@ def _builder(model: nn.Module) -> dict[str, Any]:
     builder: Any = getattr(model, "recipe", None)
     if not isinstance(builder, dict) or builder.keys() != {"name", "kwargs"}:
         return {}
-    return builder
+    plain: dict[str, Any] = json_value(builder, "the model's recipe")
+    return plain
 
 
 def _check_state(state: Mapping[str, Any]) -> None:
@@ -161,13 +196,13 @@ def _aliases(state: Mapping[str, Tensor]) -> dict[str, str]:
     return {name: source for name, source in sources.items() if name != source}
 
 
-def _skeleton(manifest: Mapping[str, Any]) -> nn.Module:
+def _skeleton(manifest: Mapping[str, Any], shapes: Shapes, limit: int) -> nn.Module:
     """A model made of the file's modules, before its state is loaded."""
     builder, custom = manifest["builder"], custom_modules(manifest["modules"])
     if not custom:
         return build_tree(manifest["modules"])
     if builder and builder["name"] in MODEL_BUILDERS.names():
-        return MODEL_BUILDERS.get(builder["name"])(**tuples(builder["kwargs"]))
+        return _built_by_name(builder, shapes, limit)
     raise argument_error(
         "load",
         "model",
@@ -176,26 +211,48 @@ def _skeleton(manifest: Mapping[str, Any]) -> nn.Module:
     )
 
 
+def _built_by_name(builder: Mapping[str, Any], shapes: Shapes, limit: int) -> nn.Module:
+    """The model of a registered builder, checked on the meta device before it is built."""
+    build, kwargs = MODEL_BUILDERS.get(builder["name"]), tuples(builder["kwargs"])
+    try:
+        with torch.device("meta"):
+            outline = build(**kwargs)
+    except RuntimeError:  # a builder that needs data, or an error that it raises again
+        pass
+    else:
+        require_within(limit, outline, shapes)
+    return build(**kwargs)
+
+
 def _with_layers_of(specs: Mapping[str, Spec], skeleton: nn.Module) -> nn.Module:
     """A copy of the skeleton in which every registered layer is the one of the file."""
-    actual, expected = _sharing(module_specs(skeleton)), _sharing(specs)
+    expected = {path: spec.get("same_as", path) for path, spec in specs.items()}
+    actual = sharing(skeleton, len(specs) + 1)
     differing = sorted({repr(path) for path, _ in actual.items() ^ expected.items()})
     rule = "must have the modules of the file, shared in the same way"
     require(not differing, "load", "model", rule, f"a difference at {', '.join(differing)}")
 
     def layer_of_file(path: str, module: nn.Module) -> nn.Module | None:
-        spec = {key: value for key, value in specs[path].items() if key != "training"}
-        if not is_layer(spec) or tuples(module_spec(module)) == tuples(spec):
+        spec = specs[path]
+        if not is_layer(spec) or same_layer(module, spec):
             return None
         return build_module(path, spec).to(device_of(module))
 
     # the file decides which tensors are shared, see `_share`
-    return replace_modules(skeleton, layer_of_file, "load", keep_ties=False)
+    result = replace_modules(skeleton, layer_of_file, "load", keep_ties=False)
+    for path, spec in specs.items():
+        _adopt_container(result.get_submodule(path), spec)
+    return result
 
 
-def _sharing(specs: Mapping[str, Spec]) -> dict[str, str]:
-    """Path of each module -> the first path of the same module."""
-    return {path: spec.get("same_as", path) for path, spec in specs.items()}
+def _adopt_container(module: nn.Module, spec: Spec) -> None:
+    """Make a container the one of the file, if one of the two derives from the other."""
+    expected = LAYER_TYPES.get(spec["type"]) if "type" in spec else None
+    actual = type_of(type(module))
+    if expected is None or actual is None or not (expected.container and actual.container):
+        return
+    if issubclass(expected.layer, actual.layer) or issubclass(actual.layer, expected.layer):
+        module.__class__ = expected.layer
 
 
 def _share(model: nn.Module, aliases: Mapping[str, str]) -> None:
@@ -209,14 +266,18 @@ def _share(model: nn.Module, aliases: Mapping[str, str]) -> None:
     require(not extra, "load", "model", "must share only the tensors that the file shares", extra)
 
 
-def _fill(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Load the state strictly, in the dtypes of the file."""
+def _fill(
+    model: nn.Module, state: Mapping[str, Tensor], versions: dict[str, dict[str, Any]]
+) -> None:
+    """Load the state strictly, in the dtypes of the file; modules see their state's version."""
     tensors = model.state_dict(keep_vars=True)
     for name in tensors.keys() & state.keys():
         tensors[name].data = tensors[name].data.to(state[name].dtype)
     assign = any(tensor.is_meta for tensor in tensors.values())
     try:
-        model.load_state_dict(state, strict=True, assign=assign)
+        versioned: Any = OrderedDict(state)
+        versioned._metadata = versions
+        model.load_state_dict(versioned, strict=True, assign=assign)
     except RuntimeError as error:
         raise argument_error("load", "model", "must fit the file", error) from None
 
@@ -227,7 +288,8 @@ def _restore_flags(model: nn.Module, manifest: Mapping[str, Any]) -> None:
     for path, spec in manifest["modules"].items():
         if "training" in spec:
             model.get_submodule(path).training = spec["training"]
+    frozen = set(manifest["frozen"])
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name not in manifest["frozen"])
+        parameter.requires_grad_(name not in frozen)
     if manifest["builder"]:
         model.recipe = manifest["builder"]

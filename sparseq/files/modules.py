@@ -8,16 +8,20 @@ A model is written as `path -> spec`, one spec for each name of each module:
                                                                         previous path
 
 Arguments equal to the constructor's defaults are omitted; `"training": false` marks a module whose
-mode differs from the root's. How a type is written and built is declared next to its class
-(`LayerType.arguments` and `LayerType.build`).
+mode differs from the root's, `"version": 2` one whose state has another version than 1 (that of
+its class, by which it reads the states of earlier ones); the root always has its version. How a
+type is written and built is declared next to its class (`LayerType.arguments` and
+`LayerType.build`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any
 
-from torch import nn
+import numpy as np
+from torch import Tensor, nn
 
 import sparseq.nn  # noqa: F401  (registers the layers that a file may name)
 from sparseq.errors import argument_error, require
@@ -26,9 +30,10 @@ from sparseq.nn.layer_types import LAYER_TYPES, type_of
 # what a constructor raises for the arguments of a malformed file
 BUILD_ERRORS = (
     *(TypeError, ValueError, RuntimeError),
-    *(LookupError, ArithmeticError, AttributeError),
+    *(LookupError, ArithmeticError, AttributeError, MemoryError),
 )
 Spec = dict[str, Any]
+FIRST_VERSION = 1  # of every module whose class sets no other
 
 
 def module_specs(model: nn.Module) -> dict[str, Spec]:
@@ -40,7 +45,29 @@ def module_specs(model: nn.Module) -> dict[str, Spec]:
         specs[path] = module_spec(module) if path == first else {"same_as": first}
         if path == first and module.training != model.training:
             specs[path]["training"] = module.training
+        if path == first and (not path or module._version != FIRST_VERSION):
+            specs[path]["version"] = module._version
     return specs
+
+
+def sharing(model: nn.Module, most: int) -> dict[str, str]:
+    """Path of each module -> the first path of the same module, for the first `most` paths.
+
+    A model of n modules may have 2^n paths, or be inside of itself.
+    """
+    first_paths: dict[int, str] = {}
+    paths = islice(model.named_modules(remove_duplicate=False), most)
+    return {path: first_paths.setdefault(id(module), path) for path, module in paths}
+
+
+def state_versions(specs: Mapping[str, Spec]) -> dict[str, dict[str, Any]]:
+    """Path -> metadata of the state of every module; {} for a file of before they were stored."""
+    if "version" not in specs[""]:
+        return {}
+    sources = {path: specs[spec.get("same_as", path)] for path, spec in specs.items()}
+    return {
+        path: {"version": source.get("version", FIRST_VERSION)} for path, source in sources.items()
+    }
 
 
 def module_spec(module: nn.Module) -> Spec:
@@ -48,8 +75,35 @@ def module_spec(module: nn.Module) -> Spec:
     layer_type = type_of(type(module))
     if layer_type is None:
         return {"custom": type(module).__qualname__}
-    arguments = layer_type.arguments(module)
-    return {"type": type(module).__name__, **({"args": arguments} if arguments else {})}
+    name = type(module).__name__
+    arguments = {
+        argument: json_value(value, f"argument {argument!r} of a {name}")
+        for argument, value in layer_type.arguments(module).items()
+    }
+    return {"type": name, **({"args": arguments} if arguments else {})}
+
+
+def same_layer(module: nn.Module, spec: Spec) -> bool:
+    """Whether a module is of the type and has the arguments of a spec."""
+    own = {key: spec[key] for key in ("type", "args") if key in spec}
+    return bool(tuples(module_spec(module)) == tuples(own))
+
+
+def json_value(value: Any, what: str) -> Any:
+    """A value as JSON has it: NumPy's numbers and tensors with one entry become plain numbers.
+
+    Raises:
+        ValueError: naming `what` cannot be written.
+    """
+    if isinstance(value, dict):
+        return {str(key): json_value(item, what) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_value(item, what) for item in value]
+    if isinstance(value, np.generic | np.ndarray | Tensor) and value.ndim == 0:
+        value = value.item()
+    plain = value is None or isinstance(value, bool | int | float | str)
+    require(plain, "save", what, "must be numbers, texts, or lists or dicts of them", repr(value))
+    return value
 
 
 def is_layer(spec: Spec) -> bool:
@@ -65,7 +119,7 @@ def build_module(path: str, spec: Spec) -> nn.Module:
         return build(**tuples(spec.get("args", {})))
     except BUILD_ERRORS as error:
         rule = f"must be valid arguments of {spec['type']} ({error})"
-        raise argument_error("load", f"spec of module {path!r}", rule, spec) from None
+        raise argument_error("load", f"spec of module {path!r}", rule, spec) from error
 
 
 def build_tree(specs: Mapping[str, Spec]) -> nn.Module:

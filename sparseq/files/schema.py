@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparseq.errors import require
+from sparseq.errors import argument_error
 from sparseq.files.tensors import NEGATIVE, POSITIONS, pattern_names
 
 ENTRY_TYPES: dict[str, type] = {
@@ -70,12 +70,15 @@ def _check_specs(specs: Mapping[str, Any], where: str) -> None:
         _require(isinstance(spec.get("args", {}), dict), argument, "must have named args", spec)
         mode = spec.get("training", False)
         _require(isinstance(mode, bool), argument, "must have a bool as training", mode)
+        version = spec.get("version")
+        is_version = version is None or _is_count(version)
+        _require(is_version, argument, "must have a number as version", version)
         parent = path.rpartition(".")[0]
         _require(
             parent in previous and not path.endswith("."),
             argument,
             "must have a name and follow its parent module",
-            list(specs),
+            path,
         )
         previous.add(path)
 
@@ -116,4 +119,5 @@ def _is_count(value: object) -> bool:
 
 
 def _require(condition: bool, argument: str, rule: str, got: object) -> None:
-    require(condition, "read model", argument, rule, repr(got)[:200])
+    if not condition:  # the text of what came may be long
+        raise argument_error("read model", argument, rule, repr(got)[:200])

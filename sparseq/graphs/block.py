@@ -33,6 +33,9 @@ class Block(Graph):
     def per_input(self) -> bool:
         return self.of.per_input
 
+    def work(self, n_in: int, n_out: int, degree: int) -> int:
+        return 0  # the graph between blocks and its expansion count for themselves
+
     def draw(self, n_in: int, n_out: int, degree: int, seed: int) -> Edges:
         return tiled(self, (self.size, self.size), (n_in, n_out), degree, seed)
 

@@ -7,7 +7,8 @@ import dataclasses
 from typing import Any
 
 from sparseq.errors import argument_error, require
-from sparseq.graphs.edges import Edges
+from sparseq.graphs.edges import EDGE_BYTES, Edges
+from sparseq.graphs.limit import drawn_before, spend
 from sparseq.registry import Registry
 
 
@@ -32,7 +33,8 @@ class Graph:
             seed: any integer.
 
         Raises:
-            ValueError: an invalid size, degree or seed, or a requirement of the graph is not met.
+            ValueError: an invalid size, degree or seed, a requirement of the graph is not met, or
+                drawing it would be too much work (`sparseq.graphs.limit`).
         """
         sizes = {"n_in": n_in, "n_out": n_out, "degree": degree}
         for name, size in sizes.items():
@@ -44,7 +46,16 @@ class Graph:
                 size,
             )
         require(is_integer(seed), f"graph {self}", "seed", "must be an integer", seed)
-        return self.draw(n_in, n_out, degree, seed)
+        key, drawn = (str(self), n_in, n_out, degree, seed), drawn_before()
+        if key not in drawn:
+            spend(str(self), self.work(n_in, n_out, degree))
+            drawn[key] = self.draw(n_in, n_out, degree, seed)
+        edges: Edges = drawn[key]
+        return edges
+
+    def work(self, n_in: int, n_out: int, degree: int) -> int:
+        """About how many bytes `draw` writes, see `sparseq.graphs.limit`."""
+        return EDGE_BYTES * n_in * n_out
 
     def draw(self, n_in: int, n_out: int, degree: int, seed: int) -> Edges:
         """`edges` for arguments that are already checked."""
@@ -74,7 +85,7 @@ def graph_of(graph: str | Graph) -> Graph:
         return graph
     try:
         tree = ast.parse(str(graph).strip(), mode="eval").body
-    except SyntaxError:
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # of null bytes, and deep ones
         tree = ast.Constant(None)
     return _build(tree, str(graph))
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparseq.graphs.catalog import GRAPHS, Graph
-from sparseq.graphs.edges import Edges
+from sparseq.graphs.edges import EDGE_BYTES, Edges
 from sparseq.graphs.sampling import permutations, stream
 
 
@@ -21,6 +21,9 @@ class Circulant(Graph):
     so that a kernel loads with unit stride. The degrees on the smaller side differ by at most d,
     and are equal where n divides the size of the larger side.
     """
+
+    def work(self, n_in: int, n_out: int, degree: int) -> int:
+        return EDGE_BYTES * max(n_in, n_out) * min(degree, n_in, n_out)
 
     def draw(self, n_in: int, n_out: int, degree: int, seed: int) -> Edges:
         small = min(n_in, n_out)

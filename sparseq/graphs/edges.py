@@ -7,7 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from sparseq.graphs.limit import spend
+
 Ids = NDArray[np.int32]
+EDGE_BYTES = 48  # about what drawing one edge writes: ids of 64 bits, their order, the two ends
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +83,7 @@ class Edges:
     def expanded(self, rows: int, columns: int, graph: str = "") -> Edges:
         """The inverse of `grid`: each edge becomes a block of (rows, columns)."""
         n_in, n_out = self.n_in * columns, self.n_out * rows
+        spend(graph or self.graph, EDGE_BYTES * len(self) * rows * columns)
         down, across = np.arange(rows)[:, None], np.arange(columns)
         outputs = self.outputs.astype(np.int64)[:, None, None] * rows + down
         ids = np.sort((outputs * n_in + self.inputs[:, None, None] * columns + across).ravel())

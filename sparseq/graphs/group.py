@@ -33,5 +33,8 @@ class Group(Graph):
     def per_input(self) -> bool:
         return self.of.per_input
 
+    def work(self, n_in: int, n_out: int, degree: int) -> int:
+        return 0  # the graph between groups and its expansion count for themselves
+
     def draw(self, n_in: int, n_out: int, degree: int, seed: int) -> Edges:
         return tiled(self, (self.size, 1), (n_in, n_out), degree, seed)

@@ -8,7 +8,7 @@ import numpy as np
 
 from sparseq.graphs.catalog import GRAPHS, Graph
 from sparseq.graphs.circulant import cyclic
-from sparseq.graphs.edges import Edges
+from sparseq.graphs.edges import EDGE_BYTES, Edges
 
 
 @GRAPHS.register("radix")
@@ -24,6 +24,9 @@ class Radix(Graph):
     Source: Kepner & Robinett 2019, "RadiX-Net: structured sparse matrices for deep neural
     networks", eq. 1 to 3, with all radices of a net equal.
     """
+
+    def work(self, n_in: int, n_out: int, degree: int) -> int:
+        return EDGE_BYTES * max(n_in, n_out) * min(degree, n_in, n_out)
 
     def draw(self, n_in: int, n_out: int, degree: int, seed: int) -> Edges:
         small = min(n_in, n_out)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sparseq.graphs.catalog import GRAPHS, Graph
-from sparseq.graphs.edges import Edges
+from sparseq.graphs.edges import EDGE_BYTES, Edges
 from sparseq.graphs.sampling import bits, stream
 
 EDGES_AT_ONCE = 1 << 20  # possible edges hashed at a time
@@ -26,6 +26,9 @@ class Random(Graph):
     @property
     def per_input(self) -> bool:
         return True
+
+    def work(self, n_in: int, n_out: int, degree: int) -> int:
+        return n_in * (8 * n_out + EDGE_BYTES * min(degree, n_out))  # a hash per possible edge
 
     def draw(self, n_in: int, n_out: int, degree: int, seed: int) -> Edges:
         if degree >= n_out:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from sparseq.errors import require
 from sparseq.graphs.catalog import GRAPHS, Graph, is_integer
-from sparseq.graphs.edges import Edges
+from sparseq.graphs.edges import EDGE_BYTES, Edges
 from sparseq.graphs.expansion import Subsets, draw_subsets, neighborhoods, padded
 from sparseq.graphs.sampling import Bits, bits, integers, permutations, stream
 
@@ -57,6 +57,16 @@ class Regular(Graph):
             "must be the number of a try",
             self.pick,
         )
+
+    def work(self, n_in: int, n_out: int, degree: int) -> int:
+        degree, nodes = min(degree, n_in, n_out), n_in + n_out
+        edges = max(n_in, n_out) * degree
+        one = 2 * n_in * n_out + EDGE_BYTES * edges  # a count per cell, and ids
+        if self.pick is not None or self.tries == 1 or degree == min(n_in, n_out):
+            return one
+        # a byte holds 8 sets of nodes, or the sets that an edge reaches
+        searched = one + self.samples * edges // 4
+        return one + self.samples * nodes + self.tries * searched
 
     def draw(self, n_in: int, n_out: int, degree: int, seed: int) -> Edges:
         small, large = sorted((n_in, n_out))

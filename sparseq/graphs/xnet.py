@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sparseq.graphs.catalog import GRAPHS, Graph
-from sparseq.graphs.edges import Edges
+from sparseq.graphs.edges import EDGE_BYTES, Edges
 from sparseq.graphs.sampling import distinct, stream
 
 
@@ -22,6 +22,9 @@ class XNet(Graph):
     @property
     def per_input(self) -> bool:
         return True
+
+    def work(self, n_in: int, n_out: int, degree: int) -> int:
+        return n_in * (2 * n_out + EDGE_BYTES * min(degree, n_out))  # a matrix of bools, and ids
 
     def draw(self, n_in: int, n_out: int, degree: int, seed: int) -> Edges:
         chosen = distinct(stream("xnet", seed), n_in, n_out, min(degree, n_out))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,7 +18,7 @@ from sparseq.data import DataBundle, find_dataset, load_data
 from sparseq.errors import argument_error, require
 from sparseq.models import HParams, build, classifies, loss_of, std_hparams
 from sparseq.registry import Registry
-from sparseq.train import OPTIMIZERS, RATES, ChangeRate, LossFn, make_optimizer
+from sparseq.train import OPTIMIZERS, RATES, ChangeRate, LossFn, make_optimizer, usual_rate
 
 RECIPES: Registry[type[Experiment]] = Registry("recipe")
 TRAINING = [field.name for field in fields(HParams)]
@@ -49,7 +50,7 @@ class Experiment:
     optimizer: str | None = None
     """adam or sgd."""
     lr: float | None = None
-    """Learning rate."""
+    """Learning rate (None: the model's, or that of another optimizer, if you choose one)."""
     lr_schedule: str | None = None
     """constant, cosine (from the full rate towards 0 in every training), or step."""
     lr_step: int | None = None
@@ -57,7 +58,7 @@ class Experiment:
     lr_factor: float | None = None
     """Factor of the learning rate at each step."""
     momentum: float | None = None
-    """Momentum of sgd."""
+    """Momentum of sgd; 0 switches it off, and Nesterov's with it."""
     nesterov: bool | None = None
     """Use Nesterov momentum in sgd."""
     weight_decay: float | None = None
@@ -76,30 +77,40 @@ class Experiment:
     """Folder of the run (default: runs/<recipe>-<data>-<hash>)."""
 
     def __post_init__(self) -> None:
+        OPTIMIZERS.get(self.optimizer or std_hparams(self.model).optimizer)
         training = self.training
         fits = classifies(self.model) or not self.classifiers_only
         self.check(fits, "model", "must be a classifier (only sparseq train accepts others)")
         for name in ("epochs", "batch_size", "lr_step"):
             self.check(getattr(training, name) >= 1, name, "must be at least 1")
-        self.check(training.lr > 0, "lr", "must be above 0")
+        self.check(0 < training.lr < math.inf, "lr", "must be above 0, and finite")
         self.check(0 < training.lr_factor <= 1, "lr_factor", "must lie in (0, 1]")
         for name in ("momentum", "weight_decay"):
             self.check(getattr(training, name) >= 0, name, "must be 0 or more")
-        self.check(not training.nesterov or training.momentum > 0, "nesterov", "needs a momentum")
+        rule = "needs a momentum above 0 (such as --momentum 0.9)"
+        self.check(not training.nesterov or training.momentum > 0, "nesterov", rule)
         self.check(self.threads >= 1, "threads", "must be at least 1")
         self.check(self.seed >= 0, "seed", "must be 0 or more")
-        OPTIMIZERS.get(training.optimizer)
         RATES.get(training.lr_schedule)
         find_dataset(self.data)
 
     @property
     def training(self) -> HParams:
-        """The hyperparameters: those set explicitly, else those of the data set or the model."""
+        """The hyperparameters: those set explicitly, else those of the data set or the model.
+
+        A learning rate is for one optimizer, and Nesterov's momentum needs a momentum: with another
+        optimizer than the model's, and without momentum, these defaults do not hold.
+        """
         fields = {name: getattr(self, name) for name in TRAINING}
         explicit = {name: value for name, value in fields.items() if value is not None}
         defaults = std_hparams(self.model)
         small = SMALL_DATA.get(self.data, {}) if defaults == HParams() else {}
-        return replace(defaults, **{**small, **explicit})
+        chosen = {**asdict(defaults), **small, **explicit}
+        if chosen["optimizer"] != defaults.optimizer and "lr" not in explicit:
+            chosen["lr"] = usual_rate(chosen["optimizer"])
+        if chosen["momentum"] == 0 and "nesterov" not in explicit:
+            chosen["nesterov"] = False
+        return HParams(**chosen)
 
     def check(self, condition: bool, field: str, rule: str) -> None:
         """ValueError, naming recipe, field, rule and value, unless the condition is true."""

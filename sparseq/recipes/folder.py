@@ -12,7 +12,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from sparseq.errors import argument_error
-from sparseq.files.container import write_atomically
+from sparseq.files.atomic import write_atomically
 
 CONFIG, LOCK = "config.json", ".lock"
 

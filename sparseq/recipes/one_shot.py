@@ -17,16 +17,19 @@ from sparseq.models.user_file import is_file_reference
 from sparseq.nn.convert import dense_twin, replace_modules
 from sparseq.nn.sparse.patterned import PatternedLayer
 from sparseq.pruning import CRITERIA, Mask, prune
-from sparseq.pruning.prunable import quaternion_names
+from sparseq.pruning.prunable import prunable_parameters, quaternion_names
 from sparseq.recipes.compressing import Policy, compressed
 from sparseq.recipes.experiment import RECIPES, Experiment
 from sparseq.recipes.folder import RunFolder
 from sparseq.recipes.outcome import Outcome
-from sparseq.recipes.progress import AdvanceReporter, Reporter, Silent
+from sparseq.recipes.progress import Reporter, Silent
 from sparseq.recipes.results import RESULTS
+from sparseq.recipes.stage import Stage
 from sparseq.recipes.train_dense import conclude, train_dense
 from sparseq.seeds import derive_seed
-from sparseq.train import EarlyBest, LogRows, RowLog, evaluate, fit
+from sparseq.train import LogRows, RowLog, evaluate
+
+FINETUNING = "finetuning.safetensors"
 
 
 @RECIPES.register("prune")
@@ -70,7 +73,7 @@ class OneShot(Experiment):
         CRITERIA.get(self.criterion)
 
     def run(self, reporter: Reporter | None = None) -> Outcome:
-        """Run, or resume after the last completed epoch of the first training.
+        """Run, or resume after the last complete epoch of the training or the fine-tuning.
 
         Raises:
             FileExistsError: the folder contains another run.
@@ -83,29 +86,36 @@ class OneShot(Experiment):
                 return Outcome.read(folder.path)
             data = self.load_data()
             report.begin((0 if self.file else self.training.epochs) + self.finetune)
-            model = (
-                self._read(data)
-                if self.file
-                else train_dense(self, data, folder, report, self.algebra, stage="train")
-            )
+            model, remarks = self._start(data, folder, report)
             before = evaluate(model, data.validation).accuracy
             mask = self._mask(model, data)
             mask.apply_(model)
             after = evaluate(model, data.validation).accuracy
             if self.finetune:
-                self._finetune(model, mask, data, RowLog(folder.path), report)
+                remarks |= self._finetune(model, mask, data, folder, report)
             small = compressed(model, mask, self.policy, data, self.measure_batch)
             return conclude(
                 small,
                 data,
                 folder,
                 self.loss_fn,
+                **remarks,
                 density=mask.density,
                 weights_kept=mask.kept,
                 weights=mask.total,
                 unpruned_validation_accuracy=before,
                 pruned_validation_accuracy=after,
             )
+
+    def _start(
+        self, data: DataBundle, folder: RunFolder, report: Reporter
+    ) -> tuple[nn.Module, dict[str, str]]:
+        """The network to prune, read or trained, and remarks about its training."""
+        if self.file:
+            return self._read(data), {}
+        # wrong names are an error now, not after the training
+        prunable_parameters(self.new_model(data, self.algebra, 0), self.exclude)
+        return train_dense(self, data, folder, report, self.algebra, stage="train")
 
     def _read(self, data: DataBundle) -> nn.Module:
         """The file's network with sparse layers converted to dense ones, checked on one example."""
@@ -152,25 +162,20 @@ class OneShot(Experiment):
         return nonzero
 
     def _finetune(
-        self, model: nn.Module, mask: Mask, data: DataBundle, log: RowLog, report: Reporter
-    ) -> None:
-        optimizer, best = self.new_optimizer(model), EarlyBest(data.validation)
-        with mask.enforce(model, optimizer):
-            fit(
-                model,
-                optimizer,
-                data.train,
-                epochs=self.finetune,
-                batch_size=self.training.batch_size,
-                seed=derive_seed("order", self.seed, 1),
-                callbacks=[
-                    self.change_rate(),
-                    AdvanceReporter(report, "fine-tuning"),
-                    best,
-                    LogRows(log, stage="finetune"),
-                ],
-            )
-        best.restore(model)
+        self, model: nn.Module, mask: Mask, data: DataBundle, folder: RunFolder, report: Reporter
+    ) -> dict[str, str]:
+        """Train under the mask to the best weights; returns remarks about it."""
+        stage = Stage(
+            name="the fine-tuning",
+            checkpoint=folder / FINETUNING,
+            epochs=self.finetune,
+            seed=derive_seed("order", self.seed, 1),
+            mask=mask,
+        )
+        rows = LogRows(RowLog(folder.path), stage="finetune")
+        trained = stage.run(self, model, data, report, [rows])
+        trained.best.restore(model)
+        return trained.remarks
 
 
 def _dense_layer(_: str, module: nn.Module) -> nn.Module | None:

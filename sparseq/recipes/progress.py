@@ -23,6 +23,12 @@ class Reporter(Protocol):
     def note(self, text: str) -> None:
         """A description of the current stage."""
 
+    def resumes(self, position: str) -> None:
+        """The run goes on from there ("after epoch 3 of 20 of ...")."""
+
+    def keeps(self, position: str) -> None:
+        """If the run ended now, the next one would go on from there."""
+
 
 class Silent:
     """A reporter that ignores all reports."""
@@ -34,6 +40,12 @@ class Silent:
         """Ignore."""
 
     def note(self, text: str) -> None:
+        """Ignore."""
+
+    def resumes(self, position: str) -> None:
+        """Ignore."""
+
+    def keeps(self, position: str) -> None:
         """Ignore."""
 
 
@@ -49,7 +61,11 @@ class AdvanceReporter(Callback):
 
 
 class Bar:
-    """A rich progress bar with the remaining time; without a terminal, a line per 10 %."""
+    """A rich progress bar with the remaining time; without a terminal, a line per 10 %.
+
+    Attributes:
+        position: from where an interrupted run will go on; empty if from the start.
+    """
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -65,6 +81,7 @@ class Bar:
         )
         self._task = self._progress.add_task("starting", total=None)
         self._total, self._done = 1, 0
+        self.position = ""
 
     def begin(self, total: int, done: int = 0) -> None:
         """Set the scale."""
@@ -84,6 +101,15 @@ class Bar:
     def note(self, text: str) -> None:
         """Change the text."""
         self._progress.update(self._task, description=text)
+
+    def resumes(self, position: str) -> None:
+        """Print a line."""
+        self._console.print(f"goes on {position}", highlight=False, soft_wrap=True)
+        self.position = position
+
+    def keeps(self, position: str) -> None:
+        """Keep the text, for the message of an interruption."""
+        self.position = position
 
     def __enter__(self) -> Bar:
         self._progress.start()

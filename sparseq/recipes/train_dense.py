@@ -11,20 +11,17 @@ from torch import nn
 from sparseq.data import DataBundle
 from sparseq.files.model_file import save
 from sparseq.recipes.experiment import RECIPES, Experiment
-from sparseq.recipes.folder import RunFolder, resuming
+from sparseq.recipes.folder import RunFolder
 from sparseq.recipes.outcome import MODEL_FILE, Outcome
-from sparseq.recipes.progress import AdvanceReporter, Reporter, Silent
+from sparseq.recipes.progress import Reporter, Silent
 from sparseq.recipes.results import RESULTS
+from sparseq.recipes.stage import Stage
 from sparseq.seeds import derive_seed
 from sparseq.train import (
-    EarlyBest,
     LogRows,
     LossFn,
     RowLog,
-    SaveCheckpoint,
     evaluate,
-    fit,
-    resume_training,
 )
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -57,8 +54,8 @@ class Train(Experiment):
                 return Outcome.read(folder.path)
             data = self.load_data()
             report.begin(self.training.epochs)
-            model = train_dense(self, data, folder, report, self.algebra)
-            return conclude(model, data, folder, self.loss_fn)
+            model, remarks = train_dense(self, data, folder, report, self.algebra)
+            return conclude(model, data, folder, self.loss_fn, **remarks)
 
 
 def train_dense(
@@ -68,37 +65,22 @@ def train_dense(
     report: Reporter,
     algebra: str,
     **logged: str,
-) -> nn.Module:
-    """A new network with the weights of its best epoch; logs and checkpoints every epoch.
+) -> tuple[nn.Module, dict[str, str]]:
+    """A new network with the weights of its best epoch, and remarks for the outcome.
 
-    `logged` is part of every row of the log.
+    Logs and checkpoints every epoch; `logged` is part of every row of the log.
     """
     model = config.new_model(data, algebra, derive_seed("weights", config.seed, 0))
-    optimizer, loss_fn = config.new_optimizer(model), config.loss_fn
-    best = EarlyBest(data.validation, loss_fn=loss_fn)
-    checkpoint, hparams = folder / CHECKPOINT, config.training
-    with resuming(checkpoint, "the training starts again"):
-        done = resume_training(checkpoint, model, optimizer, best)
-    report.advance(done, "resumed")
-    fit(
-        model,
-        optimizer,
-        data.train,
-        epochs=hparams.epochs,
-        batch_size=hparams.batch_size,
+    stage = Stage(
+        name=f"the {algebra} network",
+        checkpoint=folder / CHECKPOINT,
+        epochs=config.training.epochs,
         seed=derive_seed("order", config.seed, 0),
-        start_epoch=done,
-        loss_fn=loss_fn,
-        callbacks=[
-            config.change_rate(),
-            AdvanceReporter(report, f"{algebra} network"),
-            best,
-            LogRows(RowLog(folder.path), **logged),
-            SaveCheckpoint(checkpoint, best),
-        ],
     )
-    best.restore(model)
-    return model
+    rows = LogRows(RowLog(folder.path), **logged)
+    trained = stage.run(config, model, data, report, [rows])
+    trained.best.restore(model)
+    return model, trained.remarks
 
 
 def conclude(

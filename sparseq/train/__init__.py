@@ -5,6 +5,7 @@ from sparseq.train.callbacks import (
     EarlyBest,
     LogRows,
     ShowProgress,
+    Stateful,
     TrainState,
     Validate,
     copy_state,
@@ -17,10 +18,11 @@ from sparseq.train.checkpoint import (
     save_checkpoint,
     unpack_training,
 )
+from sparseq.train.divergence import WatchLoss
 from sparseq.train.evaluation import LossFn, Metrics, evaluate
 from sparseq.train.logs import RowLog
 from sparseq.train.loop import fit
-from sparseq.train.optimizers import OPTIMIZERS, make_optimizer
+from sparseq.train.optimizers import OPTIMIZERS, make_optimizer, usual_rate
 from sparseq.train.rates import RATES, ChangeRate, Progress
 
 __all__ = [
@@ -30,13 +32,16 @@ __all__ = [
     "LossFn",
     "TrainState",
     "Callback",
+    "Stateful",
     "Validate",
     "EarlyBest",
     "LogRows",
+    "WatchLoss",
     "ShowProgress",
     "RowLog",
     "OPTIMIZERS",
     "make_optimizer",
+    "usual_rate",
     "RATES",
     "ChangeRate",
     "Progress",

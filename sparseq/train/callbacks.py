@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -34,6 +34,7 @@ class TrainState:
         steps_per_epoch: batches in one epoch.
         epoch: completed epochs, including those before a resumption.
         step: completed optimizer steps, including those before a resumption.
+        first_loss: () the loss of the first step of this call; None before it.
         metrics: of the latest epoch: "loss" (mean training loss), "seconds" (spent in training
             steps), and the metrics added by callbacks.
         stop: set to True to end training after the current step (on_step) or epoch.
@@ -45,6 +46,7 @@ class TrainState:
     steps_per_epoch: int
     epoch: int = 0
     step: int = 0
+    first_loss: Tensor | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     stop: bool = False
 
@@ -71,6 +73,16 @@ class Callback:
 
     def on_train_end(self, state: TrainState) -> None:
         """After the last epoch, or after a stop; not after an exception."""
+
+
+class Stateful(Protocol):
+    """A callback whose state is part of a checkpoint."""
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors and JSON values; the inverse of `resume`."""
+
+    def resume(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
+        """Continue from the values that `state` returned."""
 
 
 class Validate(Callback):

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sparseq.errors import require
 from sparseq.files.container import read_container, write_container
-from sparseq.train.callbacks import Callback, EarlyBest, TrainState
+from sparseq.train.callbacks import Callback, EarlyBest, Stateful, TrainState
 
 KIND = "checkpoint"
 Packed = tuple[dict[str, Tensor], dict[str, Any]]
@@ -144,17 +147,50 @@ def unpack_optimizer(
 class SaveCheckpoint(Callback):
     """Writes model, optimizer and best weights to `path` after every epoch.
 
-    `resume_training` continues from it. It must be the last callback, after the EarlyBest that it
-    saves and after logs, so that a run can be killed and resumed at any time.
+    `resume_training` continues from it. It must be the last callback, after those that it saves
+    and after logs, so that a run can be killed and resumed at any time.
+
+    Args:
+        path: the file.
+        best: saved with the training.
+        every: write at most once in that many seconds; the latest epoch is kept in memory, and
+            `write` writes it, as whoever ends the training early must.
+        parts: further callbacks whose state is saved, by name.
+        meta: further JSON values in the file.
     """
 
-    def __init__(self, path: str | os.PathLike[str], best: EarlyBest | None = None) -> None:
-        self.path, self.best = Path(path), best
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        best: EarlyBest | None = None,
+        *,
+        every: float = 0.0,
+        parts: Mapping[str, Stateful] | None = None,
+        meta: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.path, self.best, self.every = Path(path), best, every
+        self.parts, self.meta = dict(parts or {}), dict(meta or {})
+        self._latest: Packed | None = None
+        self._written = -math.inf
 
     def on_epoch_end(self, state: TrainState) -> None:
-        """Write the file."""
+        """Keep the epoch, and write it unless that was done less than `every` seconds ago."""
         tensors, meta = pack_training(state.model, state.optimizer, self.best)
-        save_checkpoint(self.path, tensors, {**meta, "epoch": state.epoch})
+        for name, part in self.parts.items():
+            kept, meta[name] = part.state()
+            tensors |= _prefixed(name, kept)
+        is_due = time.monotonic() >= self._written + self.every
+        if not is_due:  # training goes on in the tensors
+            tensors = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+        self._latest = tensors, {**self.meta, **meta, "epoch": state.epoch}
+        if is_due:
+            self.write()
+
+    def write(self) -> None:
+        """Write the latest epoch if it is not written yet."""
+        if self._latest is not None:
+            save_checkpoint(self.path, *self._latest)
+            self._latest, self._written = None, time.monotonic()
 
 
 def resume_training(
@@ -162,17 +198,21 @@ def resume_training(
     model: nn.Module,
     optimizer: Optimizer,
     best: EarlyBest | None = None,
+    parts: Mapping[str, Stateful] | None = None,
 ) -> int:
-    """Load the file of SaveCheckpoint, if it exists.
+    """Load the file of SaveCheckpoint, if it exists, but for `parts` that it does not have.
 
     Returns:
         The number of completed epochs, for `fit(start_epoch=...)`; 0 if the file does not exist.
     """
     if not Path(path).exists():
         return 0
-    packed = load_checkpoint(path)
-    unpack_training(packed, model, optimizer, best)
-    return int(packed[1]["epoch"])
+    tensors, meta = load_checkpoint(path)
+    unpack_training((tensors, meta), model, optimizer, best)
+    for name, part in (parts or {}).items():
+        if name in meta:
+            part.resume(unprefixed(f"{name}.", tensors), meta[name])
+    return int(meta["epoch"])
 
 
 def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -189,4 +229,4 @@ def unprefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _json_value(value: Any) -> Any:
-    return value.item() if isinstance(value, torch.Tensor) else value
+    return value.item() if isinstance(value, torch.Tensor | np.generic) else value

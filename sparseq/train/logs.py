@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sparseq.files.container import write_atomically
+from sparseq.files.atomic import naming, write_atomically
 
 Row = dict[str, Any]
 
@@ -123,7 +123,7 @@ def _truncate(path: Path, size: int) -> None:
 
 
 def _append(path: Path, data: bytes) -> None:
-    with path.open("ab") as file:
+    with naming(path), path.open("ab") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())

@@ -105,6 +105,8 @@ def _run_epoch(
         loss.backward()
         state.optimizer.step()
         total += loss.detach() * len(x)
+        if state.first_loss is None:
+            state.first_loss = loss.detach()
         state.step += 1
         for callback in callbacks:
             callback.on_step(state)

@@ -15,6 +15,8 @@ from sparseq.registry import Registry
 Factory = Callable[[Iterable[nn.Parameter], HParams], Optimizer]
 
 OPTIMIZERS: Registry[Factory] = Registry("optimizer")
+# of Adam's paper; of SGD with the schedule and momentum of the models that train with it
+USUAL_RATES = {"adam": 1e-3, "sgd": 0.05}
 FUSED_DEVICES = ("cpu", "cuda")
 
 
@@ -28,6 +30,18 @@ def make_optimizer(model: nn.Module, hparams: HParams) -> Optimizer:
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     require(bool(trainable), "make_optimizer", "model", "must have trainable parameters", "none")
     return OPTIMIZERS.get(hparams.optimizer)(trainable, hparams)
+
+
+def usual_rate(name: str) -> float:
+    """The learning rate of an optimizer with which a model does not usually train.
+
+    Raises:
+        ValueError: an optimizer that has none.
+    """
+    OPTIMIZERS.get(name)  # so that the error speaks of an unknown optimizer
+    rule = f"must be set (--lr) for an optimizer other than {', '.join(USUAL_RATES)}"
+    require(name in USUAL_RATES, "optimizer", "lr", rule, name)
+    return USUAL_RATES[name]
 
 
 @OPTIMIZERS.register("adam")

@@ -1,22 +1,15 @@
-"""The file container: every byte checked, written completely or not at all, never pickled."""
+"""The file container: every byte checked, never pickled."""
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 
 import pytest
 import safetensors.torch
 import torch
 
 from sparseq.files import container
-from sparseq.files.container import (
-    pack_container,
-    read_container,
-    write_atomically,
-    write_container,
-)
+from sparseq.files.container import pack_container, read_container, write_container
 
 TENSORS = {
     "a": torch.arange(6, dtype=torch.float64).view(2, 3).t(),
@@ -112,69 +105,3 @@ def test_a_manifest_that_imitates_the_checksum_survives(tmp_path):
     manifest = {'quo"te\\': "é\n", "sha256": "0" * 64, '"sha256":"': "0" * 64}
     write_container(tmp_path / "f", {'"sha256":"' + "0" * 64: torch.ones(1)}, manifest, "model")
     assert read_container(tmp_path / "f", "model")[1] == json.loads(json.dumps(manifest))
-
-
-def test_nothing_is_overwritten_unasked(path):
-    before = path.read_bytes()
-    with pytest.raises(FileExistsError, match="overwrite=True"):
-        write_atomically(path, b"new")
-    with pytest.raises(FileExistsError, match="overwrite=True"):
-        write_container(path, {}, {}, "model")
-    assert path.read_bytes() == before
-    write_atomically(path, b"new", overwrite=True)
-    assert path.read_bytes() == b"new"
-    assert os.listdir(path.parent) == [path.name]
-
-
-def test_a_file_created_in_the_meantime_is_kept(tmp_path, monkeypatch):
-    target = tmp_path / "f"
-    write = container._write_durably
-
-    def write_late(temporary, data):
-        write(temporary, data)
-        target.write_bytes(b"other")
-
-    monkeypatch.setattr(container, "_write_durably", write_late)
-    with pytest.raises(FileExistsError, match="overwrite=True"):
-        write_atomically(target, b"new")
-    assert target.read_bytes() == b"other"
-    assert os.listdir(tmp_path) == ["f"]
-
-
-@pytest.mark.parametrize("fails_in", ["_write_durably", "_publish"])
-def test_a_failed_write_keeps_the_old_file_and_adds_none(path, monkeypatch, fails_in):
-    before = path.read_bytes()
-
-    def fail(*_):
-        raise OSError(errno.ENOSPC, "disk full")
-
-    monkeypatch.setattr(container, fails_in, fail)
-    with pytest.raises(OSError, match="disk full"):
-        write_atomically(path, b"new", overwrite=True)
-    assert path.read_bytes() == before
-    assert os.listdir(path.parent) == [path.name]
-
-
-def test_file_systems_without_hard_links(tmp_path, monkeypatch):
-    def no_links(*_):
-        raise OSError(errno.EPERM, "no hard links")
-
-    monkeypatch.setattr(os, "link", no_links)
-    write_atomically(tmp_path / "f", b"new")
-    assert (tmp_path / "f").read_bytes() == b"new"
-    assert os.listdir(tmp_path) == ["f"]
-
-
-def test_a_missing_folder_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"folder .*none does not exist"):
-        write_atomically(tmp_path / "none" / "f", b"")
-
-
-def test_a_link_is_followed_and_permissions_are_the_default(tmp_path):
-    (tmp_path / "f").write_bytes(b"old")
-    (tmp_path / "link").symlink_to(tmp_path / "f")
-    write_atomically(tmp_path / "link", b"new", overwrite=True)
-    assert (tmp_path / "link").is_symlink()
-    assert (tmp_path / "f").read_bytes() == b"new"
-    (tmp_path / "default").write_bytes(b"")
-    assert (tmp_path / "f").stat().st_mode == (tmp_path / "default").stat().st_mode

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -228,6 +229,14 @@ def test_a_file_runs_no_code_that_it_names(tmp_path):
     with pytest.raises(ValueError, match="only their own code can build"):
         load(tmp_path / "m.sparseq")
     assert b"pickle" not in (tmp_path / "m.sparseq").read_bytes()
+
+
+def test_numbers_of_numpy_in_the_recipe_are_written_as_numbers(tmp_path):
+    model = nn.Linear(2, 2)
+    kwargs = {"width": np.int64(3), "shape": (np.int32(1), 2), "rate": np.float32(0.5)}
+    model.recipe = {"name": "mine", "kwargs": kwargs}
+    save(model, tmp_path / "m")
+    assert load(tmp_path / "m").recipe["kwargs"] == {"width": 3, "shape": [1, 2], "rate": 0.5}
 
 
 def test_loading_touches_no_global_randomness(tmp_path):

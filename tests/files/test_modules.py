@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -172,3 +173,25 @@ def test_invalid_specs_are_refused():
 def test_a_type_is_registered_once():
     with pytest.raises(ValueError, match="registered twice"):
         layer_type()(nn.Linear)
+
+
+def test_numbers_of_numpy_and_torch_are_written_as_numbers():
+    layers = [
+        nn.Linear(np.int64(3), np.int32(4)),
+        nn.Dropout(np.float32(0.25), np.bool_(True)),
+        nn.MaxPool2d(tuple(np.array([2, 3])), stride=torch.tensor(2)),
+        nn.LayerNorm(np.array([3, 4]).tolist(), eps=np.float64(1e-3)),
+    ]
+    spec = [module_spec(layer) for layer in layers]
+    assert json.loads(json.dumps(spec)) == spec
+    assert spec[1]["args"] == {"p": 0.25, "inplace": True}
+    again = [build_module("", entry) for entry in spec]
+    assert repr(again[0]) == "Linear(in_features=3, out_features=4, bias=True)"
+    assert [module_spec(layer) for layer in again] == spec
+
+
+def test_an_argument_that_is_no_json_is_named():
+    layer = nn.Dropout(0.5)
+    layer.p = object()
+    with pytest.raises(ValueError, match=r"save: argument 'p' of a Dropout must be numbers"):
+        module_spec(layer)

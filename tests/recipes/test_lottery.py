@@ -208,5 +208,9 @@ def test_sgd_and_weight_decay_train_too(tmp_path):
 
 def test_a_diverging_training_is_an_error_that_names_the_round(tmp_path):
     config = small(optimizer="sgd", lr=1e30)
-    with pytest.raises(ValueError, match=r"lr must be lower .*real/trial-0, round 0.*1e\+30"):
+    rule = r"lr must be lower .*real/trial-0, round 0.*1e\+30"
+    with (
+        pytest.warns(UserWarning, match=r"training diverges \(loss nan in epoch 1, 3\.15 in"),
+        pytest.raises(ValueError, match=rule),
+    ):
         open_trial(tmp_path, config).run(Silent())

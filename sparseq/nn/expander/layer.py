@@ -210,9 +210,7 @@ class ExpanderLayer(PatternedLayer):
 def pattern_of(edges: Edges, block: tuple[int, int] = (1, 1)) -> CSRPattern:
     """The pattern of a graph's edges, or of their blocks; on the CPU."""
     grid = edges if block == (1, 1) else edges.grid()
-    return CSRPattern.from_csr(
-        torch.from_numpy(grid.row_ptr), torch.from_numpy(grid.inputs), grid.n_in
-    )
+    return CSRPattern.from_csr(torch.from_numpy(grid.row_ptr), torch.tensor(grid.inputs), grid.n_in)
 
 
 def expander_type(**fields: Any) -> Callable[[Any], Any]:

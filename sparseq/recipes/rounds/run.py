@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from sparseq.data import DataBundle
 from sparseq.ops._backend import activate
+from sparseq.pruning.prunable import prunable_parameters
 from sparseq.recipes.folder import RunFolder
 from sparseq.recipes.progress import Reporter, Silent
 from sparseq.recipes.results import RESULTS, Results
@@ -37,6 +39,7 @@ class PruningRounds(RoundsPlan):
             trials = self._open(self.load_data(), folder)
             done = sum(len(trial.rows) for trial in trials) * self.training.epochs
             report.begin(len(trials) * len(self.densities()) * self.training.epochs, done)
+            _report_position(trials, report)
             threading.Thread(target=_build_kernels, args=(self.device,), daemon=True).start()
             for trial in trials:
                 trial.run(report)
@@ -44,15 +47,24 @@ class PruningRounds(RoundsPlan):
             return finish(self, folder, trials)
 
     def _open(self, data: DataBundle, folder: RunFolder) -> list[Trial]:
-        """All trials, resumed from the folder; fails early if a model cannot be built."""
+        """All trials, resumed from the folder; fails early for a wrong model or `exclude`."""
         for algebra in self.algebras:
-            self.new_model(data, algebra, 0)
+            prunable_parameters(self.new_model(data, algebra, 0), self.exclude)
         log = RowLog(folder.path)
         return [
             Trial(self, data, folder, log, algebra, number)
             for algebra in self.algebras
             for number in range(self.trials)
         ]
+
+
+def _report_position(trials: Sequence[Trial], report: Reporter) -> None:
+    """Report from where the run goes on, if it was started before."""
+    rest = [trial for trial in trials if not trial.finished]
+    if any(trial.rows for trial in trials):
+        position = rest[0].position() if rest else "after the last round"
+        if position:
+            report.resumes(position)
 
 
 def _build_kernels(device: str) -> None:

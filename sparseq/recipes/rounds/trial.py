@@ -1,9 +1,9 @@
 """One trial: a network trained, pruned and trained again, round by round; resumable.
 
 After every round the best network of that round is saved as a compressed file, then the trial as a
-checkpoint, which is authoritative. A run can be killed at any time and resumes after the last
-complete round; as all random numbers are functions of (seed, trial, round, epoch), its results are
-those of an uninterrupted run.
+checkpoint, which is authoritative; within a round the training has a checkpoint of its own. A run
+can be killed at any time and resumes after the last complete epoch; as all random numbers are
+functions of (seed, trial, round, epoch), its results are those of an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,17 +24,16 @@ from sparseq.files.model_file import load, save
 from sparseq.pruning import Mask, prune
 from sparseq.recipes.compressing import compressed
 from sparseq.recipes.folder import RunFolder, resuming
-from sparseq.recipes.progress import AdvanceReporter, Reporter
+from sparseq.recipes.progress import Reporter
 from sparseq.recipes.rounds.plan import RoundsPlan
+from sparseq.recipes.stage import Stage, Trained
 from sparseq.seeds import derive_seed
 from sparseq.train import (
     Callback,
-    EarlyBest,
     RowLog,
     TrainState,
     copy_state,
     evaluate,
-    fit,
     load_checkpoint,
     save_checkpoint,
 )
@@ -59,6 +58,14 @@ class CopyAtStep(Callback):
         """Copy after step `step`."""
         if state.step == self.step:
             self.weights = copy_state(state.model)
+
+    def state(self) -> tuple[Tensors, dict[str, Any]]:
+        """Tensors and JSON values for a checkpoint; the inverse of `resume`."""
+        return self.weights, {}
+
+    def resume(self, tensors: Tensors, meta: dict[str, Any]) -> None:
+        """Continue from the values that `state` returned."""
+        self.weights = dict(tensors)
 
 
 class Trial:
@@ -97,6 +104,18 @@ class Trial:
         below = [row["validation_accuracy"] < self.config.stop_accuracy for row in self.rows[-2:]]
         return len(self.rows) == len(self.densities) or below == [True, True]
 
+    @property
+    def label(self) -> str:
+        """The trial in progress reports: "real 1/3"."""
+        return f"{self.algebra} {self.number + 1}/{self.config.trials}"
+
+    def position(self) -> str:
+        """Where a resumed trial stands, in words; empty if a training says it more exactly."""
+        number = len(self.rows)
+        if self._training(number).exists():
+            return ""
+        return f"after round {number - 1} of {self.label}" if number else f"with {self.label}"
+
     def file(self, number: int) -> Path:
         """Path of the compressed network of a round."""
         return self.folder / f"{self.name}/round-{number:02}.sparseq"
@@ -119,21 +138,21 @@ class Trial:
         model = self.new_model(number)
         mask = self._next_mask(model, number)
         self._rewind(model, number)
-        loss, best = self._train(model, mask, report)
+        trained = self._train(model, mask, report)
         self.final, self.mask = copy_state(model), mask
-        best.restore(model)
+        trained.best.restore(model)
         policy, batch = self.config.policy, self.config.measure_batch
         small = compressed(model, mask, policy, self.data, batch)
         save(small, self.file(number), overwrite=True)
-        self.rows.append(
-            self._row(
-                model,
-                mask,
-                number,
-                {"loss": loss, "best_epoch": best.epoch, "seconds": time.perf_counter() - started},
-            )
-        )
+        training = {
+            "loss": trained.state.metrics["loss"],
+            "best_epoch": trained.best.epoch - self.config.first_epoch(number),
+            "seconds": time.perf_counter() - started,
+            **trained.remarks,
+        }
+        self.rows.append(self._row(model, mask, number, training))
         self._commit()
+        report.keeps(f"after round {number} of {self.label}")
 
     def _next_mask(self, model: nn.Module, number: int) -> Mask:
         """The mask of a round, from the weights at the end of the previous round."""
@@ -167,32 +186,23 @@ class Trial:
         if state is not None:
             model.load_state_dict(state)
 
-    def _train(self, model: nn.Module, mask: Mask, report: Reporter) -> tuple[float, EarlyBest]:
-        """Train under the mask; returns the loss of the last epoch and the best weights."""
+    def _train(self, model: nn.Module, mask: Mask, report: Reporter) -> Trained:
+        """Train under the mask."""
         config, number = self.config, len(self.rows)
-        epochs, batch_size = config.training.epochs, config.training.batch_size
-        best = EarlyBest(self.data.validation)
-        rewind_point = CopyAtStep(config.rewind_step(self.data.train.steps(batch_size)))
-        optimizer, first = config.new_optimizer(model), config.first_epoch(number)
-        rate = config.change_rate(first)
-        progress = AdvanceReporter(
-            report,
-            f"{self.algebra} {self.number + 1}/{config.trials}, round {number},"
-            f" density {100 * mask.density:.3g} %",
+        step = config.rewind_step(self.data.train.steps(config.training.batch_size))
+        rewind_point = CopyAtStep(step)
+        stage = Stage(
+            name=f"{self.label}, round {number}, density {100 * mask.density:.3g} %",
+            checkpoint=self._training(number),
+            epochs=config.training.epochs,
+            seed=self._order(),
+            first_epoch=config.first_epoch(number),
+            mask=mask if number else None,  # the first one drops nothing
+            quiet=any("diverged" in row for row in self.log.rows),
         )
-        # a mask that drops nothing needs no enforcement
-        with mask.enforce(model, optimizer) if number else nullcontext():
-            state = fit(
-                model,
-                optimizer,
-                self.data.train,
-                epochs=first + epochs,
-                batch_size=batch_size,
-                seed=self._order(),
-                start_epoch=first,
-                callbacks=[rate, progress, best, *([] if number else [rewind_point])],
-            )
-        loss = state.metrics["loss"]
+        parts = {} if number else {"rewind": rewind_point}
+        trained = stage.run(config, model, self.data, report, parts=parts)
+        loss = trained.state.metrics["loss"]
         if not math.isfinite(loss):
             raise argument_error(
                 config.recipe,
@@ -201,8 +211,7 @@ class Trial:
                 config.training.lr,
             )
         self.rewound = self.rewound or rewind_point.weights
-        best.epoch -= first
-        return loss, best
+        return trained
 
     def _order(self) -> int:
         return derive_seed("order", self.config.seed, self.number)
@@ -233,6 +242,7 @@ class Trial:
         }
         save_checkpoint(self._checkpoint(), tensors, {"rows": self.rows})
         self.log.append(self.rows[-1])
+        self._training(len(self.rows) - 1).unlink(missing_ok=True)
 
     def network(self, number: int) -> nn.Module:
         """The compressed network of a complete round; ValueError if its file is missing."""
@@ -255,6 +265,10 @@ class Trial:
 
     def _resuming(self) -> AbstractContextManager[None]:
         return resuming(self._checkpoint().parent, "this trial starts again")
+
+    def _training(self, number: int) -> Path:
+        """Checkpoint of the training of a round that is not complete."""
+        return self.folder / f"{self.name}/round-{number:02}-training.safetensors"
 
     def _checkpoint(self) -> Path:
         return self.folder / f"{self.name}/checkpoint.safetensors"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from sparseq.files.container import write_atomically
+from sparseq.files.atomic import write_atomically
 
 
 def save_figure(
