@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sparseq.compression.break_even import density_of
 from sparseq.compression.calls import Call, Replay, record_calls, tensors_in
-from sparseq.compression.candidates import DENSE, convert
+from sparseq.compression.candidates import convert
 from sparseq.compression.choice import Choice
 from sparseq.compression.example import as_call, pure
 from sparseq.errors import require
@@ -150,8 +150,8 @@ def _with_choice(row: LayerRow, choice: Choice | None) -> LayerRow:
     verdict = choice.verdicts.get(path) if choice is not None else None
     if choice is None or verdict is None or not (verdict.is_dense or verdict.why):
         return row
-    fate = DENSE if verdict.is_dense else verdict.taken
-    return replace(row, reason=f"{fate} by compress: {verdict.reason}")
+    own = "" if verdict.times or not row.reason else f"{row.reason}; "
+    return replace(row, reason=f"{own}{verdict.taken} by compress: {verdict.reason}")
 
 
 def _twins(module: Any) -> tuple[nn.Module, nn.Module | None]:
