@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -30,18 +30,38 @@ class Call:
             for x in tensors_in((self.args, self.kwargs))
         ]
 
+    def like(self, seen: dict[str, Call]) -> Call:
+        """The call with the arguments of an earlier one that takes as long, to save memory.
+
+        Integers may be indices, so that other ones would not do.
+
+        Args:
+            seen: earlier calls by what they are alike in; extended in place.
+        """
+        tensors = [*tensors_in((self.args, self.kwargs))]
+        if not all(tensor.is_floating_point() for tensor in tensors):
+            return self
+        form = [*map(type, self.args), *self.kwargs, self.signature()]
+        first = seen.setdefault(str(form), self)
+        return replace(self, args=first.args, kwargs=first.kwargs)
+
 
 def record_calls(
-    modules: Mapping[str, nn.Module], run: Callable[[], Any]
+    modules: Mapping[str, nn.Module],
+    run: Callable[[], Any],
+    keep: Callable[[Call], Call] = lambda call: call,
 ) -> tuple[dict[str, list[Call]], Any]:
-    """Name of each module -> its calls while `run` runs, in order, and the result of `run`."""
+    """Name of each module -> its calls while `run` runs, in order, and the result of `run`.
+
+    `keep` returns what is kept of a call.
+    """
     calls: dict[str, list[Call]] = {name: [] for name in modules}
     handles = []
     for name, module in modules.items():
 
         def record(_: Any, args: Any, kwargs: Any, y: Any, seen: list[Call] = calls[name]) -> None:
             outputs = y.numel() if isinstance(y, Tensor) else 0
-            seen.append(Call(_detached(args), _detached(kwargs), outputs))
+            seen.append(keep(Call(_detached(args), _detached(kwargs), outputs)))
 
         handles.append(module.register_forward_hook(record, with_kwargs=True))
     try:

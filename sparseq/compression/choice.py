@@ -1,4 +1,4 @@
-"""What policy "measured" has measured and chosen, layer by layer, and how it is printed."""
+"""What `compress` has chosen, layer by layer, by which times or tables, and how it is printed."""
 
 from __future__ import annotations
 
@@ -49,18 +49,19 @@ class Verdict:
     def __str__(self) -> str:
         fate = "stays dense" if self.is_dense else f"becomes {self.taken}"
         name = self.layer or "the model"
-        return f"{name} ({self.kind}, {100 * self.density:.3g} % kept) {fate}: {self.reason}"
+        why = self.reason and f": {self.reason}"
+        return f"{name} ({self.kind}, {100 * self.density:.3g} % kept) {fate}{why}"
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The outcome of `compress(policy="measured")`, in the attribute `compression` of its result.
+    """The outcome of `compress` but for policy "sparse": the attribute `compression` of its result.
 
     Attributes:
         verdicts: path of each candidate layer -> what was chosen, in the model's order.
         dense_ms, chosen_ms: milliseconds of the whole network, all dense and as chosen; None if all
-            layers stay dense.
-        conditions: example, device, threads and step.
+            layers stay dense, or the tables decided.
+        conditions: example, device, threads and step, or batch.
     """
 
     verdicts: Mapping[str, Verdict]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -42,6 +43,7 @@ def observe(
 ) -> tuple[nn.Module, dict[str, list[Call]], list[Tensor]]:
     """Run a copy of a model once, and record how the modules at some paths are called.
 
+    Calls that take equally long share their arguments, so that few activations stay in memory.
     The model, its buffers and torch's random state are not modified.
 
     Args:
@@ -56,7 +58,9 @@ def observe(
     twin = copy_model(model).train(training)
     with pure(training, device_of_call(model, call)):
         watched = {path: twin.get_submodule(path) for path in paths}
-        calls, y = record_calls(watched, lambda: twin(*call.args, **call.kwargs))
+        seen: dict[str, Call] = {}
+        keep = partial(Call.like, seen=seen)
+        calls, y = record_calls(watched, lambda: twin(*call.args, **call.kwargs), keep)
     return twin, calls, list(tensors_in(y))
 
 

@@ -21,7 +21,7 @@ from sparseq.compression.candidates import CANDIDATES, SPARSE
 from sparseq.compression.example import as_call
 from sparseq.compression.kept_weights import kept_by_layer, pruned_but_dense
 from sparseq.compression.measured import choose
-from sparseq.compression.table_rule import forms_by_table
+from sparseq.compression.table_rule import choose_by_tables
 from sparseq.errors import require, unknown_name, warn
 from sparseq.formats import check_masks
 from sparseq.nn.convert import replace_modules
@@ -47,10 +47,10 @@ def compress(
 
     With an `example`, each form of each layer is timed on this machine, on the inputs that it gets
     when the model runs on the example, with torch's current number of threads; then the whole
-    network is timed, and layers stay dense as long as it is slower than the dense one. The logger
-    "sparseq" reports each layer with its milliseconds (INFO), and the attribute `compression` of
-    the result holds them. Without an example, tables decide that were measured on other layers and
-    perhaps on another CPU: give one wherever you can.
+    network is timed, and layers stay dense as long as it is slower than the dense one. Without an
+    example, tables decide that were measured on other layers and perhaps on another CPU: give one
+    wherever you can. The logger "sparseq" reports each layer, with its milliseconds or why it stays
+    dense (INFO), and the attribute `compression` of the result holds and prints the same.
 
     Args:
         model: any module; it is not modified. Its linear and convolution layers are candidates;
@@ -99,9 +99,10 @@ def compress(
     if policy == "sparse":
         return build(dict.fromkeys(keeps, SPARSE))
     if example is None:
-        return build(forms_by_table(model, keeps, batch or 64, training, in_shape))
-    call = as_call("compress", example)
-    choice = choose(model, keeps, call, build, training=training, remember=remember)
+        choice = choose_by_tables(model, keeps, batch or 64, training, in_shape)
+    else:
+        call = as_call("compress", example)
+        choice = choose(model, keeps, call, build, training=training, remember=remember)
     result: Any = build(choice.taken)
     result.compression = choice.as_built(model, result)
     for line in result.compression.lines():

@@ -6,7 +6,6 @@ layers stay dense, and the log says so.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +19,8 @@ from sparseq.compression.break_even import (
     keeps_whole,
     unmeasured,
 )
-from sparseq.compression.candidates import SPARSE
+from sparseq.compression.candidates import DENSE, SPARSE
+from sparseq.compression.choice import Choice, Verdict
 from sparseq.compression.map_sizes import map_sizes
 from sparseq.nn.computed import plain_layer
 from sparseq.nn.layer_types import sparse_type
@@ -28,17 +28,15 @@ from sparseq.ops._backend import activate
 from sparseq.ops.build.cpu import cpu_class
 from sparseq.ops.choice import measured
 
-LOGGER = logging.getLogger("sparseq")
 
-
-def forms_by_table(
+def choose_by_tables(
     model: nn.Module,
     keeps: Mapping[str, Tensor],
     batch: int,
     training: bool,
     in_shape: tuple[int, ...] | None,
-) -> dict[str, str]:
-    """Path -> form of the layers that the tables convert; the others are reported (INFO).
+) -> Choice:
+    """The form that the tables give each layer.
 
     Args:
         model: any module.
@@ -47,12 +45,13 @@ def forms_by_table(
     """
     shape = recorded_shape(model) if in_shape is None else in_shape
     rule = Auto({} if shape is None or not keeps else map_sizes(model, shape), batch, training)
-    modules = {path: plain_layer(model.get_submodule(path)) for path in keeps}
-    return {
-        path: SPARSE
-        for path, keep in keeps.items()
-        if not rule.stays_dense(path, modules[path], keep)
-    }
+    verdicts = {}
+    for path, keep in keeps.items():
+        layer = plain_layer(model.get_submodule(path))
+        why, kind = rule.reason(path, layer, keep), type(layer).__name__
+        taken = DENSE if why else SPARSE
+        verdicts[path] = Verdict(path, kind, density_of(keep), taken, {}, why)
+    return Choice(verdicts, None, None, f"batch {batch}, by tables")
 
 
 def recorded_shape(model: nn.Module) -> tuple[int, ...] | None:
@@ -78,14 +77,6 @@ class Auto:
     maps: Mapping[str, Sequence[int]]
     batch: int
     training: bool
-
-    def stays_dense(self, path: str, module: nn.Module, keep: Tensor) -> bool:
-        """Whether the tables keep a layer dense; if so, this is logged."""
-        why = self.reason(path, module, keep)
-        if why:
-            name = path or "the model"
-            LOGGER.info("compress: %s (%s) stays dense: %s", name, type(module).__name__, why)
-        return bool(why)
 
     def reason(self, path: str, module: nn.Module, keep: Tensor) -> str:
         """Why a layer stays dense; "" if the tables convert it."""

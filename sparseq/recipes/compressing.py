@@ -6,6 +6,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from sparseq.compression.choice import Choice
 from sparseq.compression.sparsify import compress
 from sparseq.data import DataBundle, Split
 from sparseq.pruning import Mask
@@ -28,6 +29,13 @@ def compressed(
     if policy == "measured":
         return compress(model, mask, policy, example=examples(data.validation, batch))
     return compress(model, mask, policy, batch=batch, in_shape=data.in_shape)
+
+
+def dense_reasons(small: nn.Module) -> dict[str, str]:
+    """Path -> reason, of the layers that `compress` left dense though weights were dropped."""
+    choice = getattr(small, "compression", None)
+    verdicts = choice.verdicts if isinstance(choice, Choice) else {}
+    return {path: v.reason for path, v in verdicts.items() if v.is_dense and v.density < 1}
 
 
 def examples(split: Split, batch: int) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -69,12 +69,14 @@ class Results:
         config: identity of the run.
         levels: sorted by network, then by round.
         timing: conditions of the time measurements: machine, threads, batch.
+        notes: algebra -> lines below its table: which pruned layers are dense, and why.
     """
 
     folder: Path
     config: dict[str, Any]
     levels: list[Level]
     timing: dict[str, Any]
+    notes: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def algebras(self) -> list[str]:
@@ -96,7 +98,8 @@ class Results:
         for level in self.levels:
             log.append(asdict(level))
         levels = [asdict(level) for level in self.levels]
-        folder.write_json(RESULTS, {"config": self.config, "levels": levels, "timing": self.timing})
+        values = {"config": self.config, "levels": levels, "timing": self.timing}
+        folder.write_json(RESULTS, {**values, "notes": self.notes})
 
     @classmethod
     def read(cls, folder: Path) -> Results:
@@ -117,12 +120,16 @@ class Results:
         for row in stored["levels"]:
             _check_level(row, path)
         levels = [Level(**row) for row in stored["levels"]]
-        return cls(folder, stored["config"], levels, stored["timing"])
+        notes = stored.get("notes", {})
+        _check_notes(notes, path)
+        return cls(folder, stored["config"], levels, stored["timing"], notes)
 
     def show(self, console: Console) -> None:
         """Print a table and a summary for each network, and the paths of the files."""
         for algebra in self.algebras:
             console.print(level_table(self, algebra))
+            for line in self.notes.get(algebra, []):
+                console.print(f"* {line}", highlight=False, markup=False)
             console.print(summary(self.of(algebra)) + "\n", highlight=False)
         timing = self.timing
         console.print(
@@ -139,9 +146,17 @@ def _check_names(values: dict[str, Any], names: Sequence[str], argument: str) ->
     require(complete, "Results.read", argument, f"must have {', '.join(names)}", [*values])
 
 
+def _check_notes(notes: Any, path: Path) -> None:
+    """ValueError unless the notes are {algebra: lines}."""
+    lists = notes.values() if isinstance(notes, dict) else [None]
+    are_lines = all(isinstance(n, list) and all(isinstance(line, str) for line in n) for n in lists)
+    rule = "must have lists of lines in 'notes'"
+    require(are_lines, "Results.read", str(path), rule, repr(notes)[:80])
+
+
 def _check_level(row: Any, path: Path) -> None:
     """ValueError unless a row has the columns of a Level, with numbers in all but the algebra."""
-    columns = {field.name for field in fields(Level)}
+    columns = {each.name for each in fields(Level)}
     got = sorted(row) if isinstance(row, dict) else row
     rule = "must have the columns of this version in every level"
     require(got == sorted(columns), "Results.read", str(path), rule, got)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,9 +12,10 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from sparseq.compression.break_even import density_of
-from sparseq.compression.calls import Call, Replay, record_calls
-from sparseq.compression.candidates import DENSE, convert
+from sparseq.compression.calls import Call, Replay, record_calls, tensors_in
+from sparseq.compression.candidates import convert
 from sparseq.compression.choice import Choice
+from sparseq.compression.example import as_call, pure
 from sparseq.errors import require
 from sparseq.nn.computed import copy_model
 from sparseq.nn.convert import dense_twin, replace_modules
@@ -64,7 +64,7 @@ class Profile:
         return text.getvalue()
 
 
-def profile(model: nn.Module, x: Tensor | Sequence[Any], repeats: int = 20) -> Profile:
+def profile(model: nn.Module, x: Any, repeats: int = 20) -> Profile:
     """Measure every layer of a model, and its dense twin, on the layer's own inputs.
 
     Dense and sparse calls are interleaved, so that the machine's load affects both alike; times
@@ -73,7 +73,8 @@ def profile(model: nn.Module, x: Tensor | Sequence[Any], repeats: int = 20) -> P
 
     Args:
         model: any module.
-        x: one batch, (N, ...) on the model's device; a tuple or list for several inputs.
+        x: one batch, (N, ...) on the model's device; a tuple or list for several inputs, a dict
+            for keyword inputs.
         repeats: samples per median, at least 1.
 
     Returns:
@@ -83,24 +84,22 @@ def profile(model: nn.Module, x: Tensor | Sequence[Any], repeats: int = 20) -> P
         ValueError: repeats below 1, or an x without a batch dimension.
     """
     require(repeats >= 1, "profile", "repeats", "must be at least 1", repeats)
-    batch = (x,) if isinstance(x, Tensor) else tuple(x)
-    batched = bool(batch) and isinstance(batch[0], Tensor) and batch[0].dim() > 0
+    first = next(tensors_in(x), None)
+    batched = first is not None and first.dim() > 0
     require(batched, "profile", "x", "must be a batch (N, ...)", type(x).__name__)
-    device, choice = batch[0].device, _choice_of(model)
-    generators = [device] if device.type == "cuda" else []
-    with torch.no_grad(), torch.random.fork_rng(generators):
-        # a model may change its inputs in place
-        inputs = tuple(item.clone() if isinstance(item, Tensor) else item for item in batch)
+    assert first is not None
+    device, choice, call = first.device, _choice_of(model), as_call("profile", x)
+    with pure(training=False, device=device):
         profiled = copy_model(model).eval()
         layers = _layers(profiled)
-        calls, _ = record_calls(layers, lambda: profiled(*inputs))
+        calls, _ = record_calls(layers, lambda: profiled(*call.args, **call.kwargs))
         rows = [
             _with_choice(_measured(path, module, calls[path], device, repeats), choice)
             for path, module in layers.items()
         ]
-        total = _total(profiled, rows, inputs, repeats)
+        total = _total(profiled, rows, call, device, repeats)
     threads, note = torch.get_num_threads(), f"compress: {choice.summary}" if choice else ""
-    return Profile(rows, total, batch[0].shape[0], str(device), threads, repeats, note)
+    return Profile(rows, total, first.shape[0], str(device), threads, repeats, note)
 
 
 def _choice_of(model: nn.Module) -> Choice | None:
@@ -151,8 +150,8 @@ def _with_choice(row: LayerRow, choice: Choice | None) -> LayerRow:
     verdict = choice.verdicts.get(path) if choice is not None else None
     if choice is None or verdict is None or not (verdict.is_dense or verdict.why):
         return row
-    fate = DENSE if verdict.is_dense else verdict.taken
-    return replace(row, reason=f"{fate} by compress: {verdict.reason}")
+    own = "" if verdict.times or not row.reason else f"{row.reason}; "
+    return replace(row, reason=f"{own}{verdict.taken} by compress: {verdict.reason}")
 
 
 def _twins(module: Any) -> tuple[nn.Module, nn.Module | None]:
@@ -195,12 +194,12 @@ def _replay(module: nn.Module, calls: list[Call]) -> Work:
 
 
 def _total(
-    model: nn.Module, rows: list[LayerRow], inputs: tuple[Any, ...], repeats: int
+    model: nn.Module, rows: list[LayerRow], call: Call, device: torch.device, repeats: int
 ) -> LayerRow:
     sparse = any(_is_sparse(module) for module in model.modules())
     models = [replace_modules(model, _dense_of_sparse), model] if sparse else [model]
-    replays = [_replay(twin, [Call(inputs, {})]) for twin in models]
-    times = [*median_ms(replays, inputs[0].device, repeats), None]
+    replays = [_replay(twin, [call]) for twin in models]
+    times = [*median_ms(replays, device, repeats), None]
     kept, weights = sum(row.nnz for row in rows), sum(row.weights for row in rows)
     kind, density = type(model).__name__, kept / max(weights, 1)
     costs = (sum(row.bytes for row in rows), times[0], times[1], "")

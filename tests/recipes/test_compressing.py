@@ -12,6 +12,7 @@ from sparseq.nn import SparseLinear
 from sparseq.pruning import Mask
 from sparseq.recipes import Iterative, Lottery, OneShot
 from sparseq.recipes.compressing import compressed, examples
+from sparseq.recipes.rounds.footnotes import dense_notes
 from tests.compression.clocks import by_kind, install
 
 TINY = {"model": "lenet_12", "epochs": 1}
@@ -46,7 +47,12 @@ def test_each_policy_decides_by_what_it_names(monkeypatch, policy, batches):
 def test_rounds_save_what_was_measured_to_be_faster(monkeypatch, tmp_path, recipe, ms):
     clock = install(monkeypatch, by_kind(dense=2, sparse=ms))
     fields = {**TINY, "trials": 1, "rounds": 1, "measure_batch": 8, "algebras": ("real",)}
-    recipe(**fields, out=tmp_path).run()
+    (notes,) = recipe(**fields, out=tmp_path).run().notes.values()
+    if ms == 1:
+        assert notes == []
+    else:
+        assert notes[0].startswith("fc1 is dense in round 1: 2 ms dense, 3 ms sparse; in a row of")
+        assert [note.split()[0] for note in notes] == ["fc1", "out"]
     layer = load(tmp_path / "real/trial-0/round-01.sparseq").fc1
     assert (type(layer) is SparseLinear) is (ms == 1)
     assert {work.call.args[0].shape[0] for works in clock.works for work in works} == {8}
@@ -60,3 +66,15 @@ def test_pruning_once_saves_what_was_measured_to_be_faster(monkeypatch, tmp_path
     assert {work.call.args[0].shape[0] for works in clock.works for work in works} == {3}
     with pytest.raises(ValueError, match="prune: measure_batch must be at least 1, got 0"):
         OneShot(**TINY, measure_batch=0)
+
+
+def test_footnotes_name_each_layer_with_its_rounds_and_last_reason():
+    rounds = [{}, {"a": "1 ms", "b": "2 ms"}, {"a": "3 ms"}, {"a": "4 ms"}, {}, {"a": "5 ms"}]
+    assert dense_notes(rounds) == [
+        "a is dense in rounds 1-3, 5: 5 ms",
+        "b is dense in round 1: 2 ms",
+    ]
+    assert dense_notes([{}, {"": "slow"}]) == ["the model is dense in round 1: slow"]
+    many = dense_notes([{}, {str(n): "slow" for n in range(20)}])
+    assert (len(many), many[-1]) == (9, "and so are 12 other layers")
+    assert len(dense_notes([{str(n): "slow" for n in range(9)}])) == 9

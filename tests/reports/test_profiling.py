@@ -204,6 +204,11 @@ def test_layers_called_twice_or_never_and_several_inputs():
     assert used.sparse_ms > 0
 
 
+def test_keyword_inputs_are_those_of_compress():
+    row, _ = profile(Branches(), {"x": X, "y": torch.ones(16)}, repeats=1).rows
+    assert row.dense_ms > 0
+
+
 def test_bad_arguments_are_rejected():
     with pytest.raises(ValueError, match="repeats must be at least 1, got 0"):
         profile(net(), X, repeats=0)

@@ -20,6 +20,7 @@ from sparseq.ops.build.toolchain import cpu_model
 from sparseq.recipes.compressing import examples
 from sparseq.recipes.folder import RunFolder
 from sparseq.recipes.results import FIGURE, Level, Results
+from sparseq.recipes.rounds.footnotes import dense_notes
 from sparseq.recipes.rounds.plan import RoundsPlan
 from sparseq.recipes.rounds.trial import Row, Trial
 from sparseq.reports.figures import accuracy_figure, save_figure
@@ -31,10 +32,13 @@ REPEATS = 31
 
 def finish(config: RoundsPlan, folder: RunFolder, trials: Sequence[Trial]) -> Results:
     """Test and time complete trials, and write the results."""
-    levels = []
+    levels: list[Level] = []
+    notes: dict[str, list[str]] = {}
     for algebra in config.algebras:
-        levels += _levels(config, [trial for trial in trials if trial.algebra == algebra])
-    results = Results(folder.path, config.identity(), levels, _timing(config))
+        of_algebra = [trial for trial in trials if trial.algebra == algebra]
+        levels += _levels(config, of_algebra)
+        notes[algebra] = dense_notes(_longest(of_algebra).dense)
+    results = Results(folder.path, config.identity(), levels, _timing(config), notes)
     title = f"{config.recipe}: {Path(config.model).name} on {config.data}"
     figure = accuracy_figure(results.curves(), title)
     save_figure(figure, folder / FIGURE, overwrite=True)
@@ -42,9 +46,14 @@ def finish(config: RoundsPlan, folder: RunFolder, trials: Sequence[Trial]) -> Re
     return results
 
 
+def _longest(trials: Sequence[Trial]) -> Trial:
+    """The first trial with the most rounds."""
+    return max(trials, key=lambda trial: len(trial.rows))
+
+
 def _levels(config: RoundsPlan, trials: Sequence[Trial]) -> list[Level]:
     """The levels of one network; times and sizes are of the first trial with the most rounds."""
-    longest = max(trials, key=lambda trial: len(trial.rows))
+    longest = _longest(trials)
     models = {trial.number: [trial.network(row["round"]) for row in trial.rows] for trial in trials}
     tests = {
         trial.number: [evaluate(model, trial.data.test).accuracy for model in models[trial.number]]

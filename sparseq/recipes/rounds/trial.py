@@ -22,7 +22,7 @@ from sparseq.data import DataBundle
 from sparseq.errors import argument_error
 from sparseq.files.model_file import load, save
 from sparseq.pruning import Mask, prune
-from sparseq.recipes.compressing import compressed
+from sparseq.recipes.compressing import compressed, dense_reasons
 from sparseq.recipes.folder import RunFolder, resuming
 from sparseq.recipes.progress import Reporter
 from sparseq.recipes.rounds.plan import RoundsPlan
@@ -74,6 +74,7 @@ class Trial:
     Attributes:
         name: "<algebra>/trial-<number>", which is its folder too.
         rows: results of the complete rounds, in order.
+        dense: for each of them, path -> reason, of the pruned layers that are dense in its file.
         rewound: weights at the rewind step of the first training.
         final: weights at the end of the last complete round.
         mask: of the last complete round; None before the first.
@@ -93,6 +94,7 @@ class Trial:
         self.name = f"{algebra}/trial-{number}"
         self.densities = config.densities()
         self.rows: list[Row] = []
+        self.dense: list[dict[str, str]] = []
         self.rewound: Tensors = {}
         self.final: Tensors = {}
         self.mask: Mask | None = None
@@ -144,6 +146,7 @@ class Trial:
         policy, batch = self.config.policy, self.config.measure_batch
         small = compressed(model, mask, policy, self.data, batch)
         save(small, self.file(number), overwrite=True)
+        self.dense = [*self.dense[:number], dense_reasons(small)]
         training = {
             "loss": trained.state.metrics["loss"],
             "best_epoch": trained.best.epoch - self.config.first_epoch(number),
@@ -240,7 +243,7 @@ class Trial:
             for group, members in groups.items()
             for name, tensor in members.items()
         }
-        save_checkpoint(self._checkpoint(), tensors, {"rows": self.rows})
+        save_checkpoint(self._checkpoint(), tensors, {"rows": self.rows, "dense": self.dense})
         self.log.append(self.rows[-1])
         self._training(len(self.rows) - 1).unlink(missing_ok=True)
 
@@ -253,7 +256,7 @@ class Trial:
         if self._checkpoint().exists():
             with self._resuming():
                 tensors, meta = load_checkpoint(self._checkpoint())
-                self.rows = meta["rows"]
+                self.rows, self.dense = meta["rows"], meta["dense"]
                 self.rewound, self.final = (
                     unprefixed("rewound/", tensors),
                     unprefixed("final/", tensors),
