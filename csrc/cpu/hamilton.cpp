@@ -35,6 +35,8 @@ using namespace tensors;
 void check_weight(const char* op, const Tensor& weight) {
   SPARSEQ_CHECK(weight.dim() == 3 && weight.size(0) == 4, op, "weight", "must have shape (4, m, k)",
                 shape_text(weight));
+  size_product(op, "weight", 16, size_product(op, "weight", weight.size(1), weight.size(2)));
+  size_product(op, "weight", 4, std::max(weight.size(1), weight.size(2)));
 }
 
 Tensor hamilton(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,

@@ -26,9 +26,9 @@ from torch import Tensor
 
 from sparseq.ops._backend import below_autograd, declare
 from sparseq.ops._channel_matrices import factor_gradient, matmul, transposed_product
+from sparseq.ops._dtypes import check_operand
 from sparseq.ops.quaternion_norm import (
     check_features,
-    check_operand,
     quaternion_norm,
     quaternion_norm_cross_reference,
     quaternion_norm_reference,
@@ -62,8 +62,7 @@ def quaternion_whiten(
 
     Source: Gaudet & Maida 2018, "Deep Quaternion Networks", section 3.4.
     """
-    _check("quaternion_whiten", x, mean, cov, gamma)
-    check_operand("quaternion_whiten", "beta", beta, (x.shape[1],), mean.dtype)
+    _check_whiten(x, mean, cov, gamma, beta)
     return _WHITEN(x, mean, cov, gamma, beta, eps)
 
 
@@ -79,8 +78,7 @@ def quaternion_whiten_sums(
     Raises:
         ValueError: shapes or dtypes that do not match.
     """
-    _check("quaternion_whiten_sums", x, mean, cov, None)
-    check_operand("quaternion_whiten_sums", "dy", dy, x.shape, x.dtype)
+    _check_sums(dy, x, mean, cov)
     return _SUMS(dy, x, mean, cov, eps)
 
 
@@ -106,9 +104,7 @@ def quaternion_whiten_dx(
     Raises:
         ValueError: shapes or dtypes that do not match.
     """
-    _check("quaternion_whiten_dx", x, mean, cov, gamma)
-    check_operand("quaternion_whiten_dx", "dy", dy, x.shape, x.dtype)
-    check_operand("quaternion_whiten_dx", "sums", sums, (5, 4, x.shape[1] // 4), mean.dtype)
+    _check_dx(dy, x, mean, cov, gamma, sums)
     return _DX(dy, x, mean, cov, gamma, sums, eps)
 
 
@@ -124,7 +120,7 @@ def inverse_cholesky(cov: Tensor, eps: float) -> Tensor:
     Raises:
         ValueError: cov has another shape or dtype.
     """
-    check_operand("inverse_cholesky", "cov", cov, (4, 4, *cov.shape[-1:]), sums_dtype(cov))
+    _check_factor(cov)
     return _FACTOR(cov, eps)
 
 
@@ -133,6 +129,30 @@ def _check(op: str, x: Tensor, mean: Tensor, cov: Tensor, gamma: Tensor | None) 
     check_operand(op, "mean", mean, (x.shape[1],), sums)
     check_operand(op, "cov", cov, square, sums)
     check_operand(op, "gamma", gamma, square, sums)
+
+
+def _check_whiten(
+    x: Tensor, mean: Tensor, cov: Tensor, gamma: Tensor | None, beta: Tensor | None
+) -> None:
+    _check("quaternion_whiten", x, mean, cov, gamma)
+    check_operand("quaternion_whiten", "beta", beta, (x.shape[1],), mean.dtype)
+
+
+def _check_sums(dy: Tensor, x: Tensor, mean: Tensor, cov: Tensor) -> None:
+    _check("quaternion_whiten_sums", x, mean, cov, None)
+    check_operand("quaternion_whiten_sums", "dy", dy, x.shape, x.dtype)
+
+
+def _check_dx(
+    dy: Tensor, x: Tensor, mean: Tensor, cov: Tensor, gamma: Tensor | None, sums: Tensor
+) -> None:
+    _check("quaternion_whiten_dx", x, mean, cov, gamma)
+    check_operand("quaternion_whiten_dx", "dy", dy, x.shape, x.dtype)
+    check_operand("quaternion_whiten_dx", "sums", sums, (5, 4, x.shape[1] // 4), mean.dtype)
+
+
+def _check_factor(cov: Tensor) -> None:
+    check_operand("inverse_cholesky", "cov", cov, (4, 4, *cov.shape[-1:]), sums_dtype(cov))
 
 
 def _scaled(gamma: Tensor | None, matrix: Tensor) -> Tensor:
@@ -191,14 +211,22 @@ def quaternion_whiten_factor_reference(cov: Tensor, eps: float) -> Tensor:
 
 
 def _fake_whiten(x: Tensor, *rest: Any) -> Tensor:
+    _check_whiten(x, *rest[:-1])
+    return x.new_empty(x.shape)
+
+
+def _fake_dx(dy: Tensor, x: Tensor, *rest: Any) -> Tensor:
+    _check_dx(dy, x, *rest[:-1])
     return x.new_empty(x.shape)
 
 
 def _fake_sums(dy: Tensor, x: Tensor, *rest: Any) -> Tensor:
+    _check_sums(dy, x, *rest[:-1])
     return x.new_empty((5, 4, x.shape[1] // 4), dtype=sums_dtype(x))
 
 
 def _fake_factor(cov: Tensor, eps: float) -> Tensor:
+    _check_factor(cov)
     return cov.new_empty(cov.shape)
 
 
@@ -272,7 +300,7 @@ _DX = _declare(
     "quaternion_whiten_dx(Tensor dy, Tensor x, Tensor mean, Tensor cov, Tensor? gamma, "
     "Tensor sums, float eps) -> Tensor",
     quaternion_whiten_dx_reference,
-    _fake_whiten,
+    _fake_dx,
     _Dx,
 )
 _FACTOR = _declare(
