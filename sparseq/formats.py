@@ -47,26 +47,18 @@ class CSRPattern:
         self, row_ptr: Tensor, col_idx: Tensor, row_ptr_t: Tensor, col_idx_t: Tensor, perm: Tensor
     ) -> None:
         transposed = {"row_ptr_t": row_ptr_t, "col_idx_t": col_idx_t, "perm": perm}
-        pattern = self.from_csr(row_ptr, col_idx, len(row_ptr_t) - 1)
-        for (name, got), own in zip(transposed.items(), pattern._tensors[2:], strict=True):
+        tensors = _checked(row_ptr, col_idx, len(row_ptr_t) - 1)
+        for (name, got), own in zip(transposed.items(), tensors[2:], strict=True):
             is_own = got.device == own.device and got.shape == own.shape
             is_own = is_own and (own.is_meta or bool((got == own).all()))
             rule = "must be that of the pattern's transpose, on its device"
             require(is_own, "CSRPattern", name, rule, f"{got.dtype} {tuple(got.shape)}")
-        self._hold(pattern._tensors)
+        self._hold(tensors)
 
     @classmethod
     def from_csr(cls, row_ptr: Tensor, col_idx: Tensor, columns: int) -> CSRPattern:
         """From the CSR tensors of an (m, columns) matrix; ValueError if they are not valid."""
-        row_ptr, col_idx = _private(row_ptr), _private(col_idx)
-        check_csr("CSRPattern", row_ptr, col_idx, columns)
-        row_ptr, col_idx = row_ptr.to(torch.int32), col_idx.to(torch.int32)
-        if col_idx.is_meta:
-            pointers = row_ptr.new_empty(columns + 1)
-            return cls._of([row_ptr, col_idx, pointers, col_idx.clone(), col_idx.clone()])
-        transposed = transpose_csr(row_ptr.cpu().numpy(), col_idx.cpu().numpy(), columns)
-        moved = [torch.from_numpy(tensor).to(col_idx.device) for tensor in transposed]
-        return cls._of([row_ptr, col_idx, *moved])
+        return cls._of(_checked(row_ptr, col_idx, columns))
 
     @classmethod
     def from_mask(cls, mask: Tensor) -> CSRPattern:
@@ -200,6 +192,18 @@ class CSRPattern:
 
     def __reduce__(self) -> Any:
         return CSRPattern.from_csr, (self.row_ptr, self.col_idx, self.shape[1])
+
+
+def _checked(row_ptr: Tensor, col_idx: Tensor, columns: int) -> list[Tensor]:
+    """The five tensors of a pattern, which share no memory with those from outside."""
+    row_ptr, col_idx = _private(row_ptr), _private(col_idx)
+    check_csr("CSRPattern", row_ptr, col_idx, columns)
+    row_ptr, col_idx = row_ptr.to(torch.int32), col_idx.to(torch.int32)
+    if col_idx.is_meta:
+        pointers = row_ptr.new_empty(columns + 1)
+        return [row_ptr, col_idx, pointers, col_idx.clone(), col_idx.clone()]
+    transposed = transpose_csr(row_ptr.cpu().numpy(), col_idx.cpu().numpy(), columns)
+    return [row_ptr, col_idx, *(torch.from_numpy(t).to(col_idx.device) for t in transposed)]
 
 
 def _private(tensor: Tensor) -> Tensor:

@@ -41,6 +41,7 @@ void check_weight(const char* op, const Tensor& weight) {
 
 Tensor hamilton(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
                 std::string algorithm) {
+  check_algorithm("hamilton", algorithm);
   check_weight("hamilton", weight);
   const int64_t m = weight.size(1), k = weight.size(2);
   const auto body = [&](auto types, const auto& data) {
@@ -63,6 +64,7 @@ Tensor hamilton(const Tensor& x, const Tensor& weight, const std::optional<Tenso
 }
 
 Tensor hamilton_dx(const Tensor& dy, const Tensor& weight, std::string algorithm) {
+  check_algorithm("hamilton_dx", algorithm);
   check_weight("hamilton_dx", weight);
   const int64_t m = weight.size(1), k = weight.size(2);
   const auto body = [&](auto types, const auto& data) {
@@ -87,6 +89,7 @@ Tensor hamilton_dx(const Tensor& dy, const Tensor& weight, std::string algorithm
 }
 
 Tensor hamilton_dw(const Tensor& dy, const Tensor& x, std::string algorithm) {
+  check_algorithm("hamilton_dw", algorithm);
   SPARSEQ_CHECK(dy.dim() > 0 && dy.size(-1) % 4 == 0, "hamilton_dw", "dy",
                 "must have a multiple of 4 features", shape_text(dy));
   SPARSEQ_CHECK(x.dim() > 0 && x.size(-1) % 4 == 0, "hamilton_dw", "x",

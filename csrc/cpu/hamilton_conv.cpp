@@ -176,6 +176,7 @@ Tensor hamilton_conv(const Tensor& x, const Tensor& weight, const std::optional<
                      Numbers stride, Numbers padding, Numbers dilation, int64_t groups,
                      std::string algorithm) {
   const char* op = "hamilton_conv";
+  check_algorithm(op, algorithm);
   check_weight(op, weight);
   const int64_t in = size_product(op, "groups", weight.size(2), groups);
   check_image(op, {"x", x}, size_product(op, "groups", 4, in), weight.dim() - 3);
@@ -208,6 +209,7 @@ Tensor hamilton_conv(const Tensor& x, const Tensor& weight, const std::optional<
 Tensor hamilton_conv_dx(const Tensor& dy, const Tensor& weight, Numbers size, Numbers stride,
                         Numbers padding, Numbers dilation, int64_t groups, std::string algorithm) {
   const char* op = "hamilton_conv_dx";
+  check_algorithm(op, algorithm);
   check_weight(op, weight);
   check_image(op, {"dy", dy}, 4 * weight.size(1), weight.dim() - 3);
   check_dtype(op, {"dy", dy}, {"weight", weight});
@@ -238,6 +240,7 @@ Tensor hamilton_conv_dx(const Tensor& dy, const Tensor& weight, Numbers size, Nu
 Tensor hamilton_conv_dw(const Tensor& dy, const Tensor& x, Numbers kernel, Numbers stride,
                         Numbers padding, Numbers dilation, int64_t groups, std::string algorithm) {
   const char* op = "hamilton_conv_dw";
+  check_algorithm(op, algorithm);
   SPARSEQ_CHECK(dy.dim() == x.dim() && x.dim() >= 3 && x.size(1) % 4 == 0, op, "x",
                 "must be (n, 4 in, *spatial), and dy as many dimensions", shape_text(x));
   check_dtype(op, {"x", x}, {"dy", dy});

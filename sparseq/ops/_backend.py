@@ -22,7 +22,7 @@ import torch
 
 from sparseq.errors import unknown_name
 from sparseq.ops import _trust
-from sparseq.ops._calls import checked_fake, checked_reference
+from sparseq.ops._calls import check_tensors, checked_fake, checked_reference
 
 # op name -> kernel, or None if loading the library has already registered it
 Kernels = Mapping[str, Callable[..., torch.Tensor] | None]
@@ -157,6 +157,7 @@ def _first_call(operator: Operator) -> Callable[..., torch.Tensor]:
         device = next(a.device.type for a in args if isinstance(a, torch.Tensor))
         if activate(device)[operator.name] == "reference":
             return operator.served(*args)
+        check_tensors(operator.call._schema, args)  # a layout without kernels would come here again
         return operator.call(*args)
 
     return entry

@@ -18,7 +18,7 @@ def checked_fake(schema: Any, fake: Kernel) -> Kernel:
     """The fake behind checks of devices, layouts and the lengths of patterns."""
 
     def entry(*args: Any) -> Tensor:
-        _check_tensors(schema, args)
+        check_tensors(schema, args)
         for argument, pattern in _patterns(schema, args):
             check_lengths(schema.name.removeprefix("sparseq::"), argument, pattern)
         return fake(*args)
@@ -38,7 +38,7 @@ def checked_reference(schema: Any, fake: Kernel, reference: Kernel) -> Kernel:
     return entry
 
 
-def _check_tensors(schema: Any, args: Sequence[Any]) -> None:
+def check_tensors(schema: Any, args: Sequence[Any]) -> None:
     """ValueError unless all tensors are strided, and on the device of the first one."""
     device, op = None, schema.name.removeprefix("sparseq::")
     for argument, value in zip(schema.arguments, args, strict=True):
