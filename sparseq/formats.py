@@ -42,6 +42,7 @@ class CSRPattern:
 
     _tensors: list[Tensor]
     _orders: dict[tuple[int, int], list[Tensor]]
+    _sent: tuple[Tensor, Tensor]
 
     def __init__(
         self, row_ptr: Tensor, col_idx: Tensor, row_ptr_t: Tensor, col_idx_t: Tensor, perm: Tensor
@@ -191,7 +192,9 @@ class CSRPattern:
         return self
 
     def __reduce__(self) -> Any:
-        return CSRPattern.from_csr, (self.row_ptr, self.col_idx, self.shape[1])
+        # a pickle for another process names memory that must outlive the pickling
+        self._sent = (self.row_ptr, self.col_idx)
+        return CSRPattern.from_csr, (*self._sent, self.shape[1])
 
 
 def _checked(row_ptr: Tensor, col_idx: Tensor, columns: int) -> list[Tensor]:

@@ -39,9 +39,11 @@ def checked_reference(schema: Any, fake: Kernel, reference: Kernel) -> Kernel:
 
 
 def check_tensors(schema: Any, args: Sequence[Any]) -> None:
-    """ValueError unless all tensors are strided, and on the device of the first one."""
+    """ValueError unless all tensors are there, strided, and on the device of the first one."""
     device, op = None, schema.name.removeprefix("sparseq::")
     for argument, value in zip(schema.arguments, args, strict=True):
+        is_there = value is not None or str(argument.type) != "Tensor"
+        require(is_there, op, argument.name, "must be a tensor", value)
         for tensor in value if isinstance(value, list) else [value]:
             if not isinstance(tensor, Tensor):
                 continue

@@ -50,6 +50,11 @@ def check_lengths(op: str, argument: str, pattern: Sequence[Tensor]) -> None:
         require(False, op, argument, rule, (col_idx, col_idx_t, perm))
 
 
+def batch_rows(x: Tensor) -> Tensor:
+    """x (..., features) as a matrix of rows, whatever sizes are 0."""
+    return x.flatten(0, -2) if x.dim() > 1 else x[None]
+
+
 def check_sampled(op: str, dy: Tensor, m: int, x: Tensor, k: int) -> None:
     """ValueError unless dy is (..., m), and x (..., k) of the same leading sizes and dtype."""
     if dy.dim() == 0 or dy.shape[-1] != m:

@@ -18,7 +18,7 @@ from torch import Tensor
 from sparseq.errors import require
 from sparseq.ops._backend import declare
 from sparseq.ops._dtypes import refuse_dtypes
-from sparseq.ops._pattern import PatternLike, check_sampled, pattern_list, row_indices
+from sparseq.ops._pattern import PatternLike, batch_rows, check_sampled, pattern_list, row_indices
 from sparseq.ops._patterned import product_function, sampled_function
 
 
@@ -100,7 +100,7 @@ def block_mm_dv_reference(
     dy: Tensor, x: Tensor, pattern: list[Tensor], rows: int, columns: int
 ) -> Tensor:
     """Plain torch: the dense product, then its kept blocks; -> (blocks, rows, columns)."""
-    full = dy.reshape(-1, dy.shape[-1]).t() @ x.reshape(-1, x.shape[-1])
+    full = batch_rows(dy).t() @ batch_rows(x)
     grid = full.unflatten(0, (-1, rows)).unflatten(2, (-1, columns)).transpose(1, 2)
     blocks: Tensor = grid[row_indices(pattern[0], pattern[1]), pattern[1].long()]
     return blocks

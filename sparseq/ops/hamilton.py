@@ -22,7 +22,7 @@ from sparseq.errors import require, unknown_name
 from sparseq.ops._backend import declare
 from sparseq.ops._bilinear import bilinear_functions
 from sparseq.ops._dtypes import refuse_dtypes
-from sparseq.ops._pattern import check_sampled
+from sparseq.ops._pattern import batch_rows, check_sampled
 
 ALGORITHMS = ["auto", "8", "16"]
 
@@ -110,10 +110,6 @@ def fold_real(matrix: Tensor) -> Tensor:
     return torch.stack([torch.stack(term).sum(0) for term in terms])
 
 
-def _rows(x: Tensor) -> Tensor:
-    return x.reshape(-1, x.shape[-1])
-
-
 def hamilton_reference(x: Tensor, weight: Tensor, bias: Tensor | None, algorithm: str) -> Tensor:
     """Plain torch: the real matrix, then one dense product."""
     return F.linear(x, real_weight(weight), bias)
@@ -126,7 +122,7 @@ def hamilton_dx_reference(dy: Tensor, weight: Tensor, algorithm: str) -> Tensor:
 
 def hamilton_dw_reference(dy: Tensor, x: Tensor, algorithm: str) -> Tensor:
     """Plain torch: dW = sum over rows of dy (x) x*; (..., 4 m), (..., 4 k) -> (4, m, k)."""
-    return fold_real(_rows(dy).t() @ _rows(x))
+    return fold_real(batch_rows(dy).t() @ batch_rows(x))
 
 
 def _fake(x: Tensor, weight: Tensor, bias: Tensor | None, algorithm: str) -> Tensor:

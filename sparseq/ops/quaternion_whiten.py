@@ -259,13 +259,19 @@ class _Whiten(torch.autograd.Function):
 class _Sums:
     """Reached by second gradients only: torch differentiates the plain formula."""
 
-    apply = staticmethod(quaternion_whiten_sums_reference)
+    @staticmethod
+    def apply(*arguments: Any) -> Tensor:
+        _check_sums(*arguments[:-1])
+        return quaternion_whiten_sums_reference(*arguments)
 
 
 class _Dx:
     """Like `_Sums`."""
 
-    apply = staticmethod(quaternion_whiten_dx_reference)
+    @staticmethod
+    def apply(*arguments: Any) -> Tensor:
+        _check_dx(*arguments[:-1])
+        return quaternion_whiten_dx_reference(*arguments)
 
 
 class _Factor(torch.autograd.Function):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from sparseq.ops._backend import declare
-from sparseq.ops._pattern import PatternLike, check_sampled, pattern_list, row_indices
+from sparseq.ops._pattern import PatternLike, batch_rows, check_sampled, pattern_list, row_indices
 from sparseq.ops._patterned import sampled_function
 
 
@@ -42,7 +42,7 @@ def _check(dy: Tensor, x: Tensor, pattern: list[Tensor]) -> None:
 def sddmm_reference(dy: Tensor, x: Tensor, pattern: list[Tensor]) -> Tensor:
     """Plain torch: the dense product, sampled at the entries of the pattern."""
     row_ptr, col_idx = pattern[:2]
-    full = dy.reshape(-1, dy.shape[-1]).t() @ x.reshape(-1, x.shape[-1])
+    full = batch_rows(dy).t() @ batch_rows(x)
     return full[row_indices(row_ptr, col_idx), col_idx.long()]
 
 

@@ -227,6 +227,7 @@ class _LayerByLayer:
         def convolve(x: Tensor, kept: Tensor, bias: Any, pattern: Any, flat: list[int]) -> Tensor:
             return sparse_conv(x, kept, pattern, bias, ConvGeometry.from_flat(flat))
 
+        _check(*args)
         return _layer_by_layer(convolve, args)
 
 

@@ -121,6 +121,7 @@ class _MapByMap:
         def apply(x: Tensor, kept: Tensor, bias: Tensor | None, pattern: list[Tensor]) -> Tensor:
             return spmm(x, kept, pattern, bias)
 
+        _check(*args)
         return _map_by_map(apply, args)
 
 

@@ -22,7 +22,7 @@ class _PatternTensor:
         self.name = name
 
     def __get__(self, layer: Any, owner: Any = None) -> Any:
-        return self if layer is None else getattr(layer.pattern, self.name)
+        return self if layer is None else getattr(layer._pattern, self.name)
 
     def __set__(self, layer: Any, tensor: Any) -> None:
         # `functional_call` sets the entries of a state_dict one by one, and later what it read
