@@ -72,7 +72,10 @@ def linear_ops(k: int, m: int, n: int, density: float) -> Iterator[tuple[str, Ca
     grid = pattern(m // 16, k // 16, density)
     blocks = draw(grid.nnz, 16, 16)
     yield f"block_mm {at}", lambda: OPS.block_mm(x, blocks, None, tensors_of(grid), False)
-    yield f"block_mm transposed {at}", lambda: OPS.block_mm(dy, blocks, None, tensors_of(grid), True)
+    yield (
+        f"block_mm transposed {at}",
+        lambda: OPS.block_mm(dy, blocks, None, tensors_of(grid), True),
+    )
     yield f"block_mm dv {at}", lambda: OPS.block_mm_dv(dy, x, tensors_of(grid), 16, 16)
 
 

@@ -79,7 +79,7 @@ class CSRPattern:
     def _hold(self, tensors: list[Tensor]) -> None:
         self._tensors, self._orders = tensors, {}
         if not self.is_meta:
-            trust(self, tensors)
+            trust(tensors)
 
     @property
     def row_ptr(self) -> Tensor:
@@ -181,7 +181,8 @@ class CSRPattern:
         if key not in self._orders:
             with torch.inference_mode(False):
                 order = list(tap_order(self._tensors, geometry))
-            trust(self, order, self._tensors[0].data_ptr(), *key)
+            row_ptr = self._tensors[0]
+            trust(order, row_ptr.data_ptr(), *key, beside=[row_ptr])
             self._orders[key] = order
         return self._orders[key]
 

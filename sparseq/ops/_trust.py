@@ -3,7 +3,7 @@
 An op copies and checks the pattern of a call, which costs as much as a product with a few examples,
 unless its five tensors are trusted: those that only a `sparseq.formats.CSRPattern` holds. What is
 trusted is known here, and in the compiled library (csrc/cpu/tensors/trusted.h), by address. An
-entry ends before its tensors do, so that no other tensor ever has one of its addresses.
+entry ends before any of its tensors does, so that no other one ever has its address.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import threading
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -21,23 +20,25 @@ Entry = tuple[int, ...]
 
 _entries: dict[int, Entry] = {}
 _libraries: list[ctypes.CDLL] = []
-_lock = threading.Lock()
+_lock = threading.RLock()  # a finalizer may run while it is held
 
 
-def trust(holder: Any, tensors: Sequence[Tensor], *numbers: int) -> None:
-    """Trust tensors whose contents are checked, as long as the object that keeps them is alive.
+def trust(tensors: Sequence[Tensor], *numbers: int, beside: Sequence[Tensor] = ()) -> None:
+    """Trust tensors whose contents are checked, as long as all of them are alive.
 
     Args:
-        holder: the only object outside of this package's calls that keeps the tensors.
-        tensors: contiguous int32 tensors with data; the first one is not empty.
+        tensors: contiguous int32 tensors with data, the first one not empty, which nothing outside
+            of this package gets to see.
         numbers: what else was checked together with them.
+        beside: tensors whose addresses are among the numbers.
     """
     entry = _entry(tensors, numbers)
     with _lock:
         _entries[entry[0]] = entry
         for library in _libraries:
             _tell(library, entry)
-    weakref.finalize(holder, _forget, entry[0]).atexit = False
+    for tensor in (*tensors, *beside):
+        weakref.finalize(tensor, _forget, entry).atexit = False
 
 
 def is_trusted(tensors: Sequence[Tensor], *numbers: int) -> bool:
@@ -54,7 +55,7 @@ def inform(path: Path) -> None:
     library.sparseq_trust.restype = library.sparseq_forget.restype = None
     with _lock:
         _libraries.append(library)
-        for entry in _entries.values():
+        for entry in list(_entries.values()):
             _tell(library, entry)
 
 
@@ -67,8 +68,9 @@ def _tell(library: ctypes.CDLL, entry: Entry) -> None:
     library.sparseq_trust((ctypes.c_int64 * len(entry))(*entry), len(entry))
 
 
-def _forget(address: int) -> None:
+def _forget(entry: Entry) -> None:
     with _lock:
-        del _entries[address]
-        for library in _libraries:
-            library.sparseq_forget(address)
+        if _entries.get(entry[0]) is entry:
+            del _entries[entry[0]]
+            for library in _libraries:
+                library.sparseq_forget(entry[0])

@@ -206,21 +206,27 @@ def test_another_process_gets_a_pattern_of_its_own():
     assert [tensor.data_ptr() for tensor in pattern._tensors] == addresses
 
 
-def test_trust_ends_with_the_pattern():
+@pytest.mark.parametrize("first", range(5))
+def test_trust_ends_with_any_of_the_tensors(first):
     pattern = CSRPattern.from_mask(torch.eye(5, dtype=torch.bool))
-    tensors = pattern._tensors
-    assert _trust.is_trusted(tensors)
+    assert _trust.is_trusted(pattern._tensors)
     assert not _trust.is_trusted(pattern.tensors)
+    tensors, entry = list(pattern._tensors), _trust._entry(pattern._tensors, ())
     del pattern
+    assert _trust._entries[entry[0]] == entry
+    del tensors[first]
     gc.collect()
-    assert not _trust.is_trusted(tensors)
-    call = OPERATORS["spmm"].call
-    assert torch.equal(
-        call(torch.ones(2, 5), torch.ones(5), None, tensors, False), torch.ones(2, 5)
-    )
-    tensors[1][0] = 10**9
+    assert entry[0] not in _trust._entries
+
+
+def test_a_copy_of_a_pattern_is_checked_at_every_call():
+    pattern, call = CSRPattern.from_mask(torch.eye(5, dtype=torch.bool)), OPERATORS["spmm"].call
+    x, values, copies = torch.ones(2, 5), torch.ones(5), pattern.tensors
+    assert torch.equal(call(x, values, None, copies, False), x)
+    copies[1][0] = 10**9
     with pytest.raises((ValueError, RuntimeError), match="spmm: "):
-        call(torch.ones(2, 5), torch.ones(5), None, tensors, False)
+        call(x, values, None, copies, False)
+    assert torch.equal(pattern.mask(), torch.eye(5, dtype=torch.bool))
 
 
 def test_tap_orders_belong_to_their_pattern():
