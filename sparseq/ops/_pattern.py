@@ -28,10 +28,11 @@ COUNT = 5  # row_ptr, col_idx, row_ptr_t, col_idx_t, perm
 
 def pattern_list(op: str, pattern: PatternLike) -> list[Tensor]:
     """The tensors of a `CSRPattern`, which need no check, or those of a sequence."""
+    if type(pattern) is list and len(pattern) == COUNT:  # as layers call it
+        return pattern
     private = getattr(pattern, "_tensors", None)
     tensors: list[Tensor] = list(pattern) if private is None else private  # type: ignore[arg-type]
-    if len(tensors) != COUNT:
-        require(False, op, "pattern", "must be a CSRPattern, or five tensors", len(tensors))
+    require(len(tensors) == COUNT, op, "pattern", "must be five tensors", len(tensors))
     return tensors
 
 

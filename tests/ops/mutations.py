@@ -27,7 +27,7 @@ def mutate(chance: Chance, value: Any) -> tuple[Any, str]:
     integer tensors and "layout" are not; "numbers" are values that no reference is compared on.
     """
     if chance.random() < 0.03:
-        return chance.choice((None, "x", 2.5, [], [None], torch.tensor(1.0))), "type"
+        return chance.choice((None, "x", 2.5, [], [None])), "type"
     if isinstance(value, Tensor):
         return _mutate_tensor(chance, value)
     if isinstance(value, bool):

@@ -41,15 +41,13 @@ class PatternedLayer(nn.Module):
     (`weight`) the kept entries are loaded. The parameters remain the same objects, but an
     optimizer's state for them is valid only if the number of entries does not change.
 
-    The pattern is neither a parameter nor a buffer: what averages, casts or broadcasts those leaves
-    it alone. It is on the device of the store's tensors; `to_empty` of a layer on the meta device
-    leaves it without data until a state_dict is loaded.
+    The pattern is neither a parameter nor a buffer, so nothing averages or casts it. It is on the
+    device of the store's tensors; `to_empty` on the meta device leaves it without data.
 
     Attributes:
         store: representation of the kept entries, see `sparseq.quant.ValueStore`.
-        row_ptr, col_idx, row_ptr_t, col_idx_t, perm: copies of the pattern's tensors, int32. After
-            one of them was set to other numbers, the layer cannot be used: `load_state_dict`
-            replaces a pattern.
+        row_ptr, col_idx, row_ptr_t, col_idx_t, perm: copies of the pattern's tensors, int32; only
+            `load_state_dict` replaces a pattern.
     """
 
     store: ValueStore = FLOAT
@@ -117,7 +115,7 @@ class PatternedLayer(nn.Module):
 
     def _pattern_tensors(self) -> list[Tensor]:
         """The five tensors of the pattern, which must not leave this package."""
-        return self.pattern._tensors
+        return (self.pattern if self._replaced else self._pattern)._tensors
 
     @property
     def pattern(self) -> CSRPattern:

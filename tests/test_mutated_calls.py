@@ -1,6 +1,6 @@
 """No change of its arguments makes an op crash, or return what it did not compute.
 
-`SPARSEQ_MUTATED_CALLS=20000 pytest tests/ops/test_mutated_calls.py` makes that many calls instead
+`SPARSEQ_MUTATED_CALLS=20000 pytest tests/test_mutated_calls.py` makes that many calls instead
 of a few; `SPARSEQ_MUTATED_SEED` is where they begin.
 """
 
