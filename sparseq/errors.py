@@ -1,6 +1,9 @@
-"""Error messages about arguments, in one format: "op: argument rule, got value"."""
+"""Errors about arguments, in one format: "op: argument rule, got value"; and warnings."""
 
 from __future__ import annotations
+
+import sys
+import warnings
 
 
 def argument_error(op: str, argument: str, rule: str, got: object) -> ValueError:
@@ -22,3 +25,11 @@ def check_fraction(op: str, argument: str, value: float) -> None:
 def unknown_name(kind: str, name: object, choices: list[str]) -> ValueError:
     """A ValueError for a name that is not registered; it lists the names that are."""
     return ValueError(f"unknown {kind} {name!r}; choose one of: {', '.join(choices)}")
+
+
+def warn(op: str, text: str) -> None:
+    """A UserWarning "op: text" that points to the line outside sparseq from which it was called."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] == "sparseq":
+        level, frame = level + 1, frame.f_back
+    warnings.warn(f"{op}: {text}", UserWarning, stacklevel=level)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from sparseq.errors import argument_error, require
 
@@ -22,32 +22,59 @@ class Compress:
     """The file to write."""
     model: str | None = None
     """Function that builds a network of your own classes: path/to/file.py:function."""
-    policy: str = "auto"
-    """auto (layers stay dense where that is faster) or sparse."""
+    policy: Literal["measured", "auto", "sparse"] | None = None
+    """measured (each layer in the form that is faster here), auto (by tables) or sparse (all);
+    default: measured where the shape of an example is known, else auto."""
     batch: int = 64
-    """Batch size for which auto decides."""
+    """Batch size for which measured and auto decide."""
     shape: tuple[int, ...] = ()
-    """Shape of one example, such as 3 32 32, for which auto decides (default: as in the file)."""
+    """Shape of one example, such as 3 32 32, for which they decide (default: as in the file)."""
+    threads: int = 1
+    """CPU threads for which they decide."""
     overwrite: bool = False
     """Replace an existing file."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch", "threads"):
+            value = getattr(self, name)
+            require(value >= 1, "compress", name, "must be at least 1", value)
 
     def run(self) -> None:
         """Write the file and print the sizes."""
         if self.target.exists() and not self.overwrite:
             raise FileExistsError(f"{self.target} exists; --overwrite replaces it")
-        from sparseq.compression.sparsify import compress
+        import torch
+
         from sparseq.files.model_file import save
         from sparseq.models import restore
         from sparseq.recipes.results import ratio_text
 
         network = restore(self.source, self.model)
-        shape = self.shape or None
-        small = compress(network, policy=self.policy, batch=self.batch, in_shape=shape)
+        torch.set_num_threads(self.threads)
+        small = self.compressed(network)
         before = self.source.stat().st_size
         save(small, self.target, overwrite=self.overwrite)
         after = self.target.stat().st_size
         ratio = ratio_text(before / after, "smaller", "larger")
         print(f"{self.target}: {after:,} bytes, from {before:,} ({ratio})")
+
+    def compressed(self, network: Any) -> Any:
+        """The network as the policy wants it, measured on random examples."""
+        import torch
+
+        from sparseq.compression.sparsify import compress
+        from sparseq.compression.table_rule import recorded_shape
+
+        shape = self.shape or recorded_shape(network)
+        policy = self.policy or ("measured" if shape else "auto")
+        if policy != "measured":
+            return compress(network, policy=policy, batch=self.batch, in_shape=shape)
+        if shape is None:
+            rule = "is required by policy measured, as the file records no shape"
+            raise argument_error("compress", "--shape", rule, "none")
+        x = torch.randn(self.batch, *shape, generator=torch.Generator().manual_seed(0))
+        dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), x.dtype)
+        return compress(network, policy=policy, example=x.to(dtype))
 
 
 @dataclass(frozen=True)
@@ -155,7 +182,7 @@ class Profile:
 
 def _recorded_shape(network: Any) -> tuple[tuple[int, ...], str]:
     """The shape recorded in a saved network."""
-    from sparseq.compression.sparsify import recorded_shape
+    from sparseq.compression.table_rule import recorded_shape
 
     shape = recorded_shape(network)
     if shape is None:

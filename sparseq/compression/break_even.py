@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sparseq.compression.thresholds import STEPS, MapThresholds, thresholds
+from sparseq.nn.computed import declared_class
 from sparseq.nn.layer_types import sparse_type, type_of
 
 
@@ -45,11 +46,24 @@ def break_even(
     return min((table.limit(math.prod(shape), batch, positions) for table in tables), default=0.0)
 
 
-def is_measured(
-    kind: type[nn.Module], shape: tuple[int, ...], whole: bool = False, training: bool = False
-) -> bool:
-    """Whether `break_even` is based on measurements; without any it is 0."""
-    return bool(_tables(kind, shape, whole, training))
+def unmeasured(
+    kind: type[nn.Module],
+    shape: tuple[int, ...],
+    batch: int = 64,
+    *,
+    whole: bool = False,
+    training: bool = False,
+    positions: int | None = None,
+) -> str:
+    """What was not measured, so that `break_even` is 0 for want of knowledge; "" if it was.
+
+    Arguments are those of `break_even`.
+    """
+    tables = _tables(kind, shape, whole, training)
+    if not tables:
+        return "layers of its kind"
+    reasons = [table.beyond(math.prod(shape), batch, positions) for table in tables]
+    return next(filter(None, reasons), "")
 
 
 def _tables(
@@ -83,7 +97,7 @@ def keeps_whole(kind: type[nn.Module], keep: Tensor) -> bool:
 
 def is_convolution(module: nn.Module) -> bool:
     """Whether a module has a sparse twin whose cost depends on the size of its map."""
-    return hasattr(module, "kernel_size") and sparse_type(type(module)) is not None
+    return hasattr(module, "kernel_size") and sparse_type(declared_class(module)) is not None
 
 
 def _is_quaternion(kind: type[nn.Module]) -> bool:

@@ -1,24 +1,25 @@
-"""Sizes of the maps on which the convolutions of a model operate."""
+"""Sizes of the inputs on which the layers of a model operate."""
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sparseq.compression.break_even import is_convolution
-from sparseq.errors import argument_error, require
-
-
-def output_positions(module: Any, y: Tensor) -> int:
-    """Output positions of a convolution, over all images of the batch."""
-    return y.numel() // int(module.out_channels)
+from sparseq.compression.calls import Call, tensors_in
+from sparseq.compression.example import accepted, observe
+from sparseq.errors import require
+from sparseq.nn.computed import declared_class
+from sparseq.nn.layer_types import sparse_type
 
 
 def map_sizes(model: nn.Module, in_shape: tuple[int, ...]) -> dict[str, list[int]]:
-    """Path of each convolution -> its output positions for one example, one number per call.
+    """Path of each layer with a sparse twin -> its sizes for one example, one number per call.
+
+    For a convolution these are output positions; for a linear layer rows: the tokens of a
+    transformer, 1 where features are flat.
 
     A copy of the model runs once in evaluation mode, on an example of zeros: the model, its buffers
     and torch's random state are not modified.
@@ -32,20 +33,18 @@ def map_sizes(model: nn.Module, in_shape: tuple[int, ...]) -> dict[str, list[int
     """
     positive = bool(in_shape) and all(size >= 1 for size in in_shape)
     require(positive, "compress", "in_shape", "must have sizes of at least 1", in_shape)
-    twin, sizes = copy.deepcopy(model).eval(), dict[str, list[int]]()
-    for path, module in twin.named_modules():
-        if is_convolution(module):
-            sizes[path] = []
+    modules = {p: m for p, m in model.named_modules() if sparse_type(declared_class(m)) is not None}
+    like = next(filter(torch.is_floating_point, model.parameters()), torch.empty(0))
+    call = Call((like.detach().new_zeros(1, *in_shape),), {})
+    rule = "must be the shape of one example that the model accepts"
+    with accepted("compress", "in_shape", rule, lambda: in_shape):
+        _, calls, _ = observe(model, list(modules), call)
+    return {path: [_size(modules[path], each) for each in seen] for path, seen in calls.items()}
 
-            def record(module: Any, _: Any, y: Tensor, calls: list[int] = sizes[path]) -> None:
-                calls.append(output_positions(module, y))
 
-            module.register_forward_hook(record)
-    like = next(filter(torch.is_floating_point, twin.parameters()), torch.empty(0))
-    with torch.no_grad(), torch.random.fork_rng([like.device] if like.is_cuda else []):
-        try:
-            twin(like.new_zeros(1, *in_shape))
-        except (RuntimeError, ValueError, TypeError) as error:
-            rule = f"must be the shape of one example that the model accepts ({error})"
-            raise argument_error("compress", "in_shape", rule, in_shape) from error
-    return sizes
+def _size(layer: Any, call: Call) -> int:
+    """Output positions of a convolution, or rows of a linear layer."""
+    if is_convolution(layer):
+        return call.outputs // max(int(layer.out_channels), 1)
+    x = next(tensors_in((call.args, call.kwargs)))
+    return x.numel() // max(x.shape[-1], 1)

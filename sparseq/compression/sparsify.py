@@ -10,29 +10,25 @@ Sparse twins and their construction are declared next to the layer classes
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sparseq.compression.break_even import (
-    break_even,
-    density_of,
-    is_convolution,
-    is_measured,
-    keeps_whole,
-)
-from sparseq.compression.map_sizes import map_sizes
-from sparseq.errors import require, unknown_name
+from sparseq.compression.candidates import CANDIDATES, SPARSE
+from sparseq.compression.example import as_call
+from sparseq.compression.kept_weights import kept_by_layer, pruned_but_dense
+from sparseq.compression.measured import choose
+from sparseq.compression.table_rule import choose_by_tables
+from sparseq.errors import require, unknown_name, warn
 from sparseq.formats import check_masks
 from sparseq.nn.convert import replace_modules
 from sparseq.nn.inference.chain import chain_sequentials
-from sparseq.nn.layer_types import sparse_type
+from sparseq.nn.parameter_names import described
 
-POLICIES = ["auto", "sparse"]
+POLICIES = ["auto", "measured", "sparse"]
 LOGGER = logging.getLogger("sparseq")
 
 
@@ -41,142 +37,112 @@ def compress(
     mask: Mapping[str, Tensor] | None = None,
     policy: str = "auto",
     *,
-    batch: int = 64,
+    example: Any = None,
+    batch: int | None = None,
     training: bool = False,
     in_shape: tuple[int, ...] | None = None,
+    remember: bool = True,
 ) -> nn.Module:
     """A deep copy whose sparse layers store only the kept weights.
 
+    With an `example`, each form of each layer is timed on this machine, on the inputs that it gets
+    when the model runs on the example, with torch's current number of threads; then the whole
+    network is timed, and layers stay dense as long as it is slower than the dense one. Without an
+    example, tables decide that were measured on other layers and perhaps on another CPU: give one
+    wherever you can. The logger "sparseq" reports each layer, with its milliseconds or why it stays
+    dense (INFO), and the attribute `compression` of the result holds and prints the same.
+
     Args:
         model: any module; it is not modified. Its linear and convolution layers are candidates;
-            their subclasses are not, since their own code may read `weight`.
+            their subclasses are not, since their own code may compute something else. Weights
+            that are computed (torch.nn.utils.prune, weight_norm, parametrizations) are those that
+            forward would use. Hooks, users' attributes and shared weights are carried over; what
+            cannot be, and pruned weights without a sparse layer, are named in a warning.
         mask: parameter name -> bool tensor of the parameter's shape, True = keep (a `Mask`).
             Dropped entries are 0 in the copy, whatever their value was (NaN included), also in
             layers that stay dense and in other parameters. Layers without a mask stay dense. By
-            default the mask of each candidate keeps its weights other than 0.
-        policy: "sparse" converts every candidate; "auto" keeps those dense that would be slower
-            sparse with torch's current number of threads (see `sparseq.compression.break_even`),
-            and reports them to the logger "sparseq" (INFO).
-        batch: typical number of examples per call, for policy "auto".
-        training: whether to compare forward and backward passes, or forward passes only, for
-            policy "auto".
-        in_shape: shape of one example, such as (3, 32, 32). The cost of a sparse convolution
-            depends on the size of its map, which policy "auto" finds by running a copy of the model
-            on one example of zeros. By default the shape recorded by `sparseq.models`; without one,
-            the worst of the measured maps counts for each convolution.
+            default each candidate keeps what torch.nn.utils.prune keeps of it, or else its weights
+            other than 0.
+        policy: "measured" is what an example implies; "sparse" converts every candidate, without
+            measuring; "auto" is "measured" if there is an example, else the tables decide (see
+            `sparseq.compression.table_rule`).
+        example: typical inputs of the model, on its device: a tensor, a tuple of positional inputs,
+            or a dict of keyword inputs, of any dtypes. Copies of the model run on copies of it.
+        batch: typical number of examples per call, for the tables; 64 by default.
+        training: whether to compare forward and backward passes, or forward passes only.
+        in_shape: shape of one example, such as (3, 32, 32), for the tables: a copy of the model
+            runs on one example of zeros for the sizes of the layers' inputs. By default the shape
+            recorded by `sparseq.models`; without one, the worst of the measured maps counts for
+            each convolution.
+        remember: whether times measured before on this machine are used again, and new ones kept,
+            in the cache folder beside the kernels.
 
     Returns:
         The copy. Consecutive sparse layers of an nn.Sequential run as one kernel at inference (see
         `sparseq.nn.SparseSequential`). `sparseq.to_dense` undoes it, `sparseq.profile` measures it.
 
     Raises:
-        ValueError: an unknown policy, a batch below 1, a mask that does not fit the model's
-            parameters, or an in_shape that the model does not accept.
+        ValueError: an unknown policy, "measured" without an example, an example beside `batch` or
+            `in_shape`, a batch below 1, a mask that does not fit the model's parameters, or an
+            example or in_shape that the model does not accept.
     """
-    require(batch >= 1, "compress", "batch", "must be at least 1", batch)
     if policy not in POLICIES:
         raise unknown_name("compress policy", policy, POLICIES)
+    _check_basis(policy, example, batch, in_shape)
     if mask is not None:
         check_masks("compress", "mask", mask, dict(model.named_parameters()))
-    keeps = _kept_by_layer(model, mask)
-    rule = Auto(_maps_of(model, keeps, in_shape), batch, training) if policy == "auto" else None
-
-    def sparse_twin(path: str, module: nn.Module) -> nn.Module | None:
-        keep = keeps.get(path)
-        if keep is None or (rule is not None and rule.stays_dense(path, module, keep)):
-            return None
-        return convert(module, keep)
-
-    result = replace_modules(model, sparse_twin)
-    _zero_dropped(result, mask or {})
-    chain_sequentials(result)
+    keeps = kept_by_layer(model, mask)
+    left = pruned_but_dense(model, mask, keeps)
+    if left:
+        warn("compress", f"pruned, but dense for want of a sparse layer: {described(model, left)}")
+    build = partial(_converted, model, mask or {}, keeps)
+    if policy == "sparse":
+        return build(dict.fromkeys(keeps, SPARSE))
+    if example is None:
+        choice = choose_by_tables(model, keeps, batch or 64, training, in_shape)
+    else:
+        call = as_call("compress", example)
+        choice = choose(model, keeps, call, build, training=training, remember=remember)
+    result: Any = build(choice.taken)
+    result.compression = choice.as_built(model, result)
+    for line in result.compression.lines():
+        LOGGER.info("compress: %s", line)
     return result
 
 
-def convert(module: nn.Module, keep: Tensor) -> nn.Module:
-    """The sparse twin of a layer that has one (`sparse_type`); `keep` as in `compress`."""
-    entry = sparse_type(type(module))
-    assert entry is not None
-    layer: Any = entry.layer
-    twin: nn.Module = layer.from_dense(module, keep)
-    return twin
+def _check_basis(
+    policy: str, example: Any, batch: int | None, in_shape: tuple[int, ...] | None
+) -> None:
+    """ValueError unless the arguments agree on what decides: an example, or the tables."""
+    require(batch is None or batch >= 1, "compress", "batch", "must be at least 1", batch)
+    measures = policy != "measured" or example is not None
+    require(measures, "compress", "example", 'is required by policy "measured"', example)
+    for name, value in (("batch", batch), ("in_shape", in_shape)):
+        alone = example is None or value is None
+        require(alone, "compress", name, "must be left out beside an example, which has it", value)
 
 
-@dataclass(frozen=True)
-class Auto:
-    """Policy "auto": how a network will be used, and the sizes of its convolutions' maps."""
+def _converted(
+    model: nn.Module,
+    mask: Mapping[str, Tensor],
+    keeps: Mapping[str, Tensor],
+    forms: Mapping[str, str],
+) -> nn.Module:
+    """A copy of the model with some layers in other forms, and dropped weights 0 in all others."""
 
-    maps: Mapping[str, Sequence[int]]
-    batch: int
-    training: bool
+    def in_form(path: str, module: nn.Module) -> nn.Module | None:
+        return CANDIDATES.get(forms[path])(module, keeps[path]) if path in forms else None
 
-    def stays_dense(self, path: str, module: nn.Module, keep: Tensor) -> bool:
-        """Whether the layer is faster dense; if so, this is logged."""
-        kind, density = type(module), density_of(keep)
-        limit, positions = self.limit(path, kind, keep)
-        if 0 < limit >= density:
-            return False
-        at = f"and batch {self.batch}" + (f" on {positions} positions" if positions else "")
-        pays = f"sparse pays up to density {limit:.3g}" if limit else "too small for sparse"
-        why = f"faster so at density {density:.3g} {at}: {pays}"
-        if not is_measured(kind, tuple(keep.shape), keeps_whole(kind, keep), self.training):
-            why = "as none of its kind was measured sparse; policy 'sparse' converts it"
-        LOGGER.info("compress: %s (%s) stays dense, %s", path or "the model", kind.__name__, why)
-        return True
-
-    def limit(self, path: str, kind: type[nn.Module], keep: Tensor) -> tuple[float, int | None]:
-        """The lowest break-even density of a layer's calls, and the positions of that call."""
-        limit_at = partial(
-            break_even,
-            kind,
-            tuple(keep.shape),
-            self.batch,
-            whole=keeps_whole(kind, keep),
-            training=self.training,
-        )
-        calls: Sequence[int | None] = self.maps.get(path) or [None]
-        return min((limit_at(positions=positions), positions) for positions in calls)
-
-
-def recorded_shape(model: nn.Module) -> tuple[int, ...] | None:
-    """Shape of one example as recorded by the model's builder (those of sparseq.models do)."""
-    builder = getattr(model, "recipe", None)
-    kwargs = builder.get("kwargs") if isinstance(builder, dict) else None
-    shape = kwargs.get("in_shape") if isinstance(kwargs, dict) else None
-    if not isinstance(shape, list | tuple) or not all(isinstance(size, int) for size in shape):
-        return None
-    return tuple(shape)
-
-
-def _maps_of(
-    model: nn.Module, keeps: Mapping[str, Tensor], in_shape: tuple[int, ...] | None
-) -> dict[str, list[int]]:
-    """`map_sizes` if the model has a candidate convolution and the shape is available, else {}."""
-    shape = recorded_shape(model) if in_shape is None else in_shape
-    has_convolution = any(is_convolution(model.get_submodule(path)) for path in keeps)
-    return map_sizes(model, shape) if shape is not None and has_convolution else {}
-
-
-def _kept_by_layer(model: nn.Module, mask: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
-    """Path of a candidate layer -> bool tensor of its weight's shape."""
-    modules = model.named_modules()
-    layers = {path: module for path, module in modules if sparse_type(type(module)) is not None}
-    if mask is None:
-        return {path: layer.weight.detach() != 0 for path, layer in layers.items()}
-    # by identity, since a weight shared by two layers has only one name
-    by_weight = {
-        id(weight): mask[name] for name, weight in model.named_parameters() if name in mask
-    }
-    return {
-        path: by_weight[id(layer.weight)].to(layer.weight.device)
-        for path, layer in layers.items()
-        if id(layer.weight) in by_weight
-    }
+    result = replace_modules(model, in_form, "compress")
+    result.__dict__.pop("compression", None)  # of an earlier call, if the model is a result
+    _zero_dropped(result, mask)
+    chain_sequentials(result)
+    return result
 
 
 @torch.no_grad()
 def _zero_dropped(model: nn.Module, mask: Mapping[str, Tensor]) -> None:
     """Zero the dropped entries of the parameters that were not converted."""
-    for name, parameter in model.named_parameters():
+    for name, parameter in model.named_parameters(remove_duplicate=False):
         if name in mask:
             parameter.masked_fill_(~mask[name].to(parameter.device), 0)

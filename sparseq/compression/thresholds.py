@@ -46,6 +46,12 @@ class Thresholds:
         rows, columns = around(self.weights, weights), around(self.batches, batch)
         return min((self.limits[row][column] for row in rows for column in columns), default=0.0)
 
+    def beyond(self, weights: int, batch: int) -> str:
+        """Why `limit` knows nothing about a size and a batch; "" if they were measured."""
+        if weights < self.weights[0]:
+            return f"layers below {self.weights[0]:,} weights"
+        return f"batches below {self.batches[0]}" if batch < self.batches[0] else ""
+
 
 @dataclass(frozen=True)
 class MapThresholds:
@@ -77,6 +83,15 @@ class MapThresholds:
         else:
             tables = [self.tables[index] for index in around(self.positions, positions)]
         return min((table.limit(weights, batch) for table in tables), default=0.0)
+
+    def beyond(self, weights: int, batch: int, positions: int | None = None) -> str:
+        """Why `limit` knows nothing about these sizes; "" if they were measured."""
+        if positions is not None and positions < self.positions[0]:
+            return f"maps below {self.positions[0]} positions"
+        near = range(len(self.tables)) if positions is None else around(self.positions, positions)
+        reasons = [self.tables[index].beyond(weights, batch) for index in near]
+        # without positions some map suffices, as in `limit`
+        return "" if positions is None and "" in reasons else next(filter(None, reasons), "")
 
 
 def around(measured: Sequence[int], value: int) -> list[int]:

@@ -238,7 +238,8 @@ def _with_layers_of(specs: Mapping[str, Spec], skeleton: nn.Module) -> nn.Module
             return None
         return build_module(path, spec).to(device_of(module))
 
-    result = replace_modules(skeleton, layer_of_file)
+    # the file decides which tensors are shared, see `_share`
+    result = replace_modules(skeleton, layer_of_file, "load", keep_ties=False)
     for path, spec in specs.items():
         _adopt_container(result.get_submodule(path), spec)
     return result

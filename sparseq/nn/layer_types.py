@@ -11,6 +11,7 @@ Optional methods of the class make it convertible:
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -53,6 +54,7 @@ class LayerType:
         affine: for a normalization, layer -> the affine map that it computes in evaluation mode.
         weights: names of its parameters that may be pruned, or layer -> names.
         quaternion: whether its weight is (4, ...), the components r, i, j, k.
+        inputs_first: whether the first dimension of its weight (or of a component) is the inputs.
         break_even: rows of the table of break-even densities, for unstructured masks and for masks
             that keep whole quaternions or kernels (see `sparseq.compression.break_even`). Without
             them policy "auto" keeps its twin dense.
@@ -68,6 +70,7 @@ class LayerType:
     affine: Callable[[Any], Any] | None = None
     weights: tuple[str, ...] | Callable[[Any], tuple[str, ...]] = ()
     quaternion: bool = False
+    inputs_first: bool = False
     break_even: tuple[str, str] | None = None
     container: bool = False
     arguments: Callable[[Any], dict[str, Any]] = constructor_arguments
@@ -89,6 +92,10 @@ class LayerType:
 
 LAYER_TYPES: Registry[LayerType] = Registry("module type")
 
+# module of another library -> module of sparseq that registers its layers, imported when one of
+# its classes is first seen: nothing of these libraries is needed otherwise
+FOREIGN = {"transformers.pytorch_utils": "sparseq.nn.sparse.conv1d"}
+
 
 def layer_type(**fields: Any) -> Callable[[Layer], Layer]:
     """Class decorator that registers a layer; the keywords are the fields of `LayerType`."""
@@ -102,6 +109,8 @@ def layer_type(**fields: Any) -> Callable[[Layer], Layer]:
 
 def type_of(layer_class: type[nn.Module]) -> LayerType | None:
     """The entry of exactly this class; None if it is not registered."""
+    if layer_class.__module__ in FOREIGN:
+        importlib.import_module(FOREIGN[layer_class.__module__])
     entry = LAYER_TYPES.find(layer_class.__name__)
     return entry if entry is not None and entry.layer is layer_class else None
 
@@ -114,6 +123,8 @@ def nearest_type(layer_class: type[nn.Module]) -> LayerType | None:
 
 def sparse_type(dense_class: type[nn.Module]) -> LayerType | None:
     """The entry of the sparse layer to which `compress` converts this dense class."""
+    if type_of(dense_class) is None:
+        return None
     entries = LAYER_TYPES.entries()
     return next((entry for entry in entries if entry.twin is dense_class and entry.converts), None)
 

@@ -55,7 +55,7 @@ def _register(classes: Iterable[type[nn.Module]], **fields: Any) -> None:
 
 
 _register((nn.Linear, *CONVOLUTIONS), weights=("weight",), fold=fold_rows)
-_register(TRANSPOSED, weights=("weight",), fold=fold_transposed)
+_register(TRANSPOSED, weights=("weight",), fold=fold_transposed, inputs_first=True)
 _register(NORMS, affine=running_affine)
 _register(CONTAINERS, container=True, arguments=lambda container: {})
 _register(OTHERS)

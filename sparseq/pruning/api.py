@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from sparseq.errors import require, unknown_name
 from sparseq.formats import check_masks
+from sparseq.pruning.coverage import warn_of_empty_layers, warn_of_gaps
 from sparseq.pruning.criteria import CRITERIA, Batches, Loss, ScoreContext, Scores
 from sparseq.pruning.mask import Mask
-from sparseq.pruning.prunable import prunable_parameters, quaternion_names
+from sparseq.pruning.prunable import candidate_weights, prunable_parameters, quaternion_names
 from sparseq.pruning.select import check_density, select
 from sparseq.seeds import derived_generator
 
@@ -30,6 +31,7 @@ def prune(
     loss_fn: Loss | None = None,
     seed: int = 0,
     within: Mapping[str, Tensor] | None = None,
+    keep_at_least: int | Mapping[str, int] = 0,
 ) -> Mask:
     """The mask that keeps the best `density` of the prunable weights; the model is not changed.
 
@@ -46,14 +48,17 @@ def prune(
         loss_fn: (outputs, targets) -> scalar; cross-entropy by default.
         seed: for all random numbers of the criterion.
         within: an earlier mask; the weights it drops stay dropped.
+        keep_at_least: weights to keep in each layer (16) or each output ({"row": 1}), see `select`.
 
     Returns:
-        A `Mask` over the prunable parameters.
+        A `Mask` over the prunable parameters. Weights that are not prunable (of recurrent layers,
+        embeddings, attention's joint projection, or computed ones) are named in a warning, as are
+        layers of which nothing is kept.
 
     Raises:
         ValueError: an unknown name, a value out of range, a model without prunable weights or
-            with sparse layers not named in `exclude`, NaN scores, or a `within` that keeps too
-            few weights for the density.
+            with sparse layers not named in `exclude`, NaN scores, a `within` that keeps too few
+            weights for the density, or a `keep_at_least` that asks for more than it.
     """
     score = CRITERIA.get(criterion)
     check_density(density, scope)
@@ -73,7 +78,22 @@ def prune(
         frozenset(quaternions),
     )
     scores = _checked(criterion, score(context), parameters)
-    return select(scores, density, scope=scope, within=within, quaternions=quaternions)
+    mask = select(
+        scores,
+        density,
+        scope=scope,
+        within=within,
+        quaternions=quaternions,
+        keep_at_least=keep_at_least,
+    )
+    warn_of_gaps("prune", model, mask, candidate_weights(model))
+    emptied = [name for name, value in _densities(scope).items() if value == 0]
+    warn_of_empty_layers("prune", mask, emptied)
+    return mask
+
+
+def _densities(scope: str | Mapping[str, float]) -> Mapping[str, float]:
+    return scope if isinstance(scope, Mapping) else {}
 
 
 def _parameters(model: nn.Module, exclude: str | Iterable[str]) -> dict[str, nn.Parameter]:

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
 from sparseq.errors import argument_error, require
-from sparseq.nn.layer_types import nearest_type, weight_parameters
+from sparseq.nn.layer_types import LayerType, nearest_type, weight_parameters
 from sparseq.nn.sparse.patterned import PatternedLayer
 
 
@@ -35,7 +35,7 @@ def prunable_parameters(
         ValueError: an entry of `exclude` that matches nothing, an uninitialized lazy layer, or a
             layer that is already sparse and not excluded.
     """
-    weights = _weights(model)
+    weights = candidate_weights(model)
     patterns = [exclude] if isinstance(exclude, str) else list(exclude)
     excluded = {name for pattern in patterns for name in _matching(pattern, list(weights))}
     included = {name: entry for name, entry in weights.items() if name not in excluded}
@@ -51,16 +51,17 @@ def prunable_parameters(
 
 def quaternion_names(model: nn.Module) -> set[str]:
     """Names of the prunable weights (4, ...) whose first dimension is the components r, i, j, k."""
-    types = {name: nearest_type(type(module)) for name, (_, module) in _weights(model).items()}
-    return {
-        name
-        for name, layer_type in types.items()
-        if layer_type is not None and layer_type.quaternion
-    }
+    return {name for name, entry in entries_of(model) if entry.quaternion}
 
 
-def _weights(model: nn.Module) -> dict[str, tuple[nn.Parameter, nn.Module]]:
-    """Name -> (weight, layer) of prunable layers and of layers that are already sparse."""
+def entries_of(model: nn.Module) -> list[tuple[str, LayerType]]:
+    """Names of the prunable weights with the entries of their layers in the registry."""
+    types = ((name, nearest_type(type(m))) for name, (_, m) in candidate_weights(model).items())
+    return [(name, entry) for name, entry in types if entry is not None]
+
+
+def candidate_weights(model: nn.Module) -> dict[str, tuple[nn.Parameter, nn.Module]]:
+    """Name -> (weight, layer) of prunable layers, excluded or not, and of sparse layers."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     weights: dict[str, tuple[nn.Parameter, nn.Module]] = {}
     for path, module in model.named_modules():

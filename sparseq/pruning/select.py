@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sparseq.errors import argument_error, check_fraction, require, unknown_name
 from sparseq.formats import check_mask
+from sparseq.pruning.floors import checked_floors, floor_of
 from sparseq.pruning.mask import Mask
 
 SCOPES = ["global", "layerwise"]
@@ -30,6 +31,7 @@ def select(
     scope: str | Mapping[str, float] = "global",
     within: Mapping[str, Tensor] | None = None,
     quaternions: Collection[str] = (),
+    keep_at_least: int | Mapping[str, int] = 0,
 ) -> Mask:
     """Keep the weights with the largest scores, in time linear in the number of weights.
 
@@ -43,14 +45,19 @@ def select(
         quaternions: names of weights (4, ...) whose four components are kept or dropped together,
             scored by their root mean square (which is comparable to the score of a single
             weight). A group of such weights only keeps exactly round(density n / 4) quaternions.
+        keep_at_least: weights to keep in each layer, whatever the threshold, or a mapping with
+            the numbers for "layer", "row" (each output: the first dimension of a weight) or both;
+            the best ones, and all of a layer or row that has fewer. They count towards the density.
 
     Returns:
         The mask, on the device of the scores.
 
     Raises:
         ValueError: no scores, a density outside its range, an unknown scope or layer, NaN scores
-            (except where `within` drops), or a `within` that keeps too few weights.
+            (except where `within` drops), a `within` that keeps too few weights, or more weights to
+            keep at least than the density allows.
     """
+    floors = checked_floors(keep_at_least)
     require(len(scores) > 0, "select", "scores", "must name at least one parameter", "none")
     check_density(density, scope)
     allowed = {name: _allowed(name, score, within) for name, score in scores.items()}
@@ -63,6 +70,10 @@ def select(
     keep: dict[str, Tensor] = {}
     for names, fraction in _groups(scores, density, scope):
         group = [_units(name, real[name], allowed[name], name in quaternions) for name in names]
+        forced = [floor_of(units.scores, units.allowed, units.size, floors) for units in group]
+        _check_floors(names, group, forced, fraction)
+        for units, chosen in zip(group, forced, strict=True):
+            units.scores = units.scores.masked_fill(chosen, torch.inf)
         keep |= dict(zip(names, _select_group(names, group, fraction), strict=True))
     return Mask({name: keep[name] for name in scores})
 
@@ -93,6 +104,17 @@ def _allowed(name: str, score: Tensor, within: Mapping[str, Tensor] | None) -> T
         return torch.ones_like(score, dtype=torch.bool)
     check_mask("select", f"within[{name!r}]", within[name], tuple(score.shape))
     return within[name].to(score.device)
+
+
+def _check_floors(
+    names: list[str], group: list[_Units], forced: list[Tensor], density: float
+) -> None:
+    least = sum(int(c.sum()) * u.size for u, c in zip(group, forced, strict=True))
+    counts = _unit_counts(names, group, density) if least else {}
+    most = sum(size * count for size, count in counts.items())
+    where = names[0] if len(names) == 1 else f"all {len(names)} layers"
+    rule = f"must ask for at most the {most} weights that the density keeps in {where}"
+    require(least <= most, "prune", "keep_at_least", rule, least)
 
 
 class _Units:

@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sparseq.compression.sparsify import compress
 from sparseq.data import DataBundle
 from sparseq.errors import argument_error
 from sparseq.models import restore
@@ -19,6 +18,7 @@ from sparseq.nn.convert import dense_twin, replace_modules
 from sparseq.nn.sparse.patterned import PatternedLayer
 from sparseq.pruning import CRITERIA, Mask, prune
 from sparseq.pruning.prunable import prunable_parameters, quaternion_names
+from sparseq.recipes.compressing import Policy, compressed
 from sparseq.recipes.experiment import RECIPES, Experiment
 from sparseq.recipes.folder import RunFolder
 from sparseq.recipes.outcome import Outcome
@@ -60,13 +60,16 @@ class OneShot(Experiment):
     """Parameters never pruned (names or patterns)."""
     finetune: int = 5
     """Epochs of fine-tuning after pruning."""
-    policy: Literal["auto", "sparse"] = "auto"
-    """auto (layers stay dense where that is faster) or sparse."""
+    policy: Policy = "measured"
+    """measured (each layer in the form that is faster here), auto (by tables) or sparse (all)."""
+    measure_batch: int = 64
+    """Examples per forward pass for which the policy decides."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check(0 < self.density <= 1, "density", "must lie in (0, 1]")
         self.check(self.finetune >= 0, "finetune", "must be 0 or more")
+        self.check(self.measure_batch >= 1, "measure_batch", "must be at least 1")
         CRITERIA.get(self.criterion)
 
     def run(self, reporter: Reporter | None = None) -> Outcome:
@@ -90,7 +93,7 @@ class OneShot(Experiment):
             after = evaluate(model, data.validation).accuracy
             if self.finetune:
                 remarks |= self._finetune(model, mask, data, folder, report)
-            small = compress(model, mask, self.policy, in_shape=data.in_shape)
+            small = compressed(model, mask, self.policy, data, self.measure_batch)
             return conclude(
                 small,
                 data,

@@ -70,7 +70,8 @@ class Results:
         config: identity of the run.
         levels: sorted by network, then by round.
         timing: conditions of the time measurements: machine, threads, batch.
-        notes: algebra -> remarks below its table.
+        notes: algebra -> lines below its table: which pruned layers are dense and why, and where a
+            training diverged.
     """
 
     folder: Path
@@ -99,9 +100,8 @@ class Results:
         for level in self.levels:
             log.append(asdict(level))
         levels = [asdict(level) for level in self.levels]
-        notes = {"notes": self.notes} if self.notes else {}
-        results = {"config": self.config, "levels": levels, "timing": self.timing, **notes}
-        folder.write_json(RESULTS, results)
+        values = {"config": self.config, "levels": levels, "timing": self.timing}
+        folder.write_json(RESULTS, {**values, "notes": self.notes})
 
     @classmethod
     def read(cls, folder: Path) -> Results:
@@ -122,14 +122,16 @@ class Results:
         for row in stored["levels"]:
             _check_level(row, path)
         levels = [Level(**row) for row in stored["levels"]]
-        return cls(folder, stored["config"], levels, stored["timing"], _checked_notes(stored, path))
+        notes = stored.get("notes", {})
+        _check_notes(notes, path)
+        return cls(folder, stored["config"], levels, stored["timing"], notes)
 
     def show(self, console: Console) -> None:
         """Print a table and a summary for each network, and the paths of the files."""
         for algebra in self.algebras:
             print_levels(self, algebra, console)
-            for note in self.notes.get(algebra, []):
-                console.print(note, highlight=False, markup=False)
+            for line in self.notes.get(algebra, []):
+                console.print(f"* {line}", highlight=False, markup=False)
             console.print(summary(self.of(algebra)) + "\n", highlight=False)
         timing = self.timing
         console.print(
@@ -141,24 +143,22 @@ class Results:
             console.print(f"{label}: {self.folder / name}", highlight=False, soft_wrap=True)
 
 
-def _checked_notes(stored: dict[str, Any], path: Path) -> dict[str, list[str]]:
-    notes: Any = stored.get("notes", {})
-    lists = isinstance(notes, dict) and all(isinstance(lines, list) for lines in notes.values())
-    valid = lists and all(isinstance(line, str) for lines in notes.values() for line in lines)
-    rule = "must be lists of texts by network"
-    require(valid, "Results.read", f"{path}: notes", rule, repr(notes)[:80])
-    checked: dict[str, list[str]] = notes
-    return checked
-
-
 def _check_names(values: dict[str, Any], names: Sequence[str], argument: str) -> None:
     complete = all(name in values for name in names)
     require(complete, "Results.read", argument, f"must have {', '.join(names)}", [*values])
 
 
+def _check_notes(notes: Any, path: Path) -> None:
+    """ValueError unless the notes are {algebra: lines}."""
+    lists = notes.values() if isinstance(notes, dict) else [None]
+    are_lines = all(isinstance(n, list) and all(isinstance(line, str) for line in n) for n in lists)
+    rule = "must have lists of lines in 'notes'"
+    require(are_lines, "Results.read", str(path), rule, repr(notes)[:80])
+
+
 def _check_level(row: Any, path: Path) -> None:
     """ValueError unless a row has the columns of a Level, with numbers in all but the algebra."""
-    columns = {field.name for field in fields(Level)}
+    columns = {each.name for each in fields(Level)}
     got = sorted(row) if isinstance(row, dict) else row
     rule = "must have the columns of this version in every level"
     require(got == sorted(columns), "Results.read", str(path), rule, got)

@@ -29,7 +29,8 @@ class LayerRow:
         sparse_ms: the same of the sparse layer, or, for a dense layer with zeros, of its sparse
             twin; None if the layer has no zeros.
         kernel: what computes the layer: op and backend, or "torch".
-        reason: why `compress` leaves a layer with zeros dense at this batch; "" for other layers.
+        reason: why a layer with zeros is dense, or sparse though it is slower so by itself; "" for
+            other layers.
     """
 
     name: str
@@ -49,8 +50,8 @@ class LayerRow:
         return self.dense_ms / self.sparse_ms if self.dense_ms and self.sparse_ms else None
 
 
-def layer_table(rows: Sequence[LayerRow], total: LayerRow, title: str) -> Table:
-    """A rich table of layers, with the total as its footer and the reasons as its caption."""
+def layer_table(rows: Sequence[LayerRow], total: LayerRow, title: str, note: str = "") -> Table:
+    """A rich table of layers, with the total as its footer, the reasons and a note as caption."""
     table = Table(
         title=title,
         title_justify="left",
@@ -58,7 +59,7 @@ def layer_table(rows: Sequence[LayerRow], total: LayerRow, title: str) -> Table:
         padding=0,
         pad_edge=False,
         show_footer=True,
-        caption=_reasons(rows) or None,
+        caption="\n".join(filter(None, (_reasons(rows), note))) or None,
         caption_justify="left",
     )
     for number, (heading, footer) in enumerate(zip(HEADINGS, _cells(total), strict=True)):
@@ -82,7 +83,7 @@ def short_count(number: int) -> str:
 
 
 def _reasons(rows: Sequence[LayerRow]) -> str:
-    """Why layers with zeros are dense: each reason once, with its layers."""
+    """What decided about layers: each reason once, with its layers."""
     layers: dict[str, list[str]] = {}
     for row in rows:
         if row.reason:

@@ -2,41 +2,28 @@
 
 from __future__ import annotations
 
-import copy
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from sparseq.compression.break_even import (
-    break_even,
-    density_of,
-    is_convolution,
-    is_measured,
-    keeps_whole,
-)
-from sparseq.compression.map_sizes import output_positions
-from sparseq.compression.sparsify import convert
+from sparseq.compression.break_even import density_of
+from sparseq.compression.calls import Call, Replay, record_calls, tensors_in
+from sparseq.compression.candidates import convert
+from sparseq.compression.choice import Choice
+from sparseq.compression.example import as_call, pure
 from sparseq.errors import require
+from sparseq.nn.computed import copy_model
 from sparseq.nn.convert import dense_twin, replace_modules
 from sparseq.nn.layer_types import nearest_type, sparse_type
 from sparseq.nn.sparse.patterned import PatternedLayer
 from sparseq.ops._backend import activate
 from sparseq.reports.layer_table import LayerRow, layer_table
 from sparseq.timing import Work, median_ms
-
-
-class Call(NamedTuple):
-    """Arguments of one call of a layer; for convolutions, output positions of all images."""
-
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    positions: int | None
 
 
 @dataclass(frozen=True)
@@ -51,6 +38,7 @@ class Profile:
         device: where the model ran.
         threads: torch's CPU threads.
         repeats: samples per median.
+        note: what `compress` measured for the whole model, "" if it did not.
     """
 
     rows: list[LayerRow]
@@ -59,12 +47,13 @@ class Profile:
     device: str
     threads: int
     repeats: int
+    note: str = ""
 
     def table(self) -> Table:
         """A rich table."""
         threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
         title = f"batch {self.batch}, {self.device}, {threads}, median of {self.repeats}"
-        return layer_table(self.rows, self.total, title)
+        return layer_table(self.rows, self.total, title, self.note)
 
     def __rich__(self) -> Table:
         return self.table()
@@ -75,7 +64,7 @@ class Profile:
         return text.getvalue()
 
 
-def profile(model: nn.Module, x: Tensor | Sequence[Any], repeats: int = 20) -> Profile:
+def profile(model: nn.Module, x: Any, repeats: int = 20) -> Profile:
     """Measure every layer of a model, and its dense twin, on the layer's own inputs.
 
     Dense and sparse calls are interleaved, so that the machine's load affects both alike; times
@@ -84,7 +73,8 @@ def profile(model: nn.Module, x: Tensor | Sequence[Any], repeats: int = 20) -> P
 
     Args:
         model: any module.
-        x: one batch, (N, ...) on the model's device; a tuple or list for several inputs.
+        x: one batch, (N, ...) on the model's device; a tuple or list for several inputs, a dict
+            for keyword inputs.
         repeats: samples per median, at least 1.
 
     Returns:
@@ -94,22 +84,28 @@ def profile(model: nn.Module, x: Tensor | Sequence[Any], repeats: int = 20) -> P
         ValueError: repeats below 1, or an x without a batch dimension.
     """
     require(repeats >= 1, "profile", "repeats", "must be at least 1", repeats)
-    batch = (x,) if isinstance(x, Tensor) else tuple(x)
-    batched = bool(batch) and isinstance(batch[0], Tensor) and batch[0].dim() > 0
+    first = next(tensors_in(x), None)
+    batched = first is not None and first.dim() > 0
     require(batched, "profile", "x", "must be a batch (N, ...)", type(x).__name__)
-    device = batch[0].device
-    generators = [device] if device.type == "cuda" else []
-    with torch.no_grad(), torch.random.fork_rng(generators):
-        # a model may change its inputs in place
-        inputs = tuple(item.clone() if isinstance(item, Tensor) else item for item in batch)
-        profiled = copy.deepcopy(model).eval()
-        calls = _record_calls(profiled, inputs)
+    assert first is not None
+    device, choice, call = first.device, _choice_of(model), as_call("profile", x)
+    with pure(training=False, device=device):
+        profiled = copy_model(model).eval()
+        layers = _layers(profiled)
+        calls, _ = record_calls(layers, lambda: profiled(*call.args, **call.kwargs))
         rows = [
-            _measured(path, module, calls[path], device, repeats)
-            for path, module in _layers(profiled).items()
+            _with_choice(_measured(path, module, calls[path], device, repeats), choice)
+            for path, module in layers.items()
         ]
-        total = _total(profiled, rows, inputs, repeats)
-    return Profile(rows, total, batch[0].shape[0], str(device), torch.get_num_threads(), repeats)
+        total = _total(profiled, rows, call, device, repeats)
+    threads, note = torch.get_num_threads(), f"compress: {choice.summary}" if choice else ""
+    return Profile(rows, total, first.shape[0], str(device), threads, repeats, note)
+
+
+def _choice_of(model: nn.Module) -> Choice | None:
+    """What `compress` measured for a model; None if it did not measure."""
+    choice = getattr(model, "compression", None)
+    return choice if isinstance(choice, Choice) else None
 
 
 def _layers(model: nn.Module) -> dict[str, nn.Module]:
@@ -121,24 +117,6 @@ def _layers(model: nn.Module) -> dict[str, nn.Module]:
     }
 
 
-def _record_calls(model: nn.Module, inputs: tuple[Any, ...]) -> dict[str, list[Call]]:
-    """Path of every layer -> its calls in one run of the model."""
-    calls: dict[str, list[Call]] = {}
-    handles = []
-    for path, module in _layers(model).items():
-
-        def record(module: Any, args: Any, kwargs: Any, y: Any, path: str = path) -> None:
-            positions = output_positions(module, y) if is_convolution(module) else None
-            calls[path].append(Call(args, kwargs, positions))
-
-        calls[path] = []
-        handles.append(module.register_forward_hook(record, with_kwargs=True))
-    model(*inputs)
-    for handle in handles:
-        handle.remove()
-    return calls
-
-
 def _measured(
     path: str, module: nn.Module, calls: list[Call], device: torch.device, repeats: int
 ) -> LayerRow:
@@ -148,8 +126,32 @@ def _measured(
     weights, kept = _weights(module, dense)
     kind, density = type(module).__name__, kept / max(weights, 1)
     costs = (_bytes(module), times[0], times[1], _kernel(module, device))
-    reason = _why_dense(module, calls) if sparse is not None and sparse is not module else ""
+    is_dense = sparse is not None and sparse is not module
+    reason = _times_reason(times[0], times[1]) if is_dense else ""
     return LayerRow(path or "(model)", kind, density, weights, kept, *costs, reason)
+
+
+def _times_reason(dense_ms: float | None, sparse_ms: float | None) -> str:
+    """What the two times of a dense layer with zeros say."""
+    if dense_ms is None or sparse_ms is None:
+        return "not called with this input"
+    if sparse_ms < dense_ms:
+        return "sparse is faster here; compress(example=...) decides by such times"
+    return "dense is faster here"
+
+
+def _with_choice(row: LayerRow, choice: Choice | None) -> LayerRow:
+    """The row with what `compress` measured when it chose the layer's form.
+
+    The row's own times come from other runs, on another input perhaps, so that a layer whose forms
+    are about equal may come out the other way round: the reason says what was decided on.
+    """
+    path = "" if row.name == "(model)" else row.name
+    verdict = choice.verdicts.get(path) if choice is not None else None
+    if choice is None or verdict is None or not (verdict.is_dense or verdict.why):
+        return row
+    own = "" if verdict.times or not row.reason else f"{row.reason}; "
+    return replace(row, reason=f"{own}{verdict.taken} by compress: {verdict.reason}")
 
 
 def _twins(module: Any) -> tuple[nn.Module, nn.Module | None]:
@@ -160,34 +162,6 @@ def _twins(module: Any) -> tuple[nn.Module, nn.Module | None]:
         return module, None
     keep = module.weight != 0
     return module, convert(module, keep) if density_of(keep) < 1 else None
-
-
-def _why_dense(module: Any, calls: list[Call]) -> str:
-    """Why `compress` would leave a layer with zeros dense at the batch of its calls."""
-    keep = module.weight != 0
-    kind, shape, whole = type(module), tuple(keep.shape), keeps_whole(type(module), keep)
-    sizes = [
-        (_examples(module, call.args[0]), call.positions)
-        for call in calls
-        if call.args and isinstance(call.args[0], Tensor)
-    ]
-    batch, positions = max(sizes, default=(1, None))
-    image = None if positions is None else positions // max(batch, 1)
-    limit = break_even(kind, shape, batch, whole=whole, positions=image)
-    if limit == 0:
-        measured = is_measured(kind, shape, whole)
-        return "too small for sparse" if measured else "sparse speed is not measured"
-    if density_of(keep) > limit:
-        return f"sparse is faster only up to {limit:.0%}"
-    return f"sparse is faster here (up to {limit:.0%})"
-
-
-def _examples(module: Any, x: Tensor) -> int:
-    """Number of rows, or images, of a layer's input."""
-    if hasattr(module, "kernel_size"):
-        return x.shape[0] if x.dim() == len(module.kernel_size) + 2 else 1
-    in_features: int = module.in_features
-    return x.numel() // max(in_features, 1)
 
 
 def _weights(module: Any, dense: nn.Module) -> tuple[int, int]:
@@ -205,7 +179,8 @@ def _is_sparse(module: nn.Module) -> bool:
 
 def _bytes(module: nn.Module) -> int:
     tensors = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
-    return sum(tensor.nbytes for tensor in tensors)
+    pattern = module.pattern.nbytes if isinstance(module, PatternedLayer) else 0
+    return pattern + sum(tensor.nbytes for tensor in tensors)
 
 
 def _kernel(module: nn.Module, device: torch.device) -> str:
@@ -215,16 +190,17 @@ def _kernel(module: nn.Module, device: torch.device) -> str:
 
 
 def _replay(module: nn.Module, calls: list[Call]) -> Work:
-    return lambda: [module(*args, **kwargs) for args, kwargs, _ in calls]
+    replays = [Replay(module, call, training=False) for call in calls]
+    return lambda: [replay() for replay in replays]
 
 
 def _total(
-    model: nn.Module, rows: list[LayerRow], inputs: tuple[Any, ...], repeats: int
+    model: nn.Module, rows: list[LayerRow], call: Call, device: torch.device, repeats: int
 ) -> LayerRow:
     sparse = any(_is_sparse(module) for module in model.modules())
     models = [replace_modules(model, _dense_of_sparse), model] if sparse else [model]
-    replays = [_replay(twin, [Call(inputs, {}, None)]) for twin in models]
-    times = [*median_ms(replays, inputs[0].device, repeats), None]
+    replays = [_replay(twin, [call]) for twin in models]
+    times = [*median_ms(replays, device, repeats), None]
     kept, weights = sum(row.nnz for row in rows), sum(row.weights for row in rows)
     kind, density = type(model).__name__, kept / max(weights, 1)
     costs = (sum(row.bytes for row in rows), times[0], times[1], "")

@@ -10,6 +10,7 @@ import sparseq
 from sparseq.files.model_file import load, save
 from sparseq.models.user_file import load_function
 from tests.cli.test_main import ROUNDS, TINY, complaint, run
+from tests.compression.clocks import by_kind, half_pruned, install
 
 
 @pytest.fixture(autouse=True)
@@ -55,13 +56,31 @@ def test_compress_overwrites_only_on_request(capsys):
 def test_compress_uses_the_shape_of_the_file_or_of_a_flag(capsys):
     save(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, 2)), "conv.sparseq")
     assert run("compress", "conv.sparseq", "a.sparseq") == 0
+    capsys.readouterr()
     assert run("compress", "conv.sparseq", "b.sparseq", "--shape", "3", "8", "8") == 0
-    error = complaint(capsys, "compress", "conv.sparseq", "c.sparseq", "--shape", "3", "9", "9")
+    assert "0 of 2 layers converted, for float32 (64, 3, 8, 8)" in capsys.readouterr().out
+    wrong = ["compress", "conv.sparseq", "c.sparseq", "--shape", "3", "9", "9"]
+    assert "example must be accepted by the model" in complaint(capsys, *wrong)
+    error = complaint(capsys, *wrong, "--policy", "auto")
     assert "in_shape must be the shape of one example that the model accepts" in error
+    error = complaint(capsys, *wrong[:3], "--policy", "measured")
+    assert "--shape is required by policy measured, as the file records no shape" in error
+    assert "batch must be at least 1" in complaint(capsys, *wrong[:3], "--batch", "0")
+
+
+def test_compress_measures_for_the_batch_and_the_threads_of_its_flags(capsys, monkeypatch):
+    install(monkeypatch, by_kind(dense=2, sparse=1))
+    save(half_pruned(nn.Sequential(nn.Linear(6, 4))), "linear.sparseq")
+    flags = ["--shape", "6", "--batch", "3", "--threads", "2"]
+    assert run("compress", "linear.sparseq", "s.sparseq", *flags) == 0
+    printed = capsys.readouterr().out
+    assert "0 (Linear, 50 % kept) becomes sparse: 2 ms dense, 1 ms sparse" in printed
+    assert "for float32 (3, 6), forward, cpu, 2 threads: 2 ms dense, 1 ms now (2.00x)" in printed
+    assert type(load("s.sparseq")[0]) is sparseq.SparseLinear
 
 
 def test_compress_and_prune_print_which_layers_stay_dense(capsys):
-    note = "compress: out (Linear) stays dense, faster so at density 1 and batch 64: too small"
+    note = "compress: out (Linear, 100 % kept) stays dense: all its weights are kept"
     run("train", *TINY, "--out", "t")
     run("lottery", *ROUNDS, "--out", "l")
     assert "compress:" not in capsys.readouterr().out  # the table has notes of its own

@@ -230,12 +230,6 @@ def test_a_narrow_terminal_cuts_nothing_off(width, monkeypatch, capsys):
     assert "fc1" in text
 
 
-def test_a_network_that_stays_dense_says_why_below_its_table(capsys):
-    run("lottery", *ROUNDS)
-    words = " ".join(capsys.readouterr().out.split())
-    assert "dense in round 1: fc1 (Linear) stays dense, faster so at density 0." in words
-
-
 def test_a_diverging_training_warns_once_and_says_so_in_the_result(capsys):
     arguments = ["--model", "lenet_12", "--epochs", "3", "--optimizer", "sgd", "--lr", "1e9"]
     with warnings.catch_warnings():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 
 import pytest
 import torch
@@ -13,6 +14,9 @@ from sparseq.compression.sparsify import compress
 from sparseq.nn import SparseLinear
 from sparseq.nn.quaternion.linear import QLinear
 from sparseq.nn.sparse.conv import SparseConv2d
+from sparseq.ops.build.cpu import CpuClass, cpu_class
+from sparseq.ops.choice import measured
+from tests.compression.clocks import half_pruned
 from tests.compression.networks import masked, random_mask, small_net, wide_net
 
 
@@ -25,7 +29,7 @@ def test_auto_keeps_dense_what_would_be_slower_and_logs_it(layer, caplog):
         small = compress(model, mask)
     assert type(small[1]) is layer
     assert type(small[3]) is not layer
-    assert f"1 ({layer.__name__}) stays dense" in caplog.text
+    assert re.search(rf"1 \({layer.__name__}, [0-9.]+ % kept\) stays dense: density ", caplog.text)
     assert "and batch 64: sparse pays up to density" in caplog.text
     assert not small[1].weight[~mask["1.weight"]].any()
     assert type(compress(model, mask, "sparse")[1]) is not layer
@@ -94,15 +98,76 @@ def test_the_recorded_shape_of_a_model_is_the_default(monkeypatch):
     assert [type(other[at]) for at in (0, 2)] == [SparseConv2d, SparseConv2d]
 
 
-def test_only_auto_and_only_convolutions_make_the_model_run(monkeypatch):
-    monkeypatch.setattr("sparseq.compression.sparsify.map_sizes", None)
+def test_the_model_runs_only_for_auto_and_only_on_a_known_shape(monkeypatch):
+    monkeypatch.setattr("sparseq.compression.table_rule.map_sizes", None)
     compress(pyramid(), policy="sparse", in_shape=(4, 8, 8))
-    compress(small_net(), in_shape=(4, 4))
+    compress(pyramid())
+    compress(small_net(), mask={}, in_shape=(4, 4))
+
+
+def test_rows_of_linear_layers_are_tokens_where_the_shape_is_known(monkeypatch):
+    table = thresholds.Thresholds((1,), (1, 64), ((0.1, 0.6),))
+    maps = (thresholds.MapThresholds((1,), (table,)),)
+    monkeypatch.setattr("sparseq.compression.break_even.thresholds", lambda *_: maps)
+    model = nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 8))
+    mask = {"1.weight": torch.arange(64).view(8, 8) % 2 == 0}
+    assert type(compress(model, mask, batch=1, in_shape=(50, 8))[1]) is nn.Linear
+    assert type(compress(model, mask, batch=2, in_shape=(50, 8))[1]) is SparseLinear
+    assert type(compress(model, mask, batch=2, in_shape=(8,))[1]) is nn.Linear
+
+
+def reasons(model, caplog, **arguments):
+    """What is logged about each layer of a model of which half is pruned, or as its mask says."""
+    caplog.clear()
+    with caplog.at_level(logging.INFO, "sparseq"):
+        compress(half_pruned(model), **arguments)
+    lines = [record.getMessage().partition(" stays dense: ")[2] for record in caplog.records]
+    return list(filter(None, lines))
+
+
+MEASURE = "were not measured sparse; compress(example=...) measures"
+
+
+def test_what_lies_outside_of_the_tables_was_not_measured(caplog, monkeypatch):
+    table = thresholds.Thresholds((100, 1000), (4, 64), ((0.2, 0.2), (0.0, 0.2)))
+    maps = (thresholds.MapThresholds((4, 64), (table, table)),)
+    monkeypatch.setattr("sparseq.compression.break_even.thresholds", lambda *_: maps)
+    few, many = nn.Sequential(nn.Linear(8, 4)), nn.Sequential(nn.Linear(100, 10))
+    assert reasons(few, caplog) == [f"layers below 100 weights {MEASURE}"]
+    assert reasons(many, caplog, batch=2) == [f"batches below 4 {MEASURE}"]
+    (pays,) = reasons(many, caplog, batch=64)
+    assert pays.startswith("density 0.5 and batch 64: sparse pays up to density 0.2")
+    (never,) = reasons(many, caplog, batch=4)
+    assert never.startswith("density 0.5 and batch 4: sparse pays at no density")
+    conv = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1))
+    assert reasons(conv, caplog, in_shape=(4, 1, 1)) == [f"maps below 4 positions {MEASURE}"]
+    grouped = nn.Sequential(nn.Conv2d(32, 32, 3, groups=4))
+    assert reasons(grouped, caplog) == [f"convolutions with groups {MEASURE}"]
+
+
+def test_tables_of_another_cpu_are_named(caplog, monkeypatch):
+    here, other = cpu_class(), CpuClass("avx2", 32, None, None)
+    model = nn.Sequential(nn.Linear(1024, 1024))
+    table, mask = measured().cpu.name, {"0.weight": torch.rand(1024, 1024) < 0.97}
+    for cpu in {here, measured().cpu, other}:
+        monkeypatch.setattr("sparseq.compression.table_rule.cpu_class", lambda cpu=cpu: cpu)
+        (reason,) = reasons(model, caplog, mask=mask)
+        elsewhere = f", measured on {table}, not on this {cpu.name}"
+        assert reason.endswith(elsewhere) is (cpu.name != table)
+
+
+def test_without_compiled_kernels_everything_stays_dense(caplog, monkeypatch):
+    served = {"spmm": "reference", "sparse_conv": "compiled"}
+    monkeypatch.setattr("sparseq.compression.table_rule.activate", lambda device: served)
+    model = nn.Sequential(nn.Linear(512, 512))
+    mask = {"0.weight": torch.eye(512).bool()}
+    with caplog.at_level(logging.INFO, "sparseq"):
+        assert type(compress(model, mask)[0]) is nn.Linear
+    assert "0 (Linear, 0.195 % kept) stays dense: there are no compiled kernels" in caplog.text
+    served["spmm"] = "compiled"
+    assert type(compress(model, mask)[0]) is SparseLinear
 
 
 def test_auto_logs_what_was_not_measured(caplog, monkeypatch):
     monkeypatch.setattr("sparseq.compression.break_even.thresholds", lambda *_: ())
-    with caplog.at_level(logging.INFO, "sparseq"):
-        small = compress(nn.Sequential(nn.Conv2d(4, 8, 3)))
-    assert type(small[0]) is nn.Conv2d
-    assert "0 (Conv2d) stays dense, as none of its kind was measured sparse" in caplog.text
+    assert reasons(nn.Sequential(nn.Conv2d(4, 8, 3)), caplog) == [f"layers of its kind {MEASURE}"]

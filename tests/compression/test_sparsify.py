@@ -171,6 +171,6 @@ def test_masks_that_do_not_fit_are_refused(mask, message):
 
 def test_an_unknown_policy_is_refused():
     with pytest.raises(
-        ValueError, match="unknown compress policy 'best'; choose one of: auto, sparse"
+        ValueError, match="unknown compress policy 'best'; choose one of: auto, measured, sparse"
     ):
         compress(small_net(), policy="best")

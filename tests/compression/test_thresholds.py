@@ -176,6 +176,8 @@ def test_the_maps_of_a_network_are_measured_without_modifying_it():
     assert not any(module._forward_hooks for module in model.modules())
     quaternion = nn.Sequential(QConv2d(4, 8, 3), nn.Flatten(2), QConv1d(8, 4, 1))
     assert map_sizes(quaternion, (4, 6, 5)) == {"0": [12], "2": [12]}
+    tokens = nn.Sequential(nn.Linear(6, 4), nn.Flatten(), nn.Linear(20, 2))
+    assert map_sizes(tokens, (5, 6)) == {"0": [5], "2": [1]}
     with pytest.raises(ValueError, match=r"in_shape must be the shape of one example .* got \(4,"):
         map_sizes(model, (4, 9, 13))
     with pytest.raises(ValueError, match=r"in_shape must have sizes of at least 1, got \(3, 0\)"):

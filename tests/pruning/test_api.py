@@ -20,6 +20,7 @@ def network(seed=0):
 @pytest.mark.parametrize("criterion", ["magnitude", "random"])
 @pytest.mark.parametrize("granularity", ["component", "quaternion"])
 @pytest.mark.parametrize("density", [0.013, 0.1, 0.5, 0.777, 1.0])
+@pytest.mark.filterwarnings("ignore:prune. keeps no weight")
 def test_keeps_exactly_the_requested_density(criterion, granularity, density):
     mask = prune(network(), criterion, density=density, granularity=granularity)
     assert mask.total == 80 + 600 + 150

@@ -97,7 +97,14 @@ def test_a_damaged_checkpoint_within_a_round_is_an_error_with_a_remedy(uninterru
     assert table(recipe(**TINY, out=tmp_path).run()) == table(results)
 
 
-LONG = {"model": "lenet_12", "epochs": 120, "trials": 1, "rounds": 1, "measure_batch": 8}
+LONG = {
+    "model": "lenet_12",
+    "epochs": 120,
+    "trials": 1,
+    "rounds": 1,
+    "measure_batch": 8,
+    "policy": "auto",
+}
 STOPS = {
     signal.SIGINT: (130, "interrupted"),
     signal.SIGTERM: (143, "terminated"),

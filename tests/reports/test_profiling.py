@@ -10,8 +10,10 @@ import torch
 from torch import nn
 
 from sparseq.compression.sparsify import compress
+from sparseq.nn import SparseSequential
 from sparseq.nn.quaternion.linear import QLinear
 from sparseq.reports.profiling import LayerRow, profile
+from tests.compression.clocks import by_kind, half_pruned, install
 
 X = torch.randn(6, 16)
 
@@ -38,7 +40,7 @@ def test_rows_count_and_time_every_layer(layer):
     assert (first.name, first.kind) == ("0", type(model[0]).__name__)
     assert (first.nnz, first.weights) == (model[0].values.numel(), weights)
     assert first.density == first.nnz / weights
-    tensors = [*model[0].parameters(), *model[0].buffers()]
+    tensors = [*model[0].parameters(), *model[0].pattern.tensors]
     assert first.bytes == sum(tensor.nbytes for tensor in tensors)
     assert first.dense_ms > 0
     assert first.sparse_ms > 0
@@ -75,20 +77,58 @@ def test_a_dense_layer_with_zeros_shows_the_time_of_its_sparse_twin():
     assert (first.kind, first.density, first.kernel) == ("Linear", 0.5, "torch")
     assert first.sparse_ms > 0
     assert last.sparse_ms is None
-    assert (first.reason, last.reason) == ("too small for sparse", "")
+    assert first.reason.startswith(("dense is faster here", "sparse is faster here; "))
+    assert last.reason == ""
 
 
-@pytest.mark.parametrize("layer", [nn.Linear, QLinear])
-def test_it_shows_why_a_layer_stays_dense(layer):
-    model = nn.Sequential(layer(512, 512), layer(512, 512))
+@pytest.mark.parametrize(("dense_ms", "sparse_ms"), [(1.0, 2.0), (2.0, 1.0)])
+def test_a_reason_says_what_the_times_beside_it_say(monkeypatch, dense_ms, sparse_ms):
+    def fake(works, device, repeats):
+        return [dense_ms, sparse_ms][: len(works)]
+
+    monkeypatch.setattr("sparseq.reports.profiling.median_ms", fake)
+    model = nn.Sequential(nn.Linear(512, 512), nn.Linear(512, 512))
     with torch.no_grad():
-        model[0].weight[..., 5:] = 0
-        model[1].weight[..., :2] = 0
-    result = profile(model, torch.ones(64, 512), repeats=1)
-    few, many = result.rows
-    assert few.reason.startswith("sparse is faster here (up to ")
-    assert many.reason.startswith("sparse is faster only up to ")
-    assert "sparse is faster" in str(result)
+        model[0].weight[:, 5:] = 0
+    first, last = profile(model, torch.ones(64, 512)).rows
+    assert (
+        first.reason
+        == {
+            1.0: "dense is faster here",
+            2.0: "sparse is faster here; compress(example=...) decides by such times",
+        }[dense_ms]
+    )
+    assert (first.dense_ms, first.sparse_ms, last.reason) == (dense_ms, sparse_ms, "")
+
+
+def test_it_shows_on_what_compress_decided(monkeypatch):
+    clock = install(monkeypatch, by_kind(dense=1, sparse=2))
+    model, x = half_pruned(nn.Sequential(nn.Linear(16, 16), nn.Tanh())), torch.ones(4, 16)
+    dense = compress(model, example=x, remember=False)
+    now = lambda works, *_: [2.0, 1.0][: len(works)]  # noqa: E731
+    monkeypatch.setattr("sparseq.reports.profiling.median_ms", now)
+    result = profile(dense, x)
+    assert result.rows[0].reason == "dense by compress: 1 ms dense, 2 ms sparse"
+    assert result.note == f"compress: {dense.compression.summary}"
+    assert "1 ms dense, 2 ms sparse" in str(result)
+    assert "0 of 1 layers converted, for float32 (4, 16)" in str(result)
+
+    def as_a_run(module):
+        return -9 if type(module) is SparseSequential else by_kind(dense=1, sparse=2)(module)
+
+    clock.cost = as_a_run
+    model = half_pruned(nn.Sequential(nn.Linear(16, 16), nn.ReLU()))
+    row = profile(compress(model, example=x, remember=False), x).rows[0]
+    assert row.kind == "SparseLinear"
+    assert row.reason == (
+        "sparse by compress: 1 ms dense, 2 ms sparse; in a row of 0, 1: 1 ms dense, -7 ms sparse"
+    )
+    model = nn.Linear(16, 16)
+    with torch.no_grad():
+        model.weight[0] = 0
+    clock.cost = by_kind(dense=1, sparse=2)
+    bare = compress(model, example=x, remember=False)
+    assert profile(bare, x).rows[0].reason == "dense by compress: 1 ms dense, 2 ms sparse"
 
 
 def test_a_layer_without_kept_weights_has_density_zero():
@@ -162,6 +202,11 @@ def test_layers_called_twice_or_never_and_several_inputs():
     assert (unused.dense_ms, unused.sparse_ms) == (None, None)
     used, _ = profile(compress(Branches(), policy="sparse"), [X, X[:, :1]], repeats=1).rows
     assert used.sparse_ms > 0
+
+
+def test_keyword_inputs_are_those_of_compress():
+    row, _ = profile(Branches(), {"x": X, "y": torch.ones(16)}, repeats=1).rows
+    assert row.dense_ms > 0
 
 
 def test_bad_arguments_are_rejected():

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator
 
 from torch import fx, nn
 
+from sparseq.nn.computed import copy_model
 from sparseq.nn.inference.chain import unchain_sequentials
 from sparseq.nn.inference.eligibility import has_hooks
 from sparseq.nn.layer_types import type_of
@@ -28,7 +28,7 @@ def adjacent_pairs(model: nn.Module, is_pair: IsPair) -> list[tuple[str, str]]:
         model: any module; it is not modified.
         is_pair: whether two modules are of the wanted types.
     """
-    model = copy.deepcopy(model)  # tracing runs its code
+    model = copy_model(model)  # tracing runs its code
     unchain_sequentials(model)
     candidates = set(_used_once(model))
     return [

@@ -8,13 +8,13 @@ affine map of a normalization and its folding into a layer are declared next to 
 
 from __future__ import annotations
 
-import copy
 import logging
 from typing import Any
 
 import torch
 from torch import nn
 
+from sparseq.nn.computed import copy_model
 from sparseq.nn.inference.adjacent import adjacent_pairs
 from sparseq.nn.inference.chain import chain_sequentials
 from sparseq.nn.layer_types import LayerType, type_of, weight_parameters
@@ -48,7 +48,7 @@ def fold_batchnorm(model: nn.Module) -> nn.Module:
 
     Source: Jacob et al. 2018, section 3.2, for real layers.
     """
-    folded = copy.deepcopy(model)
+    folded = copy_model(model)
     reasons = {}
     for first, second in adjacent_pairs(model, _is_pair):
         layer, norm = folded.get_submodule(first), folded.get_submodule(second)

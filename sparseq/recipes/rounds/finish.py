@@ -17,9 +17,10 @@ from torch import nn
 from sparseq._version import __version__
 from sparseq.data import Split
 from sparseq.ops.build.toolchain import cpu_model
+from sparseq.recipes.compressing import examples
 from sparseq.recipes.folder import RunFolder
 from sparseq.recipes.results import FIGURE, Level, Results
-from sparseq.recipes.rounds.notes import notes_on
+from sparseq.recipes.rounds.footnotes import dense_notes, diverged_notes
 from sparseq.recipes.rounds.plan import RoundsPlan
 from sparseq.recipes.rounds.trial import Row, Trial
 from sparseq.reports.figures import accuracy_figure, save_figure
@@ -34,10 +35,10 @@ def finish(config: RoundsPlan, folder: RunFolder, trials: Sequence[Trial]) -> Re
     levels: list[Level] = []
     notes: dict[str, list[str]] = {}
     for algebra in config.algebras:
-        own = [trial for trial in trials if trial.algebra == algebra]
-        levels += _levels(config, own)
-        notes[algebra] = notes_on(max(own, key=lambda trial: len(trial.rows)).rows)
-    notes = {algebra: lines for algebra, lines in notes.items() if lines}
+        of_algebra = [trial for trial in trials if trial.algebra == algebra]
+        levels += _levels(config, of_algebra)
+        longest = _longest(of_algebra)
+        notes[algebra] = [*dense_notes(longest.dense), *diverged_notes(longest.rows)]
     results = Results(folder.path, config.identity(), levels, _timing(config), notes)
     title = f"{config.recipe}: {Path(config.model).name} on {config.data}"
     figure = accuracy_figure(results.curves(), title)
@@ -46,9 +47,14 @@ def finish(config: RoundsPlan, folder: RunFolder, trials: Sequence[Trial]) -> Re
     return results
 
 
+def _longest(trials: Sequence[Trial]) -> Trial:
+    """The first trial with the most rounds."""
+    return max(trials, key=lambda trial: len(trial.rows))
+
+
 def _levels(config: RoundsPlan, trials: Sequence[Trial]) -> list[Level]:
     """The levels of one network; times and sizes are of the first trial with the most rounds."""
-    longest = max(trials, key=lambda trial: len(trial.rows))
+    longest = _longest(trials)
     models = {trial.number: [trial.network(row["round"]) for row in trial.rows] for trial in trials}
     tests = {
         trial.number: [evaluate(model, trial.data.test).accuracy for model in models[trial.number]]
@@ -78,8 +84,7 @@ def _latency(
     dense: nn.Module, sparse: Sequence[nn.Module], split: Split, batch: int
 ) -> list[tuple[float, float]]:
     """(dense, sparse) milliseconds per forward pass of each network, without gradients."""
-    x, _ = next(iter(split.batches(batch)))
-    x, dense = x.repeat(-(-batch // len(x)), *[1] * (x.dim() - 1))[:batch], dense.eval()
+    x, dense = examples(split, batch), dense.eval()
     with torch.no_grad():
         # interleaved with the dense network only: more networks would evict each other's caches
         pairs = [

@@ -11,6 +11,7 @@ from torch import Tensor
 from sparseq.models import ALGEBRAS
 from sparseq.models.user_file import accepted
 from sparseq.pruning import CRITERIA, SCHEDULES
+from sparseq.recipes.compressing import Policy
 from sparseq.recipes.experiment import Experiment
 
 
@@ -42,6 +43,9 @@ class RoundsPlan(Experiment):
     """End a trial after two consecutive rounds below this validation accuracy (0..1)."""
     measure_batch: int = 256
     """Examples per forward pass when latency is measured."""
+    policy: Policy = "measured"
+    """measured (each layer in the form that is faster here, so that bytes may differ by run), auto
+    (by tables, the same in every run), or sparse (all)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

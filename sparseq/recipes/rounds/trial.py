@@ -18,14 +18,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sparseq.compression.sparsify import compress
 from sparseq.data import DataBundle
 from sparseq.errors import argument_error
 from sparseq.files.model_file import load, save
 from sparseq.pruning import Mask, prune
+from sparseq.recipes.compressing import compressed, dense_reasons
 from sparseq.recipes.folder import RunFolder, resuming
 from sparseq.recipes.progress import Reporter
-from sparseq.recipes.rounds.notes import dense_reasons, remark_on
 from sparseq.recipes.rounds.plan import RoundsPlan
 from sparseq.recipes.stage import Stage, Trained
 from sparseq.seeds import derive_seed
@@ -75,6 +74,7 @@ class Trial:
     Attributes:
         name: "<algebra>/trial-<number>", which is its folder too.
         rows: results of the complete rounds, in order.
+        dense: for each of them, path -> reason, of the pruned layers that are dense in its file.
         rewound: weights at the rewind step of the first training.
         final: weights at the end of the last complete round.
         mask: of the last complete round; None before the first.
@@ -94,6 +94,7 @@ class Trial:
         self.name = f"{algebra}/trial-{number}"
         self.densities = config.densities()
         self.rows: list[Row] = []
+        self.dense: list[dict[str, str]] = []
         self.rewound: Tensors = {}
         self.final: Tensors = {}
         self.mask: Mask | None = None
@@ -142,23 +143,19 @@ class Trial:
         trained = self._train(model, mask, report)
         self.final, self.mask = copy_state(model), mask
         trained.best.restore(model)
-        with dense_reasons() as reasons:
-            small = self._compress(model, mask)
+        policy, batch = self.config.policy, self.config.measure_batch
+        small = compressed(model, mask, policy, self.data, batch)
         save(small, self.file(number), overwrite=True)
+        self.dense = [*self.dense[:number], dense_reasons(small)]
         training = {
             "loss": trained.watch.last,
             "best_epoch": trained.best.epoch - self.config.first_epoch(number),
             "seconds": time.perf_counter() - started,
             **trained.remarks,
-            **remark_on(small, mask.density, reasons),
         }
         self.rows.append(self._row(model, mask, number, training))
         self._commit()
         report.keeps(f"after round {number} of {self.label}")
-
-    def _compress(self, model: nn.Module, mask: Mask) -> nn.Module:
-        batch, in_shape = self.config.measure_batch, self.data.in_shape
-        return compress(model, mask, batch=batch, in_shape=in_shape)
 
     def _next_mask(self, model: nn.Module, number: int) -> Mask:
         """The mask of a round, from the weights at the end of the previous round."""
@@ -246,7 +243,7 @@ class Trial:
             for group, members in groups.items()
             for name, tensor in members.items()
         }
-        save_checkpoint(self._checkpoint(), tensors, {"rows": self.rows})
+        save_checkpoint(self._checkpoint(), tensors, {"rows": self.rows, "dense": self.dense})
         self.log.append(self.rows[-1])
         self._training(len(self.rows) - 1).unlink(missing_ok=True)
 
@@ -259,7 +256,7 @@ class Trial:
         if self._checkpoint().exists():
             with self._resuming():
                 tensors, meta = load_checkpoint(self._checkpoint())
-                self.rows = meta["rows"]
+                self.rows, self.dense = meta["rows"], meta["dense"]
                 self.rewound, self.final = (
                     unprefixed("rewound/", tensors),
                     unprefixed("final/", tensors),
