@@ -51,24 +51,32 @@ def pattern(rows: int, columns: int, density: float, taps: int = 1) -> CSRPatter
     return CSRPattern.from_mask(mask(rows, columns, density).repeat_interleave(taps, 1))
 
 
+def tensors_of(some: CSRPattern) -> list[Tensor]:
+    """A pattern's tensors as layers pass them; the pattern must be kept."""
+    return getattr(some, "_tensors", None) or some.tensors
+
+
 def linear_ops(k: int, m: int, n: int, density: float) -> Iterator[tuple[str, Call]]:
     """Products with sparse matrices, at a size, a batch and a density."""
     at = f"{k}x{m} batch {n} {density:.0%}"
     x, dy = draw(n, k), draw(n, m)
     some = pattern(m, k, density)
     values = draw(some.nnz)
-    yield f"spmm {at}", lambda: OPS.spmm(x, values, None, some.tensors, False)
-    yield f"spmm transposed {at}", lambda: OPS.spmm(dy, values, None, some.tensors, True)
-    yield f"sddmm {at}", lambda: OPS.sddmm(dy, x, some.tensors)
+    yield f"spmm {at}", lambda: OPS.spmm(x, values, None, tensors_of(some), False)
+    yield f"spmm transposed {at}", lambda: OPS.spmm(dy, values, None, tensors_of(some), True)
+    yield f"sddmm {at}", lambda: OPS.sddmm(dy, x, tensors_of(some))
     for whole in (False, True):
         name = "whole" if whole else "components"
         quaternion = pattern(m // 4 if whole else m, k // 4, density)
         yield from sparse_hamilton(f"{name} {at}", x, dy, quaternion, whole)
     grid = pattern(m // 16, k // 16, density)
     blocks = draw(grid.nnz, 16, 16)
-    yield f"block_mm {at}", lambda: OPS.block_mm(x, blocks, None, grid.tensors, False)
-    yield f"block_mm transposed {at}", lambda: OPS.block_mm(dy, blocks, None, grid.tensors, True)
-    yield f"block_mm dv {at}", lambda: OPS.block_mm_dv(dy, x, grid.tensors, 16, 16)
+    yield f"block_mm {at}", lambda: OPS.block_mm(x, blocks, None, tensors_of(grid), False)
+    yield (
+        f"block_mm transposed {at}",
+        lambda: OPS.block_mm(dy, blocks, None, tensors_of(grid), True),
+    )
+    yield f"block_mm dv {at}", lambda: OPS.block_mm_dv(dy, x, tensors_of(grid), 16, 16)
 
 
 def sparse_hamilton(
@@ -76,7 +84,7 @@ def sparse_hamilton(
 ) -> Iterator[tuple[str, Call]]:
     """The sparse quaternion product and its gradients."""
     values = draw(some.nnz, 4) if whole else draw(some.nnz)
-    tensors = some.tensors
+    tensors = tensors_of(some)
     yield f"sparse_hamilton {at}", lambda: OPS.sparse_hamilton(x, values, None, tensors, False)
     yield f"sparse_hamilton dx {at}", lambda: OPS.sparse_hamilton(dy, values, None, tensors, True)
     yield f"sparse_hamilton dv {at}", lambda: OPS.sparse_hamilton_dv(dy, x, tensors, whole)
@@ -94,7 +102,7 @@ def spmm_chain(width: int, n: int, density: float) -> Iterator[tuple[str, Call]]
     """Four square layers with ReLU."""
     some, x = pattern(width, width, density), draw(n, width)
     values, biases = [draw(some.nnz) / width**0.5] * 4, [draw(width)] * 4
-    tensors, relu = [*some.tensors] * 4, [1, 1, 1, 0]
+    tensors, relu = [*tensors_of(some)] * 4, [1, 1, 1, 0]
     name = f"spmm_chain 4x{width} batch {n} {density:.0%}"
     yield name, lambda: OPS.spmm_chain(x, values, biases, tensors, relu)
 
@@ -116,7 +124,7 @@ def conv_ops(channels: int, side: int, n: int, density: float) -> Iterator[tuple
     yield f"hamilton_conv dw {at}", lambda: OPS.hamilton_conv_dw(dy, x, [3, 3], *CONV)
     some = pattern(channels, 9 * channels, density)
     values, biases = [draw(some.nnz) / channels] * 2, [draw(channels)] * 2
-    tensors, orders = [*some.tensors] * 2, [*tap_order(some.tensors, GEOMETRY)] * 2
+    tensors, orders = [*tensors_of(some)] * 2, [*tap_order(tensors_of(some), GEOMETRY)] * 2
     rest = (values, biases, tensors, orders, 2 * numbers, [1, 1], [1, 2])
     yield f"sparse_conv_chain {at}", lambda: OPS.sparse_conv_chain(x, *rest)
 
@@ -125,7 +133,7 @@ def sparse_conv(
     at: str, x: Tensor, dy: Tensor, some: CSRPattern, numbers: list[int]
 ) -> Iterator[tuple[str, Call]]:
     """A sparse convolution and its gradients."""
-    values, tensors = draw(some.nnz), some.tensors
+    values, tensors = draw(some.nnz), tensors_of(some)
     yield (
         f"sparse_conv {at}",
         lambda: OPS.sparse_conv(x, values, None, tensors, False, numbers),

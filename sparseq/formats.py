@@ -2,50 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from sparseq.errors import require
+from sparseq.ops._pattern import INT32_MAX, check_csr, row_indices
+from sparseq.ops._trust import trust
 from sparseq.ops.host import transpose_csr
-from sparseq.ops.spmm import row_indices
+from sparseq.ops.sparse_conv import ConvGeometry
+from sparseq.ops.sparse_conv_chain import tap_order
 
-INT32_MAX = 2**31 - 1
+__all__ = ["BITS", "INT32_MAX", "CSRPattern", "check_mask", "check_masks"]
+
 # element size in bytes -> the integer dtype that views the same bits
 BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-@dataclass(frozen=True)
 class CSRPattern:
-    """Checked compressed-sparse-row pattern of an (m, k) matrix, with its transpose.
+    """Compressed-sparse-row pattern of an (m, k) matrix, with its transpose; it never changes.
+
+    The tensors are copied and checked here, once, and never given away: every attribute is a copy.
+    Ops that get the pattern itself trust it; they check the tensors of any other one at every call.
+
+    Args:
+        row_ptr: (m + 1) integers, non-decreasing, from 0 to nnz.
+        col_idx: (nnz) integers, strictly increasing within each row, in 0..k-1.
+        row_ptr_t, col_idx_t: the same for the (k, m) transpose.
+        perm: (nnz) integers, transposed order -> CSR order: values_t = values[perm].
 
     Attributes:
-        row_ptr: (m + 1) int32, non-decreasing, from 0 to nnz.
-        col_idx: (nnz) int32, strictly increasing within each row, in 0..k-1.
-        row_ptr_t, col_idx_t: the same for the (k, m) transpose.
-        perm: (nnz) int32, transposed order -> CSR order: values_t = values[perm].
+        row_ptr, col_idx, row_ptr_t, col_idx_t, perm: copies of the tensors, int32.
+
+    Raises:
+        ValueError: tensors that are not a pattern and its transpose, or not on one device.
     """
 
-    row_ptr: Tensor
-    col_idx: Tensor
-    row_ptr_t: Tensor
-    col_idx_t: Tensor
-    perm: Tensor
+    _tensors: list[Tensor]
+    _orders: dict[tuple[int, int], list[Tensor]]
+    _sent: tuple[Tensor, Tensor]
+
+    def __init__(
+        self, row_ptr: Tensor, col_idx: Tensor, row_ptr_t: Tensor, col_idx_t: Tensor, perm: Tensor
+    ) -> None:
+        transposed = {"row_ptr_t": row_ptr_t, "col_idx_t": col_idx_t, "perm": perm}
+        tensors = _checked(row_ptr, col_idx, len(row_ptr_t) - 1)
+        for (name, got), own in zip(transposed.items(), tensors[2:], strict=True):
+            is_own = got.device == own.device and got.shape == own.shape
+            is_own = is_own and (own.is_meta or bool((got == own).all()))
+            rule = "must be that of the pattern's transpose, on its device"
+            require(is_own, "CSRPattern", name, rule, f"{got.dtype} {tuple(got.shape)}")
+        self._hold(tensors)
 
     @classmethod
     def from_csr(cls, row_ptr: Tensor, col_idx: Tensor, columns: int) -> CSRPattern:
         """From the CSR tensors of an (m, columns) matrix; ValueError if they are not valid."""
-        check_csr(row_ptr, col_idx, columns)
-        row_ptr, col_idx = row_ptr.to(torch.int32), col_idx.to(torch.int32)
-        row_ptr, col_idx = row_ptr.contiguous(), col_idx.contiguous()
-        if col_idx.is_meta:
-            pointers = row_ptr.new_empty(columns + 1)
-            return cls(row_ptr, col_idx, pointers, col_idx.clone(), col_idx.clone())
-        transposed = transpose_csr(row_ptr.cpu().numpy(), col_idx.cpu().numpy(), columns)
-        return cls(row_ptr, col_idx, *(torch.from_numpy(t).to(col_idx.device) for t in transposed))
+        return cls._of(_checked(row_ptr, col_idx, columns))
 
     @classmethod
     def from_mask(cls, mask: Tensor) -> CSRPattern:
@@ -55,38 +69,151 @@ class CSRPattern:
         require(valid, "CSRPattern.from_mask", "mask", "must be a bool matrix", got)
         return cls.from_csr(_pointers(mask.sum(1)), mask.nonzero()[:, 1], mask.shape[1])
 
+    @classmethod
+    def _of(cls, tensors: list[Tensor]) -> CSRPattern:
+        """Of checked tensors that nothing else keeps."""
+        pattern = cls.__new__(cls)
+        pattern._hold(tensors)
+        return pattern
+
+    def _hold(self, tensors: list[Tensor]) -> None:
+        self._tensors, self._orders = tensors, {}
+        if not self.is_meta:
+            trust(tensors)
+
+    @property
+    def row_ptr(self) -> Tensor:
+        """(m + 1) int32, a copy."""
+        return self._tensors[0].clone()
+
+    @property
+    def col_idx(self) -> Tensor:
+        """(nnz) int32, a copy."""
+        return self._tensors[1].clone()
+
+    @property
+    def row_ptr_t(self) -> Tensor:
+        """(k + 1) int32, a copy."""
+        return self._tensors[2].clone()
+
+    @property
+    def col_idx_t(self) -> Tensor:
+        """(nnz) int32, a copy."""
+        return self._tensors[3].clone()
+
+    @property
+    def perm(self) -> Tensor:
+        """(nnz) int32, a copy."""
+        return self._tensors[4].clone()
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """Copies of the five tensors in the order in which the ops expect them."""
+        return [tensor.clone() for tensor in self._tensors]
+
     @property
     def shape(self) -> tuple[int, int]:
         """(m, k)."""
-        return self.row_ptr.shape[0] - 1, self.row_ptr_t.shape[0] - 1
+        return self._tensors[0].shape[0] - 1, self._tensors[2].shape[0] - 1
 
     @property
     def nnz(self) -> int:
         """Number of kept entries."""
-        return self.col_idx.shape[0]
+        return self._tensors[1].shape[0]
 
     @property
-    def tensors(self) -> list[Tensor]:
-        """The five tensors in the order in which the ops expect them."""
-        return [self.row_ptr, self.col_idx, self.row_ptr_t, self.col_idx_t, self.perm]
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        return self._tensors[0].device
+
+    @property
+    def is_meta(self) -> bool:
+        """Whether the pattern has only sizes, and no data."""
+        return self._tensors[0].is_meta
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the tensors."""
+        return sum(tensor.nbytes for tensor in self._tensors)
 
     def rows(self) -> Tensor:
         """(nnz) int64: the row of each entry."""
-        return row_indices(self.row_ptr, self.col_idx)
+        return row_indices(self._tensors[0], self._tensors[1])
+
+    def columns(self) -> Tensor:
+        """(nnz) int64: the column of each entry."""
+        return self._tensors[1].to(torch.int64)
+
+    def counts(self) -> Tensor:
+        """(m) int32: the number of entries of each row."""
+        return self._tensors[0].diff()
 
     def mask(self) -> Tensor:
         """(m, k) bool, the inverse of `from_mask`."""
-        out = torch.zeros(self.shape, dtype=torch.bool, device=self.col_idx.device)
-        out[self.rows(), self.col_idx.long()] = True
+        out = torch.zeros(self.shape, dtype=torch.bool, device=self.device)
+        out[self.rows(), self.columns()] = True
         return out
 
     def gather(self, matrix: Tensor) -> Tensor:
         """(nnz) entries of an (m, k) matrix, in CSR order."""
-        return matrix[self.rows(), self.col_idx.long()]
+        return matrix[self.rows(), self.columns()]
 
-    def map(self, convert: Callable[[Tensor], Tensor]) -> CSRPattern:
-        """The pattern with `convert` (a move to a device) applied to each of its tensors."""
-        return CSRPattern(*(convert(tensor) for tensor in self.tensors))
+    def to(self, device: Any) -> CSRPattern:
+        """The pattern on a device; one without data has none on any device and stays as it is."""
+        if self.is_meta or torch.device(device) == self.device:
+            return self
+        with torch.inference_mode(False):
+            return self._of([tensor.to(device) for tensor in self._tensors])
+
+    def without_data(self) -> CSRPattern:
+        """The pattern's sizes on the meta device."""
+        return self._of([tensor.to("meta") for tensor in self._tensors])
+
+    def equals(self, other: CSRPattern) -> bool:
+        """Whether two patterns are the same one; False for those without data."""
+        if self.device != other.device or self.is_meta or self.shape != other.shape:
+            return False
+        return all(map(torch.equal, self._tensors[:2], other._tensors[:2]))
+
+    def tap_order(self, geometry: ConvGeometry) -> list[Tensor]:
+        """`sparseq.ops.sparse_conv_chain.tap_order` of a convolution, kept with the pattern."""
+        key = (geometry.taps, geometry.groups)
+        if key not in self._orders:
+            with torch.inference_mode(False):
+                order = list(tap_order(self._tensors, geometry))
+            row_ptr = self._tensors[0]
+            trust(order, row_ptr.data_ptr(), *key, beside=[row_ptr])
+            self._orders[key] = order
+        return self._orders[key]
+
+    def __copy__(self) -> CSRPattern:
+        return self
+
+    def __deepcopy__(self, memo: Any) -> CSRPattern:
+        return self
+
+    def __reduce__(self) -> Any:
+        # a pickle for another process names memory that must outlive the pickling
+        self._sent = (self.row_ptr, self.col_idx)
+        return CSRPattern.from_csr, (*self._sent, self.shape[1])
+
+
+def _checked(row_ptr: Tensor, col_idx: Tensor, columns: int) -> list[Tensor]:
+    """The five tensors of a pattern, which share no memory with those from outside."""
+    row_ptr, col_idx = _private(row_ptr), _private(col_idx)
+    check_csr("CSRPattern", row_ptr, col_idx, columns)
+    row_ptr, col_idx = row_ptr.to(torch.int32), col_idx.to(torch.int32)
+    if col_idx.is_meta:
+        pointers = row_ptr.new_empty(columns + 1)
+        return [row_ptr, col_idx, pointers, col_idx.clone(), col_idx.clone()]
+    transposed = transpose_csr(row_ptr.cpu().numpy(), col_idx.cpu().numpy(), columns)
+    return [row_ptr, col_idx, *(torch.from_numpy(t).to(col_idx.device) for t in transposed)]
+
+
+def _private(tensor: Tensor) -> Tensor:
+    """A contiguous copy that autograd and inference mode know nothing of."""
+    with torch.inference_mode(False):
+        return tensor.detach().clone(memory_format=torch.contiguous_format)
 
 
 def check_mask(op: str, argument: str, mask: Any, shape: tuple[int, ...] | None = None) -> None:
@@ -110,37 +237,3 @@ def check_masks(
 
 def _pointers(counts: Tensor) -> Tensor:
     return torch.cat([counts.new_zeros(1), counts.cumsum(0)]).to(torch.int32)
-
-
-def check_csr(row_ptr: Tensor, col_idx: Tensor, columns: int) -> None:
-    """ValueError that names the tensor and the rule unless the two form a CSR pattern."""
-    for name, tensor in (("row_ptr", row_ptr), ("col_idx", col_idx)):
-        integral = tensor.dim() == 1 and not tensor.is_floating_point()
-        got = f"{tensor.dtype} {tuple(tensor.shape)}"
-        _require(integral and tensor.dtype != torch.bool, name, "must be a vector of integers", got)
-    _require(row_ptr.numel() > 0, "row_ptr", "must have one entry more than there are rows", "none")
-    got = f"{col_idx.numel()} entries, {columns} columns"
-    fits = max(col_idx.numel(), columns) <= INT32_MAX
-    _require(fits, "col_idx", "must fit in 32-bit indices", got)
-    if row_ptr.is_meta:
-        return
-    ends, nnz = (int(row_ptr[0]), int(row_ptr[-1])), col_idx.numel()
-    _require(ends == (0, nnz), "row_ptr", f"must go from 0 to {nnz}", ends)
-    increasing = bool((row_ptr.diff() >= 0).all())
-    _require(increasing, "row_ptr", "must not decrease", "an entry below its predecessor")
-    if nnz:
-        _check_ids(row_ptr, col_idx, columns)
-
-
-def _check_ids(row_ptr: Tensor, col_idx: Tensor, columns: int) -> None:
-    low, high = int(col_idx.min()), int(col_idx.max())
-    rule = f"must lie in 0..{columns - 1}"
-    _require(low >= 0 and high < columns, "col_idx", rule, f"{low}..{high}")
-    key = row_indices(row_ptr, col_idx) * columns + col_idx
-    increasing = bool((key.diff() > 0).all())
-    rule = "must increase strictly within each row"
-    _require(increasing, "col_idx", rule, "an entry not above its predecessor")
-
-
-def _require(condition: bool, argument: str, rule: str, got: object) -> None:
-    require(condition, "CSRPattern", argument, rule, got)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from sparseq.formats import CSRPattern, check_csr
+from sparseq.formats import CSRPattern
 from tests.ops.cases import SIZES, normal, patterns
 
 
@@ -61,7 +61,7 @@ def test_sizes_without_data():
 def test_names_what_is_wrong(row_ptr, col_idx, message):
     row_ptr = torch.tensor(row_ptr) if row_ptr else torch.tensor([], dtype=torch.int64)
     with pytest.raises(ValueError, match=message):
-        check_csr(row_ptr, torch.tensor(col_idx, dtype=torch.int64), 3)
+        CSRPattern.from_csr(row_ptr, torch.tensor(col_idx, dtype=torch.int64), 3)
 
 
 def test_refuses_other_masks():

@@ -28,7 +28,7 @@ def operands(size, density, block):
     """Values and pattern tensors of a random grid of blocks."""
     (k, m), (r, c) = size, block
     pattern = random_pattern(m // r, k // c, density)
-    return normal(pattern.nnz, r, c, seed=1), pattern.tensors
+    return normal(pattern.nnz, r, c, seed=1), pattern._tensors
 
 
 def row_names(subject, block, size, batch, density):

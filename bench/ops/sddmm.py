@@ -26,8 +26,8 @@ def test_sddmm(race, size, batch, density):
     pattern = random_pattern(m, k, density)
     x, dy = normal(batch, k), normal(batch, m, seed=1)
     exact = pattern.gather(dy.double().t() @ x.double())
-    agrees(sddmm(dy, x, pattern.tensors), exact, "sddmm")
-    sides = {"sparseq": lambda: sddmm(dy, x, pattern.tensors), **dw_sides(dy, x)}
+    agrees(sddmm(dy, x, pattern), exact, "sddmm")
+    sides = {"sparseq": lambda: sddmm(dy, x, pattern), **dw_sides(dy, x)}
     race(
         sides,
         "sddmm",

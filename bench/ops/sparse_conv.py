@@ -38,7 +38,7 @@ over_densities = pytest.mark.parametrize("density", [0.1, 0.05, 0.01], ids="dens
 
 def our_call(kind: str, x: Tensor, dy: Tensor, values: Tensor, pattern: CSRPattern) -> Call:
     """The same of the sparse operators."""
-    tensors, numbers = pattern.tensors, GEOMETRY.flat()
+    tensors, numbers = pattern._tensors, GEOMETRY.flat()
     if kind == "forward":
         return lambda: sparse_conv(x, values, tensors, None, GEOMETRY)
     if kind == "dx":

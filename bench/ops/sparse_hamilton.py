@@ -33,7 +33,7 @@ def operands(size, density, granularity):
     whole = granularity == "quaternion"
     pattern = random_pattern(m // 4 if whole else m, k // 4, density)
     values = normal(pattern.nnz, *([4] if whole else []), seed=1)
-    return values, pattern.tensors
+    return values, pattern._tensors
 
 
 def useful(values, batch):

@@ -218,14 +218,16 @@ def test_training_step(record, thread_count, batch):
 
 
 def training_bytes(layer: nn.Module, x: Tensor) -> int:
-    """Bytes of parameters, gradients, Adam's state and buffers after one step on x."""
+    """Bytes of parameters, gradients, Adam's state and pattern after one step on x."""
     optimizer = torch.optim.Adam(layer.parameters())
     layer(x).sum().backward()
     optimizer.step()
     parameters = list(layer.parameters())
     state = [tensor for entry in optimizer.state.values() for tensor in entry.values()]
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    return sum(tensor.nbytes for tensor in (*parameters, *gradients, *state, *layer.buffers()))
+    pattern = getattr(layer, "pattern", None)
+    tensors = (*parameters, *gradients, *state, *layer.buffers())
+    return sum(tensor.nbytes for tensor in tensors) + (0 if pattern is None else pattern.nbytes)
 
 
 def memory_share(width: int, density: float) -> float:

@@ -220,20 +220,26 @@ Tensor block_mm(const Tensor& x, const Tensor& values, const std::optional<Tenso
     multiply(Problem<S, T>{grid, blocks, transposed ? both.perm : nullptr, data.bias, data.x,
                            data.y, data.batch, out, in, transposed ? 1 : c, transposed ? c : 1});
   };
-  return linear_map("block_mm", {"x", x}, {grid.columns * in}, {"values", values}, bias,
-                    grid.rows * out, body);
+  const auto size = [&](int64_t a, int64_t b) { return size_product("block_mm", "values", a, b); };
+  return linear_map("block_mm", {"x", x}, {size(grid.columns, in)}, {"values", values}, bias,
+                    size(grid.rows, out), body);
 }
 
 Tensor block_mm_dv(const Tensor& dy, const Tensor& x, const std::vector<Tensor>& pattern,
                    int64_t rows, int64_t columns) {
-  const Csr grid = view_pattern("block_mm_dv", pattern).forward;
+  const Pattern both = view_pattern("block_mm_dv", pattern);
+  const Csr& grid = both.forward;
+  const auto size = [&](int64_t a, int64_t b) {
+    return size_product("block_mm_dv", "block", a, b);
+  };
+  size(grid.nnz(), size(rows, columns));
   const auto body = [&](auto types, const auto& data) {
     using S = typename decltype(types)::S;
     using T = typename decltype(types)::T;
     with_sums<S, T>(data.out, grid.nnz() * rows * columns,
                     [&](T* sums) { sample(grid, data, {rows, columns}, sums); });
   };
-  return weight_gradient("block_mm_dv", dy, grid.rows * rows, x, grid.columns * columns,
+  return weight_gradient("block_mm_dv", dy, size(grid.rows, rows), x, size(grid.columns, columns),
                          {grid.nnz(), rows, columns}, body);
 }
 

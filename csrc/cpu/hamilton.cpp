@@ -35,10 +35,13 @@ using namespace tensors;
 void check_weight(const char* op, const Tensor& weight) {
   SPARSEQ_CHECK(weight.dim() == 3 && weight.size(0) == 4, op, "weight", "must have shape (4, m, k)",
                 shape_text(weight));
+  size_product(op, "weight", 16, size_product(op, "weight", weight.size(1), weight.size(2)));
+  size_product(op, "weight", 4, std::max(weight.size(1), weight.size(2)));
 }
 
 Tensor hamilton(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
                 std::string algorithm) {
+  check_algorithm("hamilton", algorithm);
   check_weight("hamilton", weight);
   const int64_t m = weight.size(1), k = weight.size(2);
   const auto body = [&](auto types, const auto& data) {
@@ -61,6 +64,7 @@ Tensor hamilton(const Tensor& x, const Tensor& weight, const std::optional<Tenso
 }
 
 Tensor hamilton_dx(const Tensor& dy, const Tensor& weight, std::string algorithm) {
+  check_algorithm("hamilton_dx", algorithm);
   check_weight("hamilton_dx", weight);
   const int64_t m = weight.size(1), k = weight.size(2);
   const auto body = [&](auto types, const auto& data) {
@@ -85,6 +89,7 @@ Tensor hamilton_dx(const Tensor& dy, const Tensor& weight, std::string algorithm
 }
 
 Tensor hamilton_dw(const Tensor& dy, const Tensor& x, std::string algorithm) {
+  check_algorithm("hamilton_dw", algorithm);
   SPARSEQ_CHECK(dy.dim() > 0 && dy.size(-1) % 4 == 0, "hamilton_dw", "dy",
                 "must have a multiple of 4 features", shape_text(dy));
   SPARSEQ_CHECK(x.dim() > 0 && x.size(-1) % 4 == 0, "hamilton_dw", "x",

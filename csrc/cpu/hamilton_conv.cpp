@@ -69,6 +69,7 @@ ConvShape shape_of(const char* op, int64_t batch, int64_t in, int64_t out, const
   SPARSEQ_CHECK(size.size() == kernel.size(), op, "kernel", "must have the dimensions of the input",
                 tuple_text(kernel));
   ConvShape shape{{g, batch, in, out, g.sizes(size.data()), {}}};
+  conv::check_places(op, "x", g, shape.in);
   for (int i = 0; i < conv::kAxes; ++i) {
     shape.out[i] = g.output(i, shape.in[i]);
     SPARSEQ_CHECK(shape.out[i] >= 1, op, "kernel",
@@ -82,6 +83,10 @@ void check_weight(const char* op, const Tensor& weight) {
   SPARSEQ_CHECK(weight.dim() >= 4 && weight.dim() <= 6 && weight.size(0) == 4, op, "weight",
                 "must have shape (4, m, k, *kernel) with 1 to 3 sizes of the kernel",
                 shape_text(weight));
+  int64_t numbers = 16;
+  for (int64_t i = 1; i < weight.dim(); ++i) {
+    numbers = size_product(op, "weight", numbers, std::max<int64_t>(weight.size(i), 1));
+  }
 }
 
 void check_image(const char* op, const Named& x, int64_t channels, int64_t dims) {
@@ -90,17 +95,19 @@ void check_image(const char* op, const Named& x, int64_t channels, int64_t dims)
                 shape_text(x.tensor));
 }
 
-// Checks that dy is the result's gradient.
-void check_result(const char* op, const Tensor& dy, const ConvShape& shape) {
-  SPARSEQ_CHECK(dy.numel() == shape.batch * 4 * shape.out_channels * shape.pixels(), op, "dy",
-                "must have the shape of the convolution's result", shape_text(dy));
-}
-
 Numbers result_sizes(const ConvShape& shape, const conv::Sizes& spatial, int64_t channels,
                      size_t dims) {
-  Numbers sizes = {shape.batch, 4 * channels};
-  sizes.insert(sizes.end(), spatial.end() - dims, spatial.end());
+  Numbers sizes = {shape.batch, size_product("hamilton_conv", "groups", 4, channels)};
+  sizes.insert(sizes.end(), spatial.end() - static_cast<std::ptrdiff_t>(dims), spatial.end());
   return sizes;
+}
+
+// Checks that dy is the result's gradient.
+void check_result(const char* op, const Tensor& dy, const ConvShape& shape) {
+  const Numbers sizes =
+      result_sizes(shape, shape.out, shape.out_channels, static_cast<size_t>(shape.g.dims));
+  SPARSEQ_CHECK(sizes_of(dy) == sizes, op, "dy", text("must have shape ", tuple_text(sizes)),
+                shape_text(dy));
 }
 
 // Channels last and nothing else, as torch decides it.
@@ -124,9 +131,9 @@ Tensor in_format_of(const Tensor& like, const Tensor& y) {
 }
 
 bool fits(const ConvShape& shape) {
-  const conv::Sizes padded = shape.padded();
-  return conv::volume(padded) * std::max(shape.in_channels, shape.out_channels) * 64 <
-         (int64_t{1} << 31);
+  const conv::Sizes padded = shape.padded();  // each of 31 bits
+  const double places = static_cast<double>(padded[0]) * padded[1] * padded[2];
+  return places * std::max(shape.in_channels, shape.out_channels) * 64 < (int64_t{1} << 31);
 }
 
 // Whether the kernels take what "auto" leaves open; measured against torch's convolution of the
@@ -169,9 +176,10 @@ Tensor hamilton_conv(const Tensor& x, const Tensor& weight, const std::optional<
                      Numbers stride, Numbers padding, Numbers dilation, int64_t groups,
                      std::string algorithm) {
   const char* op = "hamilton_conv";
+  check_algorithm(op, algorithm);
   check_weight(op, weight);
-  const int64_t in = weight.size(2) * groups;
-  check_image(op, {"x", x}, 4 * in, weight.dim() - 3);
+  const int64_t in = size_product(op, "groups", weight.size(2), groups);
+  check_image(op, {"x", x}, size_product(op, "groups", 4, in), weight.dim() - 3);
   if (bias.has_value()) {
     check_vector(op, {"bias", *bias}, 4 * weight.size(1));
     check_dtype(op, {"bias", *bias}, {"weight", weight});
@@ -201,11 +209,13 @@ Tensor hamilton_conv(const Tensor& x, const Tensor& weight, const std::optional<
 Tensor hamilton_conv_dx(const Tensor& dy, const Tensor& weight, Numbers size, Numbers stride,
                         Numbers padding, Numbers dilation, int64_t groups, std::string algorithm) {
   const char* op = "hamilton_conv_dx";
+  check_algorithm(op, algorithm);
   check_weight(op, weight);
   check_image(op, {"dy", dy}, 4 * weight.size(1), weight.dim() - 3);
   check_dtype(op, {"dy", dy}, {"weight", weight});
-  const ConvShape shape = shape_of(op, dy.size(0), weight.size(2) * groups, weight.size(1), size,
-                                   spatial(weight, 3), {stride, padding, dilation, groups});
+  const int64_t in = size_product(op, "groups", weight.size(2), groups);
+  const ConvShape shape = shape_of(op, dy.size(0), in, weight.size(1), size, spatial(weight, 3),
+                                   {stride, padding, dilation, groups});
   check_result(op, dy, shape);
   const Tensor input = as_contiguous(dy), matrix = as_contiguous(weight);
   Tensor dx = new_output(dy, result_sizes(shape, shape.in, shape.in_channels, stride.size()));
@@ -230,6 +240,7 @@ Tensor hamilton_conv_dx(const Tensor& dy, const Tensor& weight, Numbers size, Nu
 Tensor hamilton_conv_dw(const Tensor& dy, const Tensor& x, Numbers kernel, Numbers stride,
                         Numbers padding, Numbers dilation, int64_t groups, std::string algorithm) {
   const char* op = "hamilton_conv_dw";
+  check_algorithm(op, algorithm);
   SPARSEQ_CHECK(dy.dim() == x.dim() && x.dim() >= 3 && x.size(1) % 4 == 0, op, "x",
                 "must be (n, 4 in, *spatial), and dy as many dimensions", shape_text(x));
   check_dtype(op, {"x", x}, {"dy", dy});

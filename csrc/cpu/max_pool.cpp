@@ -208,11 +208,11 @@ void over_rows(const Maps& maps, const Body& body) {
 
 Maps view_maps(const char* op, const Tensor& x) {
   const int64_t dims = x.dim();
-  SPARSEQ_CHECK(dims >= 3 && x.size(-1) >= 2 && x.size(-2) >= 2, op, "x",
+  SPARSEQ_CHECK((dims == 3 || dims == 4) && x.size(-1) >= 2 && x.size(-2) >= 2, op, "x",
                 "must be floating point maps (N, C, H, W) of at least 2x2 pixels",
                 text(dtype_text(x), " ", shape_text(x)));
   const int64_t high = x.size(-2), wide = x.size(-1);
-  return {x.numel() / (high * wide), high / 2, wide / 2, high, wide};
+  return {x.numel() / size_product(op, "x", high, wide), high / 2, wide / 2, high, wide};
 }
 
 Tensor max_pool(const Tensor& x) {
@@ -240,9 +240,10 @@ Tensor max_pool(const Tensor& x) {
 Tensor max_pool_dx(const Tensor& dy, const Tensor& x) {
   const char* op = "max_pool_dx";
   const Maps maps = view_maps(op, x);
-  SPARSEQ_CHECK(dy.dim() == x.dim() && dy.size(-1) == maps.width && dy.size(-2) == maps.height &&
-                    dy.numel() == maps.rows() * maps.width,
-                op, "dy", "must have a number for each window of x", shape_text(dy));
+  std::vector<int64_t> windows = with_last(x, maps.width);
+  windows[windows.size() - 2] = maps.height;
+  SPARSEQ_CHECK(sizes_of(dy) == windows, op, "dy", "must have a number for each window of x",
+                shape_text(dy));
   check_dtype(op, {"dy", dy}, {"x", x});
   const Tensor gradient = as_contiguous(dy), input = as_contiguous(x);
   const bool whole = maps.pixels == 2 * maps.width && maps.pixels_high == 2 * maps.height;

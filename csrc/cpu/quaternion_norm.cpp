@@ -27,24 +27,24 @@ Tensor quaternion_norm(const Tensor& x, const std::optional<Tensor>& center, con
                        const std::optional<Tensor>& other) {
   constexpr const char* op = "quaternion_norm";
   const FeatureSizes sizes = feature_sizes(op, x);
-  SPARSEQ_CHECK(z.has_value() == other.has_value(), op, "other", "must come with z",
+  SPARSEQ_CHECK(z.has_value() == other.has_value(), op, "z_matrix", "must come with z",
                 other.has_value() ? shape_text(*other) : "None");
   if (z.has_value()) check_twin(op, "z", x, *z);
   const Tensor input = as_contiguous(x), first = as_contiguous(matrix);
   const std::optional<Tensor> second = as_contiguous(z), third = as_contiguous(other);
   const std::optional<Tensor> shift = as_contiguous(center), offset = as_contiguous(bias);
   Tensor y = new_output(x, sizes_of(x));
-  if (y.numel() == 0) return y;
   with_types(op, x, [&](auto types) {
     using S = typename decltype(types)::S;
     using T = typename decltype(types)::T;
     const int64_t channels = sizes.channels;
+    const Coefficients<T> numbers = {coefficients_of<T>(op, "center", shift, {4 * channels}),
+                                     coefficients_of<T>(op, "bias", offset, {4 * channels}),
+                                     coefficients_of<T>(op, "matrix", first, {4, 4, channels}),
+                                     coefficients_of<T>(op, "z_matrix", third, {4, 4, channels})};
+    if (y.numel() == 0) return;
     apply_affine(data_of<S>(input), data_or_null<S>(second), mutable_data_of<S>(y),
-                 Walk::of<T>(sizes.batch, channels, sizes.positions), channels,
-                 Coefficients<T>{coefficients_of<T>(op, "center", shift, {4 * channels}),
-                                 coefficients_of<T>(op, "bias", offset, {4 * channels}),
-                                 coefficients_of<T>(op, "matrix", first, {4, 4, channels}),
-                                 coefficients_of<T>(op, "other", third, {4, 4, channels})});
+                 Walk::of<T>(sizes.batch, channels, sizes.positions), channels, numbers);
   });
   return y;
 }

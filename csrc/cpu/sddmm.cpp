@@ -87,7 +87,8 @@ void sample_row(const Csr& csr, const S* dy, const S* x, T* dv) {
 }
 
 Tensor sddmm(const Tensor& dy, const Tensor& x, const std::vector<Tensor>& pattern) {
-  const Csr csr = view_pattern("sddmm", pattern).forward;
+  const Pattern both = view_pattern("sddmm", pattern);
+  const Csr& csr = both.forward;
   const auto body = [&](auto types, const auto& data) {
     using S = typename decltype(types)::S;
     using T = typename decltype(types)::T;

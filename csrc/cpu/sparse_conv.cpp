@@ -208,7 +208,7 @@ Call view_call(const char* op, const std::vector<Tensor>& pattern,
       text("must have ", call.g.groups, " groups of rows, and ", call.taps(), " taps a channel"),
       tuple_text({csr.rows, csr.columns}));
   call.out_channels = csr.rows;
-  call.in_channels = csr.columns / call.taps() * call.g.groups;
+  call.in_channels = size_product(op, "groups", csr.columns / call.taps(), call.g.groups);
   return call;
 }
 
@@ -223,10 +223,14 @@ std::vector<int64_t> take_sizes(const char* op, const Tensor& x, bool transposed
   Sizes &read = transposed ? call.out : call.in, &written = transposed ? call.in : call.out;
   call.batch = x.size(0);
   read = spatial(call.g, x);
+  if (!transposed) conv::check_places(op, "x", call.g, read);
   for (int i = 0; i < kAxes; ++i) {
+    SPARSEQ_CHECK(read[i] <= conv::kMostPlaces, op, "x", "must have sizes that fit in 32 bits",
+                  shape_text(x));
     written[i] = transposed ? call.g.input(i, read[i]) : call.g.output(i, read[i]);
     SPARSEQ_CHECK(written[i] >= 1, op, "x", "must be large enough for the kernel", shape_text(x));
   }
+  if (transposed) conv::check_places(op, "x", call.g, written);
   std::vector<int64_t> sizes = {call.batch, transposed ? call.in_channels : call.out_channels};
   for (int i = 0; i < call.g.dims; ++i) sizes.push_back(written[call.g.axis(i)]);
   return sizes;
@@ -328,6 +332,7 @@ Tensor sparse_conv_dv(const Tensor& dy, const Tensor& x, const std::vector<Tenso
   call.batch = x.size(0);
   call.in = spatial(call.g, x);
   call.out = spatial(call.g, dy);
+  conv::check_places(op, "x", call.g, call.in);
   SPARSEQ_CHECK(dy.size(0) == call.batch, op, "dy", "must have the batch of x", shape_text(dy));
   for (int i = 0; i < kAxes; ++i) {
     SPARSEQ_CHECK(call.out[i] == call.g.output(i, call.in[i]), op, "dy",

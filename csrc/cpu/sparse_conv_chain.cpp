@@ -58,15 +58,18 @@ void run(const std::vector<Link<S, T>>& links, const Source<S>& x, S* y) {
 
 // Sizes of the convolution of layer `index` that takes `channels` maps of size `in`, checked.
 template <typename S, typename T>
-Link<S, T> link_of(const conv::Geometry& g, const Csr& csr, size_t index, int64_t channels,
+Link<S, T> link_of(const conv::Geometry& g, const Pattern& pattern, size_t index, int64_t channels,
                    const Sizes& in, int64_t pool) {
+  const Csr& csr = pattern.forward;
   Link<S, T> link{g, csr, nullptr, nullptr, {}, false, pool, in, {1, 1, 1}, {1, 1, 1}, channels};
+  link.pattern = pattern.copy;
   SPARSEQ_CHECK(csr.columns % g.taps() == 0 && csr.rows % g.groups == 0, kOp, "pattern",
                 text("must have ", g.groups, " groups of rows, and ", g.taps(), " taps a channel"),
                 tuple_text({csr.rows, csr.columns}));
-  SPARSEQ_CHECK(csr.columns / g.taps() * g.groups == channels, kOp, "patterns",
-                text("must take the ", channels, " channels that come to layer ", index),
-                csr.columns / g.taps() * g.groups);
+  const int64_t taken = size_product(kOp, "groups", csr.columns / g.taps(), g.groups);
+  SPARSEQ_CHECK(taken == channels, kOp, "patterns",
+                text("must take the ", channels, " channels that come to layer ", index), taken);
+  conv::check_places(kOp, "x", g, in);
   SPARSEQ_CHECK(pool >= 1, kOp, text("pool[", index, "]"), "must be at least 1", pool);
   for (int axis = 1; axis < conv::kAxes; ++axis) {
     link.conv[axis] = g.output(axis, in[axis]);
@@ -97,19 +100,28 @@ void check_lengths(const Arguments& a) {
                 "must have three for each convolution, or none", a.orders.size());
 }
 
-// The order by taps of link `index`, checked against its pattern.
+// The order by taps of link `index`; a copy that is checked against its pattern, where it is not
+// one that sparseq.formats.CSRPattern made for this pattern.
 template <typename S, typename T>
 void take_order(const Tensors& orders, size_t index, Link<S, T>& link) {
   if (orders.empty()) return;
-  const int64_t counts[3] = {link.csr.rows * link.g.taps() + 1, link.csr.nnz(), link.csr.nnz()};
-  for (size_t i = 0; i < 3; ++i) {
-    const Tensor& order = orders[3 * index + i];
-    SPARSEQ_CHECK(order.scalar_type() == torch::headeronly::ScalarType::Int &&
-                      order.is_contiguous() && order.numel() == counts[i],
-                  kOp, "orders", "must be int32, contiguous and of the pattern's size",
-                  text(dtype_text(order), " ", shape_text(order)));
-    link.order[i] = data_of<int32_t>(order);
-  }
+  constexpr size_t count = 3;
+  const auto tensors = std::span(orders).subspan(count * index, count);
+  const int64_t taps = link.g.taps(), groups = link.g.groups;
+  const int64_t row_ptr = static_cast<int64_t>(reinterpret_cast<intptr_t>(link.csr.row_ptr));
+  const auto entry = entry_of<count, 3>(tensors, {row_ptr, taps, groups});
+  for (size_t i = 0; i < count; ++i) link.order[i] = reinterpret_cast<const int32_t*>(entry[i]);
+  if (link.pattern == nullptr && trusted().has(entry)) return;
+  const int64_t starts = size_product(kOp, "orders", link.csr.rows, taps) + 1;
+  SPARSEQ_CHECK(tensors[0].numel() == starts && tensors[1].numel() == link.csr.nnz() &&
+                    tensors[2].numel() == link.csr.nnz(),
+                kOp, "orders", "must be of the pattern's size", shape_text(tensors[0]));
+  const PrivateCopy copy(kOp, "orders", tensors);
+  for (size_t i = 0; i < count; ++i) link.order[i] = copy.at(i);
+  link.order_copy = copy.memory();
+  SPARSEQ_CHECK(is_tap_order({link.order[0], link.order[1], link.order[2]}, link.csr, taps, groups),
+                kOp, "orders", text("must be the tap_order of the pattern of layer ", index),
+                "other contents");
 }
 
 // The links of a chain; biases that must be converted for the sums go to `memory`.
@@ -123,9 +135,8 @@ std::vector<Link<S, T>> links_of(const Tensor& x, const Arguments& a, T* memory)
     const auto numbers = a.geometry.begin() + static_cast<std::ptrdiff_t>(kNumbers * i);
     const conv::Geometry g =
         conv::read_geometry(kOp, Numbers(numbers, numbers + kNumbers), kHeight);
-    const Csr csr = view_link(kOp, a.patterns, i);
-    Link<S, T> link = link_of<S, T>(g, csr, i, channels, in, a.pool[i]);
-    check_link(kOp, "layer", i, csr, x, values, bias);
+    Link<S, T> link = link_of<S, T>(g, view_link(kOp, a.patterns, i), i, channels, in, a.pool[i]);
+    check_link(kOp, "layer", i, link.csr, x, values, bias);
     link.values = data_of<S>(values);
     const S* stored = bias.numel() == 0 ? nullptr : data_of<S>(bias);
     link.bias = as_sum_type<T>(stored, bias.numel(), memory);

@@ -326,10 +326,13 @@ Tensor sparse_hamilton(const Tensor& x, const Tensor& values, const std::optiona
   const bool whole = values.dim() == 2;
   const int width = whole ? 4 : 1, per_row = whole ? 1 : 4;
   const int64_t nnz = both.forward.nnz();
-  SPARSEQ_CHECK(values.numel() == nnz * width, op, "values",
-                text("must have shape (", nnz, ",) or (", nnz, ", 4)"), shape_text(values));
+  SPARSEQ_CHECK(
+      (whole || values.dim() == 1) && values.size(0) == nnz && (!whole || values.size(1) == width),
+      op, "values", text("must have shape (", nnz, ",) or (", nnz, ", 4)"), shape_text(values));
   SPARSEQ_CHECK(both.forward.rows % per_row == 0, op, "pattern", "must have 4 m rows",
                 both.forward.rows);
+  SPARSEQ_CHECK(!(conjugate && bias.has_value()), op, "bias", "must be None when conjugate",
+                shape_text(*bias));
   const int64_t m = both.forward.rows / per_row, k = both.forward.columns;
   const int64_t outputs = conjugate ? k : m, inputs = conjugate ? m : k;
   const auto body = [&](auto types, const auto& data) {
@@ -345,8 +348,11 @@ Tensor sparse_hamilton(const Tensor& x, const Tensor& values, const std::optiona
 
 Tensor sparse_hamilton_dv(const Tensor& dy, const Tensor& x, const std::vector<Tensor>& pattern,
                           bool whole) {
-  const Csr csr = view_pattern("sparse_hamilton_dv", pattern).forward;
+  const char* op = "sparse_hamilton_dv";
+  const Pattern both = view_pattern(op, pattern);
+  const Csr& csr = both.forward;
   const int64_t nnz = csr.nnz();
+  SPARSEQ_CHECK(whole || csr.rows % 4 == 0, op, "pattern", "must have 4 m rows", csr.rows);
   const auto body = [&](auto types, const auto& data) {
     using S = typename decltype(types)::S;
     using T = typename decltype(types)::T;
@@ -354,8 +360,7 @@ Tensor sparse_hamilton_dv(const Tensor& dy, const Tensor& x, const std::vector<T
                     [&](T* sums) { sample(csr, data, whole, sums); });
   };
   const std::vector<int64_t> sizes = whole ? std::vector<int64_t>{nnz, 4} : std::vector{nnz};
-  return weight_gradient("sparse_hamilton_dv", dy, csr.rows * (whole ? 4 : 1), x, 4 * csr.columns,
-                         sizes, body);
+  return weight_gradient(op, dy, csr.rows * (whole ? 4 : 1), x, 4 * csr.columns, sizes, body);
 }
 
 }  // namespace

@@ -102,19 +102,19 @@ int64_t total(const Tensors& tensors) {
 }
 
 // The patterns of the maps, each checked against what reaches it.
-std::vector<Csr> view_maps(const Tensor& x, const Tensors& values, const Tensors& biases,
-                           const Tensors& patterns) {
-  std::vector<Csr> csrs;
+std::vector<Pattern> view_maps(const Tensor& x, const Tensors& values, const Tensors& biases,
+                               const Tensors& patterns) {
+  std::vector<Pattern> maps;
   int64_t features = x.size(-1);
   for (size_t i = 0; i < values.size(); ++i) {
-    csrs.push_back(view_link(kOp, patterns, i));
-    SPARSEQ_CHECK(csrs[i].columns == features, kOp, "patterns",
-                  text("must take the ", features, " features that come to map ", i),
-                  csrs[i].columns);
-    check_link(kOp, "map", i, csrs[i], x, values[i], biases[i]);
-    features = csrs[i].rows;
+    maps.push_back(view_link(kOp, patterns, i));
+    const Csr& csr = maps[i].forward;
+    SPARSEQ_CHECK(csr.columns == features, kOp, "patterns",
+                  text("must take the ", features, " features that come to map ", i), csr.columns);
+    check_link(kOp, "map", i, csr, x, values[i], biases[i]);
+    features = csr.rows;
   }
-  return csrs;
+  return maps;
 }
 
 Tensor spmm_chain(const Tensor& x, const Tensors& values, const Tensors& biases,
@@ -128,8 +128,9 @@ Tensor spmm_chain(const Tensor& x, const Tensors& values, const Tensors& biases,
   SPARSEQ_CHECK(x.dim() > 0, kOp, "x", "must have a dimension of features", shape_text(x));
   const Tensor input = as_contiguous(x);
   const Tensors matrices = as_contiguous(values), offsets = as_contiguous(biases);
-  const std::vector<Csr> csrs = view_maps(x, matrices, offsets, patterns);
-  Tensor y = new_output(x, with_last(x, csrs.back().rows));
+  const std::vector<Pattern> maps = view_maps(x, matrices, offsets, patterns);
+  const int64_t outputs = maps.back().forward.rows;
+  Tensor y = new_output(x, with_last(x, outputs));
   if (y.numel() == 0) return y;
   with_types(kOp, x, [&](auto types) {
     using S = typename decltype(types)::S;
@@ -142,14 +143,15 @@ Tensor spmm_chain(const Tensor& x, const Tensors& values, const Tensors& biases,
     Chain<S, T> chain{{},
                       data_of<S>(input),
                       mutable_data_of<S>(y),
-                      y.numel() / csrs.back().rows,
-                      csrs.front().columns,
+                      y.numel() / outputs,
+                      maps.front().forward.columns,
                       0};
     for (size_t i = 0; i < count; ++i) {
+      const Csr& csr = maps[i].forward;
       const T* bias = offsets[i].numel() == 0 ? nullptr : numbers(offsets[i]);
-      chain.maps.push_back({csrs[i], numbers(matrices[i]), bias, relu[i] != 0});
-      chain.widest = std::max(chain.widest, csrs[i].rows);
-      chain.operations += csrs[i].nnz() + csrs[i].rows;
+      chain.maps.push_back({csr, numbers(matrices[i]), bias, relu[i] != 0});
+      chain.widest = std::max(chain.widest, csr.rows);
+      chain.operations += csr.nnz() + csr.rows;
     }
     run(chain);
   });

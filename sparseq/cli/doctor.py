@@ -79,8 +79,8 @@ def self_test() -> Iterator[tuple[str, bool, str]]:
         return torch.randn(shape, generator=generator, dtype=torch.float64)
 
     x, dense = draw(64, 1024), draw(1024, 1024)
-    pattern = CSRPattern.from_mask(torch.rand(1024, 1024, generator=generator) < 0.05).tensors
-    values = draw(len(pattern[1]))
+    pattern = CSRPattern.from_mask(torch.rand(1024, 1024, generator=generator) < 0.05)
+    values = draw(pattern.nnz)
     weight = draw(4, 256, 256)
     x32, values32, weight32 = x.float(), values.float(), weight.float()
     dense_product = partial(torch.nn.functional.linear, x32, dense.float())
@@ -88,7 +88,7 @@ def self_test() -> Iterator[tuple[str, bool, str]]:
         (
             "spmm at 5 % density",
             lambda: spmm(x32, values32, pattern),
-            spmm_reference(x, values, None, pattern, False),
+            spmm_reference(x, values, None, pattern.tensors, False),
         ),
         ("hamilton", lambda: hamilton(x32, weight32), hamilton_reference(x, weight, None, "16")),
     ]

@@ -92,7 +92,7 @@ def edges_of(graph: Any) -> Edges:
             "expansion", "graph", "must be edges or a layer with edges", type(graph).__name__
         )
     n_out, n_in = pattern.shape
-    ends = (ids.cpu().numpy().astype(np.int32) for ids in (pattern.rows(), pattern.col_idx))
+    ends = (ids.cpu().numpy().astype(np.int32) for ids in (pattern.rows(), pattern.columns()))
     return Edges(n_in, n_out, *ends)
 
 

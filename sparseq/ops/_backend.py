@@ -21,6 +21,8 @@ from typing import Any
 import torch
 
 from sparseq.errors import unknown_name
+from sparseq.ops import _trust
+from sparseq.ops._calls import check_tensors, checked_fake, checked_reference
 
 # op name -> kernel, or None if loading the library has already registered it
 Kernels = Mapping[str, Callable[..., torch.Tensor] | None]
@@ -32,12 +34,16 @@ LIBRARY = torch.library.Library("sparseq", "DEF")
 
 @dataclass(frozen=True)
 class Operator:
-    """A dispatcher op: its reference, the op itself, and the entry point `declare` returned."""
+    """A dispatcher op: its reference, the op itself, and the entry point `declare` returned.
+
+    `served` is the reference behind the checks of a kernel, as the dispatcher calls it.
+    """
 
     name: str
     reference: Callable[..., torch.Tensor]
     call: Callable[..., torch.Tensor]
     entry: Callable[..., torch.Tensor]
+    served: Callable[..., torch.Tensor]
 
 
 OPERATORS: dict[str, Operator] = {}
@@ -61,7 +67,7 @@ def declare(
     Args:
         schema: name, arguments and result in torch's schema language.
         reference: the op in plain torch, for any device.
-        fake: the op on meta tensors.
+        fake: the op on meta tensors; checks shapes and dtypes as the kernels do.
         function: its `apply`, of an autograd.Function or a composition of other ops, serves calls
             in which one of `inputs(arguments)` requires a gradient.
         inputs: arguments -> those that may require a gradient.
@@ -75,7 +81,9 @@ def declare(
     LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     call = getattr(torch.ops.sparseq, name).default
     differentiable = _differentiable(call, function, inputs)
-    operator = Operator(name, reference, call, _shortcut(call, differentiable))
+    fake = checked_fake(call._schema, fake)
+    served = checked_reference(call._schema, fake, reference)
+    operator = Operator(name, reference, call, _shortcut(call, differentiable), served)
     OPERATORS[name] = operator
     LIBRARY.impl(name, _first_call(operator), "CompositeExplicitAutograd")
     LIBRARY.impl(name, differentiable, "Autograd")
@@ -148,7 +156,8 @@ def _first_call(operator: Operator) -> Callable[..., torch.Tensor]:
     def entry(*args: Any) -> torch.Tensor:
         device = next(a.device.type for a in args if isinstance(a, torch.Tensor))
         if activate(device)[operator.name] == "reference":
-            return operator.reference(*args)
+            return operator.served(*args)
+        check_tensors(operator.call._schema, args)  # a layout without kernels would come here again
         return operator.call(*args)
 
     return entry
@@ -180,7 +189,7 @@ def _load(device: str, choices: dict[str, str]) -> dict[str, str]:
     kernels: dict[str, Kernels] = {
         "compiled": _compiled(device, set(choices.values())),
         "triton": _triton(device, set(choices.values())),
-        "reference": {name: operator.reference for name, operator in OPERATORS.items()},
+        "reference": {name: operator.served for name, operator in OPERATORS.items()},
     }
     return {name: _install(name, choice, device, kernels) for name, choice in choices.items()}
 
@@ -209,6 +218,8 @@ def _compiled(device: str, choices: set[str]) -> Kernels:
     try:
         path = build.library(device)
         torch.ops.load_library(str(path))
+        if device == "cpu":  # has the kernels that read patterns
+            _trust.inform(path)
     except (build.BuildError, OSError) as error:
         if "compiled" in choices:
             raise

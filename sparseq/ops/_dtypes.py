@@ -1,4 +1,4 @@
-"""The error that every op raises for tensors of different dtypes."""
+"""The errors that ops raise for tensors of another dtype or shape."""
 
 from __future__ import annotations
 
@@ -27,3 +27,12 @@ def refuse_dtypes(op: str, weight: str, tensors: Mapping[str, Tensor | None]) ->
         if tensor is not None and reference is not None:
             rule = f"must have the dtype of {weight}, {reference.dtype}"
             require(tensor.dtype == reference.dtype, op, name, rule, tensor.dtype)
+
+
+def check_operand(
+    op: str, name: str, x: Tensor | None, shape: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    """ValueError for another shape or dtype, also under autocast, which casts nothing here."""
+    if x is not None and (x.shape != shape or x.dtype != dtype):
+        require(x.shape == shape, op, name, f"must have shape {tuple(shape)}", tuple(x.shape))
+        require(False, op, name, f"must have dtype {dtype}", x.dtype)

@@ -18,14 +18,14 @@ from torch import Tensor
 from sparseq.errors import require
 from sparseq.ops._backend import declare
 from sparseq.ops._dtypes import refuse_dtypes
+from sparseq.ops._pattern import PatternLike, batch_rows, check_sampled, pattern_list, row_indices
 from sparseq.ops._patterned import product_function, sampled_function
-from sparseq.ops.spmm import row_indices
 
 
 def block_mm(
     x: Tensor,
     values: Tensor,
-    pattern: Sequence[Tensor],
+    pattern: PatternLike,
     bias: Tensor | None = None,
     transposed: bool = False,
 ) -> Tensor:
@@ -34,8 +34,8 @@ def block_mm(
     Args:
         x: (..., k), floating point; (..., m) when transposed.
         values: (blocks, r, c), in the order of the grid's pattern, of x's dtype.
-        pattern: row_ptr, col_idx, row_ptr_t, col_idx_t, perm (int32) of the (m / r, k / c) grid,
-            already checked.
+        pattern: a `CSRPattern` of the (m / r, k / c) grid, or its row_ptr, col_idx, row_ptr_t,
+            col_idx_t, perm (int32), which are then checked at every call.
         bias: (m) or None; (k) when transposed.
         transposed: multiply by the transpose.
 
@@ -45,6 +45,14 @@ def block_mm(
     Raises:
         ValueError: shapes or dtypes that do not match.
     """
+    tensors = pattern_list("block_mm", pattern)
+    _check(x, values, bias, tensors, transposed)
+    return _BLOCK_MM(x, values, bias, tensors, transposed)
+
+
+def _check(
+    x: Tensor, values: Tensor, bias: Tensor | None, pattern: list[Tensor], transposed: bool
+) -> None:
     if values.dim() != 3 or values.shape[0] != pattern[1].shape[0]:
         rule = f"must have shape ({pattern[1].shape[0]}, r, c)"
         require(False, "block_mm", "values", rule, tuple(values.shape))
@@ -56,7 +64,13 @@ def block_mm(
         require(False, "block_mm", "bias", f"must have shape ({rows},)", tuple(bias.shape))
     if x.dtype != values.dtype or (bias is not None and bias.dtype != values.dtype):
         refuse_dtypes("block_mm", "values", {"x": x, "bias": bias, "values": values})
-    return _BLOCK_MM(x, values, bias, list(pattern), transposed)
+
+
+def _check_dv(dy: Tensor, x: Tensor, pattern: list[Tensor], rows: int, columns: int) -> None:
+    if rows < 0 or columns < 0:
+        require(False, "block_mm_dv", "rows, columns", "must not be negative", (rows, columns))
+    m, k = (pattern[0].shape[0] - 1) * rows, (pattern[2].shape[0] - 1) * columns
+    check_sampled("block_mm_dv", dy, m, x, k)
 
 
 def _sizes(values: Tensor, pattern: Sequence[Tensor]) -> tuple[int, int]:
@@ -86,7 +100,7 @@ def block_mm_dv_reference(
     dy: Tensor, x: Tensor, pattern: list[Tensor], rows: int, columns: int
 ) -> Tensor:
     """Plain torch: the dense product, then its kept blocks; -> (blocks, rows, columns)."""
-    full = dy.reshape(-1, dy.shape[-1]).t() @ x.reshape(-1, x.shape[-1])
+    full = batch_rows(dy).t() @ batch_rows(x)
     grid = full.unflatten(0, (-1, rows)).unflatten(2, (-1, columns)).transpose(1, 2)
     blocks: Tensor = grid[row_indices(pattern[0], pattern[1]), pattern[1].long()]
     return blocks
@@ -95,10 +109,12 @@ def block_mm_dv_reference(
 def _fake(
     x: Tensor, values: Tensor, bias: Tensor | None, pattern: list[Tensor], transposed: bool
 ) -> Tensor:
+    _check(x, values, bias, pattern, transposed)
     return x.new_empty((*x.shape[:-1], _sizes(values, pattern)[1 if transposed else 0]))
 
 
 def _fake_dv(dy: Tensor, x: Tensor, pattern: list[Tensor], rows: int, columns: int) -> Tensor:
+    _check_dv(dy, x, pattern, rows, columns)
     return dy.new_empty((pattern[1].shape[0], rows, columns))
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from sparseq.errors import require
+
+MOST_PLACES = 2**31 - 1  # of an axis with its padding, and of a stride or a dilation
+MOST_TAPS = 2**24
 
 Sizes = int | Sequence[int]
 Geometry = tuple[list[int], list[int], list[int]]  # stride, padding, dilation
@@ -26,10 +30,33 @@ def geometry_of(op: str, dims: int, stride: Sizes, padding: Sizes, dilation: Siz
     strides = per_dimension(op, "stride", stride, dims)
     paddings = per_dimension(op, "padding", padding, dims)
     dilations = per_dimension(op, "dilation", dilation, dims)
-    if min(strides) < 1 or min(dilations) < 1 or min(paddings) < 0:
-        rule = "must be positive, positive and not negative"
-        require(False, op, "stride, dilation and padding", rule, (strides, dilations, paddings))
+    check_geometry(op, (1,) * dims, strides, paddings, dilations)
     return strides, paddings, dilations
+
+
+def check_geometry(
+    op: str,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> None:
+    """ValueError unless all numbers are in range; they have one entry per dimension."""
+    if min(stride) < 1 or min(dilation) < 1 or min(padding) < 0:
+        rule, got = "must be positive, positive and not negative", (stride, dilation, padding)
+        require(False, op, "stride, dilation and padding", rule, got)
+    if max(*stride, *dilation, *padding) > MOST_PLACES:
+        rule = f"must be at most {MOST_PLACES}"
+        require(False, op, "stride, dilation and padding", rule, (stride, dilation, padding))
+    if min(kernel) < 1 or math.prod(kernel) > MOST_TAPS:
+        require(False, op, "kernel", f"must have from 1 to {MOST_TAPS} taps", tuple(kernel))
+
+
+def check_places(op: str, sizes: Sequence[int], padding: Sequence[int]) -> None:
+    """ValueError unless images of these sizes have few enough places with their padding."""
+    if any(n < 0 or n + 2 * p > MOST_PLACES for n, p in zip(sizes, padding, strict=True)):
+        rule = f"must have from 0 to {MOST_PLACES} places along each axis, with the padding"
+        require(False, op, "x", rule, tuple(sizes))
 
 
 def check_image(op: str, x: Tensor, channels: int, dims: int) -> None:

@@ -22,6 +22,7 @@ from sparseq.errors import require, unknown_name
 from sparseq.ops._backend import declare
 from sparseq.ops._bilinear import bilinear_functions
 from sparseq.ops._dtypes import refuse_dtypes
+from sparseq.ops._pattern import batch_rows, check_sampled
 
 ALGORITHMS = ["auto", "8", "16"]
 
@@ -51,23 +52,46 @@ def hamilton(
     Raises:
         ValueError: a shape or dtype that does not match, or an unknown algorithm.
     """
-    _check(x, weight, bias, algorithm)
+    _check("hamilton", x, weight, bias, algorithm)
     return _HAMILTON(x, weight, bias, algorithm)
 
 
-def _check(x: Tensor, weight: Tensor, bias: Tensor | None, algorithm: str) -> None:
+def _check(op: str, x: Tensor, weight: Tensor, bias: Tensor | None, algorithm: str) -> None:
+    _check_weight(op, weight, algorithm)
+    if x.dim() == 0 or x.shape[-1] != 4 * weight.shape[2]:
+        rule = f"must have {4 * weight.shape[2]} features (4 k of the weight)"
+        require(False, op, "x", rule, tuple(x.shape))
+    if bias is not None and bias.shape != (4 * weight.shape[1],):
+        rule = f"must have shape ({4 * weight.shape[1]},)"
+        require(False, op, "bias", rule, tuple(bias.shape))
+    if x.dtype != weight.dtype or (bias is not None and bias.dtype != weight.dtype):
+        refuse_dtypes(op, "weight", {"x": x, "bias": bias, "weight": weight})
+
+
+def _check_weight(op: str, weight: Tensor, algorithm: str) -> None:
     if algorithm not in ALGORITHMS:
         raise unknown_name("hamilton algorithm", algorithm, ALGORITHMS)
     if weight.dim() != 3 or weight.shape[0] != 4:
-        require(False, "hamilton", "weight", "must have shape (4, m, k)", tuple(weight.shape))
-    if x.dim() == 0 or x.shape[-1] != 4 * weight.shape[2]:
-        rule = f"must have {4 * weight.shape[2]} features (4 k of the weight)"
-        require(False, "hamilton", "x", rule, tuple(x.shape))
-    if bias is not None and bias.shape != (4 * weight.shape[1],):
-        rule = f"must have shape ({4 * weight.shape[1]},)"
-        require(False, "hamilton", "bias", rule, tuple(bias.shape))
-    if x.dtype != weight.dtype or (bias is not None and bias.dtype != weight.dtype):
-        refuse_dtypes("hamilton", "weight", {"x": x, "bias": bias, "weight": weight})
+        require(False, op, "weight", "must have shape (4, m, k)", tuple(weight.shape))
+
+
+def _check_dx(dy: Tensor, weight: Tensor, algorithm: str) -> None:
+    _check_weight("hamilton_dx", weight, algorithm)
+    if dy.dim() == 0 or dy.shape[-1] != 4 * weight.shape[1]:
+        rule = f"must have {4 * weight.shape[1]} features"
+        require(False, "hamilton_dx", "dy", rule, tuple(dy.shape))
+    if dy.dtype != weight.dtype:
+        refuse_dtypes("hamilton_dx", "weight", {"dy": dy, "weight": weight})
+
+
+def _check_dw(dy: Tensor, x: Tensor, algorithm: str) -> None:
+    if algorithm not in ALGORITHMS:
+        raise unknown_name("hamilton algorithm", algorithm, ALGORITHMS)
+    for name, tensor in (("dy", dy), ("x", x)):
+        if tensor.dim() == 0 or tensor.shape[-1] % 4:
+            rule = "must have a multiple of 4 features"
+            require(False, "hamilton_dw", name, rule, tuple(tensor.shape))
+    check_sampled("hamilton_dw", dy, dy.shape[-1], x, x.shape[-1])
 
 
 def real_weight(weight: Tensor) -> Tensor:
@@ -86,10 +110,6 @@ def fold_real(matrix: Tensor) -> Tensor:
     return torch.stack([torch.stack(term).sum(0) for term in terms])
 
 
-def _rows(x: Tensor) -> Tensor:
-    return x.reshape(-1, x.shape[-1])
-
-
 def hamilton_reference(x: Tensor, weight: Tensor, bias: Tensor | None, algorithm: str) -> Tensor:
     """Plain torch: the real matrix, then one dense product."""
     return F.linear(x, real_weight(weight), bias)
@@ -102,18 +122,21 @@ def hamilton_dx_reference(dy: Tensor, weight: Tensor, algorithm: str) -> Tensor:
 
 def hamilton_dw_reference(dy: Tensor, x: Tensor, algorithm: str) -> Tensor:
     """Plain torch: dW = sum over rows of dy (x) x*; (..., 4 m), (..., 4 k) -> (4, m, k)."""
-    return fold_real(_rows(dy).t() @ _rows(x))
+    return fold_real(batch_rows(dy).t() @ batch_rows(x))
 
 
 def _fake(x: Tensor, weight: Tensor, bias: Tensor | None, algorithm: str) -> Tensor:
+    _check("hamilton", x, weight, bias, algorithm)
     return x.new_empty((*x.shape[:-1], 4 * weight.shape[1]))
 
 
 def _fake_dx(dy: Tensor, weight: Tensor, algorithm: str) -> Tensor:
+    _check_dx(dy, weight, algorithm)
     return dy.new_empty((*dy.shape[:-1], 4 * weight.shape[2]))
 
 
 def _fake_dw(dy: Tensor, x: Tensor, algorithm: str) -> Tensor:
+    _check_dw(dy, x, algorithm)
     return dy.new_empty((4, dy.shape[-1] // 4, x.shape[-1] // 4))
 
 

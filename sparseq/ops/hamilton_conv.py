@@ -21,10 +21,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparseq.errors import require, unknown_name
+from sparseq.errors import require
 from sparseq.ops._backend import declare
 from sparseq.ops._bilinear import bilinear_functions
 from sparseq.ops._dtypes import refuse_dtypes
+from sparseq.ops._hamilton_conv_checks import (
+    check_forward,
+    check_gradient,
+    check_pair,
+    check_weight,
+)
 from sparseq.ops.geometry import (
     Sizes,
     check_image,
@@ -34,7 +40,7 @@ from sparseq.ops.geometry import (
     per_dimension,
     transposed_sizes,
 )
-from sparseq.ops.hamilton import ALGORITHMS, fold_real, real_weight
+from sparseq.ops.hamilton import fold_real, real_weight
 
 
 def hamilton_conv(
@@ -63,16 +69,9 @@ def hamilton_conv(
     Raises:
         ValueError: a shape or dtype that does not match, an invalid setting, an unknown algorithm.
     """
-    op, dims = "hamilton_conv", _check("hamilton_conv", weight, groups, algorithm)
-    geometry = geometry_of(op, dims, stride, padding, dilation)
-    check_image(op, x, 4 * weight.shape[2] * groups, dims)
-    if bias is not None and bias.shape != (4 * weight.shape[1],):
-        require(False, op, "bias", f"must have shape ({4 * weight.shape[1]},)", tuple(bias.shape))
-    if x.dtype != weight.dtype or (bias is not None and bias.dtype != weight.dtype):
-        refuse_dtypes(op, "weight", {"x": x, "bias": bias, "weight": weight})
-    if min(out_sizes(x.shape[-dims:], weight.shape[3:], *geometry)) < 1:
-        rule = f"must be no larger than the padded input {tuple(x.shape[-dims:])}"
-        require(False, op, "kernel", rule, tuple(weight.shape[3:]))
+    dims = check_weight("hamilton_conv", weight, groups, algorithm)
+    geometry = geometry_of("hamilton_conv", dims, stride, padding, dilation)
+    check_forward(x, weight, bias, geometry, groups)
     if x.dim() == dims + 1:
         return _HAMILTON_CONV(x[None], weight, bias, *geometry, groups, algorithm)[0]
     return _HAMILTON_CONV(x, weight, bias, *geometry, groups, algorithm)
@@ -106,7 +105,7 @@ def hamilton_conv_transpose(
         ValueError: a shape or dtype that does not match, an invalid setting, an unknown algorithm.
     """
     op = "hamilton_conv_transpose"
-    dims = _check(op, weight, groups, algorithm)
+    dims = check_weight(op, weight, groups, algorithm)
     geometry = geometry_of(op, dims, stride, padding, dilation)
     check_image(op, x, 4 * weight.shape[1], dims)
     if x.dtype != weight.dtype:
@@ -117,18 +116,6 @@ def hamilton_conv_transpose(
     if x.dim() == dims + 1:
         return _HAMILTON_CONV_DX(x[None], conjugate, size, *geometry, groups, algorithm)[0]
     return _HAMILTON_CONV_DX(x, conjugate, size, *geometry, groups, algorithm)
-
-
-def _check(op: str, weight: Tensor, groups: int, algorithm: str) -> int:
-    """Check the arguments that both directions share; returns the number of spatial dimensions."""
-    if algorithm not in ALGORITHMS:
-        raise unknown_name("hamilton algorithm", algorithm, ALGORITHMS)
-    if not 4 <= weight.dim() <= 6 or weight.shape[0] != 4:
-        rule = "must have shape (4, m, k, *kernel) with 1 to 3 kernel dimensions"
-        require(False, op, "weight", rule, tuple(weight.shape))
-    if groups < 1 or weight.shape[1] % groups:
-        require(False, op, "groups", f"must divide {weight.shape[1]} quaternions", groups)
-    return weight.dim() - 3
 
 
 def real_conv_weight(weight: Tensor, groups: int) -> Tensor:
@@ -222,17 +209,34 @@ def hamilton_conv_dw_reference(
 
 
 def _fake(x: Tensor, weight: Tensor, bias: Tensor | None, *settings: Any) -> Tensor:
-    sizes = out_sizes(x.shape[2:], weight.shape[3:], *settings[:3])
+    stride, padding, dilation, groups, algorithm = settings
+    dims = check_weight("hamilton_conv", weight, groups, algorithm)
+    if x.dim() != dims + 2:
+        rule = f"must have {dims} spatial dimensions"
+        require(False, "hamilton_conv", "x", rule, tuple(x.shape))
+    geometry = geometry_of("hamilton_conv", dims, stride, padding, dilation)
+    check_forward(x, weight, bias, geometry, groups)
+    sizes = out_sizes(x.shape[2:], weight.shape[3:], *geometry)
     return _empty_like(x, [x.shape[0], 4 * weight.shape[1], *sizes])
 
 
 def _fake_dx(dy: Tensor, weight: Tensor, size: Sequence[int], *settings: Any) -> Tensor:
-    groups = settings[3]
+    groups, op = settings[3], "hamilton_conv_dx"
+    check_weight(op, weight, groups, settings[4])
+    channels = (weight.shape[1], weight.shape[2] * groups)
+    shape = (dy.shape[0], *check_gradient(op, channels, size, weight.shape[3:], settings))
+    check_pair(op, dy, shape, "weight", weight)
     return _empty_like(dy, [dy.shape[0], 4 * weight.shape[2] * groups, *size])
 
 
 def _fake_dw(dy: Tensor, x: Tensor, kernel: Sequence[int], *settings: Any) -> Tensor:
-    groups = settings[3]
+    groups, op = settings[3], "hamilton_conv_dw"
+    if dy.dim() != x.dim() or x.dim() < 3 or x.shape[1] % 4 or dy.shape[1] % 4:
+        rule = "must be (n, 4 k, *spatial), and dy of as many dimensions"
+        require(False, op, "x", rule, (tuple(x.shape), tuple(dy.shape)))
+    channels = (dy.shape[1] // 4, x.shape[1] // 4)
+    shape = (x.shape[0], *check_gradient(op, channels, x.shape[2:], kernel, settings))
+    check_pair(op, dy, shape, "x", x)
     return dy.new_empty((4, dy.shape[1] // 4, x.shape[1] // 4 // groups, *kernel))
 
 

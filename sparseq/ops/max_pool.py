@@ -17,6 +17,7 @@ from torch import Tensor
 
 from sparseq.errors import require
 from sparseq.ops._backend import below_autograd, declare
+from sparseq.ops._dtypes import check_operand
 
 
 def max_pool(x: Tensor) -> Tensor:
@@ -31,10 +32,14 @@ def max_pool(x: Tensor) -> Tensor:
     Raises:
         ValueError: x has another shape or is not floating point.
     """
+    _check(x)
+    return _MAX_POOL(x)
+
+
+def _check(x: Tensor) -> None:
     if x.dim() not in (3, 4) or min(x.shape[-2:]) < 2 or not x.is_floating_point():
         rule = "must be floating point maps (N, C, H, W) of at least 2x2 pixels"
         require(False, "max_pool", "x", rule, f"{x.dtype} {tuple(x.shape)}")
-    return _MAX_POOL(x)
 
 
 def max_pool_reference(x: Tensor) -> Tensor:
@@ -59,10 +64,13 @@ def _argmax(x: Tensor) -> Tensor:
 
 
 def _fake(x: Tensor) -> Tensor:
+    _check(x)
     return x.new_empty(_pooled(x))
 
 
 def _fake_dx(dy: Tensor, x: Tensor) -> Tensor:
+    _check(x)
+    check_operand("max_pool_dx", "dy", dy, _pooled(x), x.dtype)
     return x.new_empty(x.shape)
 
 

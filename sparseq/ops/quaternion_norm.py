@@ -24,6 +24,7 @@ from torch import Tensor
 from sparseq.errors import require
 from sparseq.ops._backend import below_autograd, declare
 from sparseq.ops._channel_matrices import transposed_product
+from sparseq.ops._dtypes import check_operand
 
 
 def quaternion_norm(
@@ -50,6 +51,18 @@ def quaternion_norm(
     Raises:
         ValueError: shapes or dtypes that do not match.
     """
+    _check_norm(x, center, matrix, bias, z, z_matrix)
+    return _NORM(x, center, matrix, bias, z, z_matrix)
+
+
+def _check_norm(
+    x: Tensor,
+    center: Tensor | None,
+    matrix: Tensor,
+    bias: Tensor | None,
+    z: Tensor | None,
+    z_matrix: Tensor | None,
+) -> None:
     channels, sums = check_features("quaternion_norm", x), sums_dtype(x)
     vector, square = (4 * channels,), (4, 4, channels)
     check_operand("quaternion_norm", "matrix", matrix, square, sums)
@@ -59,7 +72,6 @@ def quaternion_norm(
     if (z is None) != (z_matrix is None):
         require(False, "quaternion_norm", "z_matrix", "must be passed together with z", "only one")
     check_operand("quaternion_norm", "z", z, x.shape, x.dtype)
-    return _NORM(x, center, matrix, bias, z, z_matrix)
 
 
 def quaternion_moments(x: Tensor) -> Tensor:
@@ -85,10 +97,14 @@ def quaternion_cross(dy: Tensor, x: Tensor, center: Tensor | None = None) -> Ten
     Raises:
         ValueError: shapes or dtypes that do not match.
     """
+    _check_cross(dy, x, center)
+    return _CROSS(dy, x, center)
+
+
+def _check_cross(dy: Tensor, x: Tensor, center: Tensor | None) -> None:
     channels = check_features("quaternion_cross", x)
     check_operand("quaternion_cross", "dy", dy, x.shape, x.dtype)
     check_operand("quaternion_cross", "center", center, (4 * channels,), sums_dtype(x))
-    return _CROSS(dy, x, center)
 
 
 def sums_dtype(x: Tensor) -> torch.dtype:
@@ -96,19 +112,11 @@ def sums_dtype(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
 
-def check_operand(
-    op: str, name: str, x: Tensor | None, shape: tuple[int, ...], dtype: torch.dtype
-) -> None:
-    """ValueError for another shape or dtype, also under autocast, which casts nothing here."""
-    if x is not None and (x.shape != shape or x.dtype != dtype):
-        require(x.shape == shape, op, name, f"must have shape {tuple(shape)}", tuple(x.shape))
-        require(False, op, name, f"must have dtype {dtype}", x.dtype)
-
-
 def check_features(op: str, x: Tensor) -> int:
     """The number of quaternion channels C; ValueError unless x is (N, 4 C, ...)."""
-    if x.dim() < 2 or x.shape[1] % 4:
-        require(False, op, "x", "must be features (N, 4 C, ...)", tuple(x.shape))
+    if x.dim() < 2 or x.shape[1] % 4 or not x.is_floating_point():
+        rule = "must be floating point features (N, 4 C, ...)"
+        require(False, op, "x", rule, f"{x.dtype} {tuple(x.shape)}")
     return x.shape[1] // 4
 
 
@@ -152,14 +160,17 @@ def quaternion_norm_cross_reference(dy: Tensor, x: Tensor, center: Tensor | None
 
 
 def _fake_norm(x: Tensor, *others: Any) -> Tensor:
+    _check_norm(x, *others)
     return x.new_empty(x.shape)
 
 
 def _fake_moments(x: Tensor) -> Tensor:
+    check_features("quaternion_moments", x)
     return x.new_empty((5, 4, x.shape[1] // 4), dtype=sums_dtype(x))
 
 
 def _fake_cross(dy: Tensor, x: Tensor, center: Tensor | None) -> Tensor:
+    _check_cross(dy, x, center)
     return _fake_moments(x)
 
 

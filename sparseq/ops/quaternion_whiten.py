@@ -26,9 +26,8 @@ from torch import Tensor
 
 from sparseq.ops._backend import below_autograd, declare
 from sparseq.ops._channel_matrices import factor_gradient, matmul, transposed_product
+from sparseq.ops._whiten_checks import check_dx, check_factor, check_sums, check_whiten
 from sparseq.ops.quaternion_norm import (
-    check_features,
-    check_operand,
     quaternion_norm,
     quaternion_norm_cross_reference,
     quaternion_norm_reference,
@@ -62,8 +61,7 @@ def quaternion_whiten(
 
     Source: Gaudet & Maida 2018, "Deep Quaternion Networks", section 3.4.
     """
-    _check("quaternion_whiten", x, mean, cov, gamma)
-    check_operand("quaternion_whiten", "beta", beta, (x.shape[1],), mean.dtype)
+    check_whiten(x, mean, cov, gamma, beta)
     return _WHITEN(x, mean, cov, gamma, beta, eps)
 
 
@@ -79,8 +77,7 @@ def quaternion_whiten_sums(
     Raises:
         ValueError: shapes or dtypes that do not match.
     """
-    _check("quaternion_whiten_sums", x, mean, cov, None)
-    check_operand("quaternion_whiten_sums", "dy", dy, x.shape, x.dtype)
+    check_sums(dy, x, mean, cov)
     return _SUMS(dy, x, mean, cov, eps)
 
 
@@ -106,9 +103,7 @@ def quaternion_whiten_dx(
     Raises:
         ValueError: shapes or dtypes that do not match.
     """
-    _check("quaternion_whiten_dx", x, mean, cov, gamma)
-    check_operand("quaternion_whiten_dx", "dy", dy, x.shape, x.dtype)
-    check_operand("quaternion_whiten_dx", "sums", sums, (5, 4, x.shape[1] // 4), mean.dtype)
+    check_dx(dy, x, mean, cov, gamma, sums)
     return _DX(dy, x, mean, cov, gamma, sums, eps)
 
 
@@ -124,15 +119,8 @@ def inverse_cholesky(cov: Tensor, eps: float) -> Tensor:
     Raises:
         ValueError: cov has another shape or dtype.
     """
-    check_operand("inverse_cholesky", "cov", cov, (4, 4, *cov.shape[-1:]), sums_dtype(cov))
+    check_factor(cov)
     return _FACTOR(cov, eps)
-
-
-def _check(op: str, x: Tensor, mean: Tensor, cov: Tensor, gamma: Tensor | None) -> None:
-    square, sums = (4, 4, check_features(op, x)), sums_dtype(x)
-    check_operand(op, "mean", mean, (x.shape[1],), sums)
-    check_operand(op, "cov", cov, square, sums)
-    check_operand(op, "gamma", gamma, square, sums)
 
 
 def _scaled(gamma: Tensor | None, matrix: Tensor) -> Tensor:
@@ -191,14 +179,22 @@ def quaternion_whiten_factor_reference(cov: Tensor, eps: float) -> Tensor:
 
 
 def _fake_whiten(x: Tensor, *rest: Any) -> Tensor:
+    check_whiten(x, *rest[:-1])
+    return x.new_empty(x.shape)
+
+
+def _fake_dx(dy: Tensor, x: Tensor, *rest: Any) -> Tensor:
+    check_dx(dy, x, *rest[:-1])
     return x.new_empty(x.shape)
 
 
 def _fake_sums(dy: Tensor, x: Tensor, *rest: Any) -> Tensor:
+    check_sums(dy, x, *rest[:-1])
     return x.new_empty((5, 4, x.shape[1] // 4), dtype=sums_dtype(x))
 
 
 def _fake_factor(cov: Tensor, eps: float) -> Tensor:
+    check_factor(cov)
     return cov.new_empty(cov.shape)
 
 
@@ -231,13 +227,19 @@ class _Whiten(torch.autograd.Function):
 class _Sums:
     """Reached by second gradients only: torch differentiates the plain formula."""
 
-    apply = staticmethod(quaternion_whiten_sums_reference)
+    @staticmethod
+    def apply(*arguments: Any) -> Tensor:
+        check_sums(*arguments[:-1])
+        return quaternion_whiten_sums_reference(*arguments)
 
 
 class _Dx:
     """Like `_Sums`."""
 
-    apply = staticmethod(quaternion_whiten_dx_reference)
+    @staticmethod
+    def apply(*arguments: Any) -> Tensor:
+        check_dx(*arguments[:-1])
+        return quaternion_whiten_dx_reference(*arguments)
 
 
 class _Factor(torch.autograd.Function):
@@ -272,7 +274,7 @@ _DX = _declare(
     "quaternion_whiten_dx(Tensor dy, Tensor x, Tensor mean, Tensor cov, Tensor? gamma, "
     "Tensor sums, float eps) -> Tensor",
     quaternion_whiten_dx_reference,
-    _fake_whiten,
+    _fake_dx,
     _Dx,
 )
 _FACTOR = _declare(

@@ -22,9 +22,10 @@ from torch import Tensor
 from sparseq.errors import require
 from sparseq.ops._backend import declare
 from sparseq.ops._dtypes import refuse_dtypes
+from sparseq.ops._pattern import PatternLike, pattern_list, row_indices
 from sparseq.ops._patterned import product_function, sampled_function
-from sparseq.ops.geometry import out_sizes
-from sparseq.ops.spmm import dense_matrix, row_indices
+from sparseq.ops.geometry import check_geometry, check_places, out_sizes
+from sparseq.ops.spmm import dense_matrix
 
 CONV = (F.conv1d, F.conv2d, F.conv3d)
 CONV_TRANSPOSE = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
@@ -64,12 +65,23 @@ class ConvGeometry(NamedTuple):
     def from_flat(cls, flat: Sequence[int]) -> ConvGeometry:
         """The inverse of `flat`."""
         dims = len(flat) // 5
+        if len(flat) % 5 != 1 or not 1 <= dims <= 3:
+            rule = "must hold five numbers per dimension and the groups"
+            require(False, "sparse_conv", "geometry", rule, len(flat))
         parts = [tuple(flat[start * dims : (start + 1) * dims]) for start in range(5)]
         return cls(parts[0], parts[1], parts[2], parts[3], parts[4], flat[-1])
 
     def flat(self) -> list[int]:
         """All fields as one list of 5 dims + 1 integers, the op's `geometry`."""
         return [setting for part in self[:5] for setting in part] + [self.groups]
+
+    def check(self, op: str) -> None:
+        """ValueError that names the op unless all numbers are in range."""
+        check_geometry(op, self.kernel_size, self.stride, self.padding, self.dilation)
+        extra = zip(self.output_padding, self.stride, strict=True)
+        if self.groups < 1 or not all(0 <= e < s for e, s in extra):
+            rule = "must have groups from 1, and output_padding from 0 and below the stride"
+            require(False, op, "geometry", rule, (self.groups, self.output_padding))
 
     @property
     def taps(self) -> int:
@@ -100,7 +112,7 @@ class ConvGeometry(NamedTuple):
 def sparse_conv(
     x: Tensor,
     values: Tensor,
-    pattern: Sequence[Tensor],
+    pattern: PatternLike,
     bias: Tensor | None,
     geometry: ConvGeometry,
     transposed: bool = False,
@@ -110,8 +122,8 @@ def sparse_conv(
     Args:
         x: (N, C, *spatial), floating point; (N, O, *spatial) when transposed.
         values: (nnz), the kept weights in CSR order, of x's dtype.
-        pattern: row_ptr, col_idx, row_ptr_t, col_idx_t, perm (int32), already checked, of the
-            (O, C / groups * taps) matrix.
+        pattern: a `CSRPattern` of the (O, C / groups * taps) matrix, or its row_ptr, col_idx,
+            row_ptr_t, col_idx_t, perm (int32), which are then checked at every call.
         bias: (O) or None; (C) when transposed.
         geometry: kernel size, stride, padding, dilation, groups.
         transposed: run the transposed convolution, which is the gradient in x.
@@ -122,6 +134,20 @@ def sparse_conv(
     Raises:
         ValueError: shapes or dtypes that do not match.
     """
+    tensors = pattern_list("sparse_conv", pattern)
+    _check(x, values, bias, tensors, transposed, geometry)
+    return _SPARSE_CONV(x, values, bias, tensors, transposed, geometry.flat())
+
+
+def _check(
+    x: Tensor,
+    values: Tensor,
+    bias: Tensor | None,
+    pattern: list[Tensor],
+    transposed: bool,
+    geometry: ConvGeometry,
+) -> None:
+    geometry.check("sparse_conv")
     out_channels, in_channels = channels_of(pattern, geometry)[:: -1 if transposed else 1]
     dims = len(geometry.kernel_size)
     if x.dim() != dims + 2 or x.shape[1] != in_channels:
@@ -135,11 +161,26 @@ def sparse_conv(
         require(False, "sparse_conv", "bias", rule, tuple(bias.shape))
     if x.dtype != values.dtype or (bias is not None and bias.dtype != values.dtype):
         refuse_dtypes("sparse_conv", "values", {"x": x, "bias": bias, "values": values})
-    size = geometry.input_size if transposed else geometry.output_size
-    if any(n < 1 for n in size(x.shape[2:])):
+    size = (geometry.input_size if transposed else geometry.output_size)(x.shape[2:])
+    if any(n < 1 for n in size):
         rule = "must be large enough for the kernel"
         require(False, "sparse_conv", "x", rule, tuple(x.shape))
-    return _SPARSE_CONV(x, values, bias, list(pattern), transposed, geometry.flat())
+    check_places("sparse_conv", size if transposed else x.shape[2:], geometry.padding)
+
+
+def _check_dv(dy: Tensor, x: Tensor, pattern: list[Tensor], geometry: ConvGeometry) -> None:
+    op, dims = "sparse_conv_dv", len(geometry.kernel_size)
+    geometry.check(op)
+    out_channels, in_channels = channels_of(pattern, geometry)
+    if x.dim() != dims + 2 or x.shape[1] != in_channels:
+        rule = f"must be (N, {in_channels}) with {dims} spatial dimensions"
+        require(False, op, "x", rule, tuple(x.shape))
+    check_places(op, x.shape[2:], geometry.padding)
+    shape = (x.shape[0], out_channels, *geometry.output_size(x.shape[2:]))
+    if dy.shape != shape:
+        require(False, op, "dy", f"must have shape {shape}", tuple(dy.shape))
+    if x.dtype != dy.dtype:
+        refuse_dtypes(op, "dy", {"x": x, "dy": dy})
 
 
 def channels_of(pattern: Sequence[Tensor], geometry: ConvGeometry) -> tuple[int, int]:
@@ -197,12 +238,14 @@ def _fake(
     geometry: list[int],
 ) -> Tensor:
     conv = ConvGeometry.from_flat(geometry)
+    _check(x, values, bias, pattern, transposed, conv)
     channels = channels_of(pattern, conv)[int(transposed)]
     size = (conv.input_size if transposed else conv.output_size)(x.shape[2:])
     return x.new_empty((x.shape[0], channels, *size))
 
 
 def _fake_dv(dy: Tensor, x: Tensor, pattern: list[Tensor], geometry: list[int]) -> Tensor:
+    _check_dv(dy, x, pattern, ConvGeometry.from_flat(geometry))
     return dy.new_empty(pattern[1].shape[0])
 
 

@@ -20,13 +20,14 @@ from torch import Tensor
 from sparseq.errors import require
 from sparseq.ops._backend import declare
 from sparseq.ops._dtypes import refuse_dtypes
+from sparseq.ops._pattern import row_indices
+from sparseq.ops.geometry import check_places
 from sparseq.ops.sparse_conv import (
     ConvGeometry,
     channels_of,
     sparse_conv,
     sparse_conv_reference,
 )
-from sparseq.ops.spmm import row_indices
 from sparseq.ops.spmm_chain import PER_MAP, differentiable
 
 GEOMETRY_LENGTH = 11  # integers of `ConvGeometry.flat` in two dimensions
@@ -48,7 +49,8 @@ def sparse_conv_chain(
         values: for each of the L convolutions the kept weights (nnz) in CSR order, of x's dtype.
         biases: (O) of each convolution, or an empty tensor for none.
         patterns: row_ptr, col_idx, row_ptr_t, col_idx_t, perm (int32) of the first convolution,
-            then of the second, and so on: 5 L tensors.
+            then of the second, and so on: 5 L tensors. They are checked at every call, unless they
+            are those of layers.
         geometries: kernel size, stride, padding, dilation and groups of each.
         relu: for each convolution 1 if max(0, .) follows it, otherwise 0.
         pool: for each convolution the size and stride of the max pooling that follows it, 1 for
@@ -62,23 +64,55 @@ def sparse_conv_chain(
         ValueError: lists of different lengths, layers whose shapes do not match x or each other,
             or different dtypes.
     """
+    flat = [setting for geometry in geometries for setting in geometry.flat()]
+    lists = list(values), list(biases), list(patterns), [], flat, list(relu), list(pool)
+    _check(x, *lists)
+    return chain_checked(x, *lists)
+
+
+def _check(
+    x: Tensor,
+    values: list[Tensor],
+    biases: list[Tensor],
+    patterns: list[Tensor],
+    orders: list[Tensor],
+    geometry: list[int],
+    relu: list[int],
+    pool: list[int],
+) -> None:
     count = len(values)
-    lists = (biases, geometries, relu, pool)
-    if not count or any(len(part) != count for part in lists) or len(patterns) != PER_MAP * count:
-        lengths = f"{count}, {', '.join(str(len(part)) for part in lists)} and {len(patterns)}"
+    lengths = [count, len(biases), len(relu), len(pool), len(geometry) / GEOMETRY_LENGTH]
+    if not count or set(lengths) != {count} or len(patterns) != PER_MAP * count:
         rule = "must have one entry per convolution, at least one, and five per layer in patterns"
-        arguments = "values, biases, geometries, relu, pool, patterns"
-        require(False, "sparse_conv_chain", arguments, rule, lengths)
+        arguments = "values, biases, relu, pool, geometries, patterns"
+        got = f"{', '.join(map(str, lengths))} and {len(patterns)}"
+        require(False, "sparse_conv_chain", arguments, rule, got)
+    rule = "must have three for each convolution, or none"
+    require(len(orders) in (0, 3 * count), "sparse_conv_chain", "orders", rule, len(orders))
     require(x.dim() == 4, "sparse_conv_chain", "x", "must be (N, C, height, width)", tuple(x.shape))
     shape = list(x.shape[1:])
-    for layer, geometry in enumerate(geometries):
+    for layer in range(count):
         pattern = patterns[PER_MAP * layer : PER_MAP * (layer + 1)]
-        shape = _next_shape(layer, shape, pattern, geometry, pool[layer])
+        conv = _geometry_of(geometry, layer)
+        shape = _next_shape(layer, shape, pattern, conv, pool[layer])
         _check_layer(layer, x, values[layer], biases[layer], pattern)
-    flat = [setting for geometry in geometries for setting in geometry.flat()]
-    return chain_checked(
-        x, list(values), list(biases), list(patterns), [], flat, list(relu), list(pool)
-    )
+        if orders:
+            _check_order(layer, orders[3 * layer : 3 * layer + 3], pattern, conv)
+
+
+def _geometry_of(geometry: list[int], layer: int) -> ConvGeometry:
+    return ConvGeometry.from_flat(geometry[GEOMETRY_LENGTH * layer : GEOMETRY_LENGTH * (layer + 1)])
+
+
+def _check_order(
+    layer: int, order: list[Tensor], pattern: Sequence[Tensor], geometry: ConvGeometry
+) -> None:
+    rows, nnz = pattern[0].shape[0] - 1, pattern[1].shape[0]
+    shapes = [(rows * geometry.taps + 1,), (nnz,), (nnz,)]
+    fits = all(t.dtype == torch.int32 and t.shape == s for t, s in zip(order, shapes, strict=True))
+    rule = f"must be the tap_order of the pattern of layer {layer}, int32 of shapes {shapes}"
+    got = ", ".join(f"{t.dtype} {tuple(t.shape)}" for t in order)
+    require(fits, "sparse_conv_chain", "orders", rule, got)
 
 
 def tap_order(pattern: Sequence[Tensor], geometry: ConvGeometry) -> tuple[Tensor, Tensor, Tensor]:
@@ -108,7 +142,9 @@ def _next_shape(
     layer: int, shape: list[int], pattern: Sequence[Tensor], geometry: ConvGeometry, pool: int
 ) -> list[int]:
     """Channels, height and width after a layer; ValueError if it does not accept `shape`."""
+    geometry.check("sparse_conv_chain")
     out_channels, in_channels = channels_of(pattern, geometry)
+    check_places("sparse_conv_chain", shape[1:], geometry.padding)
     if in_channels != shape[0]:
         rule = f"must accept {shape[0]} channels in layer {layer}"
         require(False, "sparse_conv_chain", "patterns", rule, in_channels)
@@ -176,10 +212,10 @@ def _fake(
     relu: list[int],
     pool: list[int],
 ) -> Tensor:
+    _check(x, values, biases, patterns, orders, geometry, relu, pool)
     size = list(x.shape[2:])
     for layer, window in enumerate(pool):
-        flat = geometry[GEOMETRY_LENGTH * layer : GEOMETRY_LENGTH * (layer + 1)]
-        size = [n // window for n in ConvGeometry.from_flat(flat).output_size(size)]
+        size = [n // window for n in _geometry_of(geometry, layer).output_size(size)]
     return x.new_empty((x.shape[0], patterns[-PER_MAP].shape[0] - 1, *size))
 
 
@@ -191,10 +227,11 @@ class _LayerByLayer:
         def convolve(x: Tensor, kept: Tensor, bias: Any, pattern: Any, flat: list[int]) -> Tensor:
             return sparse_conv(x, kept, pattern, bias, ConvGeometry.from_flat(flat))
 
+        _check(*args)
         return _layer_by_layer(convolve, args)
 
 
-# Without checks; `orders` is the `tap_order` of every layer or empty, `geometry` all `flat` lists.
+# `orders` is the `tap_order` of every layer or empty, `geometry` all `flat` lists.
 chain_checked = declare(
     "sparse_conv_chain(Tensor x, Tensor[] values, Tensor[] biases, Tensor[] patterns,"
     " Tensor[] orders, int[] geometry, int[] relu, int[] pool) -> Tensor",

@@ -23,19 +23,20 @@ from torch import Tensor
 from sparseq.errors import require
 from sparseq.ops._backend import declare
 from sparseq.ops._dtypes import refuse_dtypes
+from sparseq.ops._pattern import PatternLike, check_sampled, pattern_list, row_indices
 from sparseq.ops._patterned import product_function, sampled_function
 from sparseq.ops.hamilton import (
     hamilton_dw_reference,
     hamilton_dx_reference,
     hamilton_reference,
 )
-from sparseq.ops.spmm import dense_matrix, row_indices
+from sparseq.ops.spmm import dense_matrix
 
 
 def sparse_hamilton(
     x: Tensor,
     values: Tensor,
-    pattern: Sequence[Tensor],
+    pattern: PatternLike,
     bias: Tensor | None = None,
     conjugate: bool = False,
 ) -> Tensor:
@@ -44,8 +45,9 @@ def sparse_hamilton(
     Args:
         x: (..., 4 k), floating point, four blocks [r | i | j | k]; (..., 4 m) when conjugate.
         values: (nnz) or (nnz, 4), the kept weights in CSR order, of x's dtype.
-        pattern: row_ptr, col_idx, row_ptr_t, col_idx_t, perm (int32), already checked, of the
-            (4 m, k) matrix for values (nnz) and of the (m, k) matrix for values (nnz, 4).
+        pattern: a `CSRPattern`, or its row_ptr, col_idx, row_ptr_t, col_idx_t, perm (int32), which
+            are then checked at every call; of the (4 m, k) matrix for values (nnz) and of the
+            (m, k) matrix for values (nnz, 4).
         bias: (4 m) or None; must be None when conjugate.
         conjugate: multiply by W*.
 
@@ -55,10 +57,18 @@ def sparse_hamilton(
     Raises:
         ValueError: shapes or dtypes that do not match.
     """
+    tensors = pattern_list("sparse_hamilton", pattern)
+    _check(x, values, bias, tensors, conjugate)
+    return _SPARSE_HAMILTON(x, values, bias, tensors, conjugate)
+
+
+def _check(
+    x: Tensor, values: Tensor, bias: Tensor | None, pattern: list[Tensor], conjugate: bool
+) -> None:
     rows, columns = pattern[0].shape[0] - 1, pattern[2].shape[0] - 1
     out_features = 4 * rows if values.dim() == 2 else rows
     in_features = 4 * columns
-    if values.shape != (pattern[1].shape[0], 4)[: values.dim()]:
+    if values.dim() == 0 or values.shape != (pattern[1].shape[0], 4)[: values.dim()]:
         rule = f"must have shape ({pattern[1].shape[0]},) or ({pattern[1].shape[0]}, 4)"
         require(False, "sparse_hamilton", "values", rule, tuple(values.shape))
     if out_features % 4:
@@ -71,7 +81,14 @@ def sparse_hamilton(
         require(False, "sparse_hamilton", "bias", rule, tuple(bias.shape))
     if x.dtype != values.dtype or (bias is not None and bias.dtype != values.dtype):
         refuse_dtypes("sparse_hamilton", "values", {"x": x, "bias": bias, "values": values})
-    return _SPARSE_HAMILTON(x, values, bias, list(pattern), conjugate)
+
+
+def _check_dv(dy: Tensor, x: Tensor, pattern: list[Tensor], per_quaternion: bool) -> None:
+    rows, columns = pattern[0].shape[0] - 1, pattern[2].shape[0] - 1
+    if not per_quaternion and rows % 4:
+        require(False, "sparse_hamilton_dv", "pattern", "must have 4 m rows", rows)
+    features = 4 * rows if per_quaternion else rows
+    check_sampled("sparse_hamilton_dv", dy, features, x, 4 * columns)
 
 
 def compact_weight(values: Tensor, pattern: Sequence[Tensor]) -> Tensor:
@@ -106,12 +123,14 @@ def sparse_hamilton_dv_reference(
 def _fake(
     x: Tensor, values: Tensor, bias: Tensor | None, pattern: list[Tensor], conjugate: bool
 ) -> Tensor:
+    _check(x, values, bias, pattern, conjugate)
     rows, columns = pattern[0].shape[0] - 1, pattern[2].shape[0] - 1
     features = 4 * columns if conjugate else (4 * rows if values.dim() == 2 else rows)
     return x.new_empty((*x.shape[:-1], features))
 
 
 def _fake_dv(dy: Tensor, x: Tensor, pattern: list[Tensor], per_quaternion: bool) -> Tensor:
+    _check_dv(dy, x, pattern, per_quaternion)
     nnz = pattern[1].shape[0]
     return dy.new_empty((nnz, 4) if per_quaternion else (nnz,))
 

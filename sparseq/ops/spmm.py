@@ -12,20 +12,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from sparseq.errors import require
 from sparseq.ops._backend import declare
 from sparseq.ops._dtypes import refuse_dtypes
+from sparseq.ops._pattern import PatternLike, pattern_list, row_indices
 from sparseq.ops._patterned import product_function
 
 
 def spmm(
     x: Tensor,
     values: Tensor,
-    pattern: Sequence[Tensor],
+    pattern: PatternLike,
     bias: Tensor | None = None,
     transposed: bool = False,
 ) -> Tensor:
@@ -34,8 +34,8 @@ def spmm(
     Args:
         x: (..., k), floating point; (..., m) when transposed.
         values: (nnz), the kept weights in CSR order, of x's dtype.
-        pattern: row_ptr, col_idx, row_ptr_t, col_idx_t, perm (int32) of the (m, k) matrix, already
-            checked.
+        pattern: a `CSRPattern` of the (m, k) matrix, or its row_ptr, col_idx, row_ptr_t, col_idx_t,
+            perm (int32), which are then checked at every call.
         bias: (m) or None; (k) when transposed.
         transposed: multiply by A^T.
 
@@ -45,6 +45,14 @@ def spmm(
     Raises:
         ValueError: shapes or dtypes that do not match.
     """
+    tensors = pattern_list("spmm", pattern)
+    _check(x, values, bias, tensors, transposed)
+    return _SPMM(x, values, bias, tensors, transposed)
+
+
+def _check(
+    x: Tensor, values: Tensor, bias: Tensor | None, pattern: list[Tensor], transposed: bool
+) -> None:
     m, k = pattern[0].shape[0] - 1, pattern[2].shape[0] - 1
     rows, columns = (k, m) if transposed else (m, k)
     if x.dim() == 0 or x.shape[-1] != columns:
@@ -56,7 +64,6 @@ def spmm(
         require(False, "spmm", "bias", f"must have shape ({rows},)", tuple(bias.shape))
     if x.dtype != values.dtype or (bias is not None and bias.dtype != values.dtype):
         refuse_dtypes("spmm", "values", {"x": x, "bias": bias, "values": values})
-    return _SPMM(x, values, bias, list(pattern), transposed)
 
 
 def dense_matrix(values: Tensor, pattern: Sequence[Tensor]) -> Tensor:
@@ -64,13 +71,6 @@ def dense_matrix(values: Tensor, pattern: Sequence[Tensor]) -> Tensor:
     row_ptr, col_idx, row_ptr_t = pattern[:3]
     matrix = values.new_zeros(row_ptr.shape[0] - 1, row_ptr_t.shape[0] - 1)
     return matrix.index_put((row_indices(row_ptr, col_idx), col_idx.long()), values)
-
-
-def row_indices(row_ptr: Tensor, col_idx: Tensor) -> Tensor:
-    """(nnz) int64: the row of each entry."""
-    rows = torch.arange(row_ptr.shape[0] - 1, device=row_ptr.device)
-    counts = row_ptr.diff().long()
-    return torch.repeat_interleave(rows, counts, output_size=col_idx.shape[0])
 
 
 def spmm_reference(
@@ -84,6 +84,7 @@ def spmm_reference(
 def _fake(
     x: Tensor, values: Tensor, bias: Tensor | None, pattern: list[Tensor], transposed: bool
 ) -> Tensor:
+    _check(x, values, bias, pattern, transposed)
     return x.new_empty((*x.shape[:-1], pattern[2 if transposed else 0].shape[0] - 1))
 
 

@@ -36,7 +36,8 @@ def spmm_chain(
         values: for each of the L maps the kept weights (nnz) in CSR order, of x's dtype.
         biases: (m) of each map, or an empty tensor for none.
         patterns: row_ptr, col_idx, row_ptr_t, col_idx_t, perm (int32) of the first map, then of
-            the second, and so on: 5 L tensors.
+            the second, and so on: 5 L tensors. They are checked at every call, unless they are
+            those of layers.
         relu: for each map 1 if max(0, .) follows it, otherwise 0.
 
     Returns:
@@ -46,12 +47,21 @@ def spmm_chain(
         ValueError: lists of different lengths, maps whose shapes do not match x or each other,
             or different dtypes.
     """
+    lists = list(values), list(biases), list(patterns), list(relu)
+    _check(x, *lists)
+    return _SPMM_CHAIN(x, *lists)
+
+
+def _check(
+    x: Tensor, values: list[Tensor], biases: list[Tensor], patterns: list[Tensor], relu: list[int]
+) -> None:
     count = len(values)
     if not count or len(biases) != count or len(relu) != count or len(patterns) != PER_MAP * count:
         sizes = f"{count}, {len(biases)}, {len(patterns)} and {len(relu)}"
         rule = "must have one entry per map, at least one, and five per map in patterns"
         require(False, "spmm_chain", "values, biases, patterns, relu", rule, sizes)
-    features = x.shape[-1] if x.dim() else 0
+    require(x.dim() > 0, "spmm_chain", "x", "must have a dimension of features", tuple(x.shape))
+    features = x.shape[-1]
     for layer in range(count):
         row_ptr, col_idx, row_ptr_t = patterns[PER_MAP * layer : PER_MAP * layer + 3]
         if row_ptr_t.shape[0] - 1 != features:
@@ -63,7 +73,6 @@ def spmm_chain(
             tensors = {"x": x, "values": values[layer], "bias": bias if bias.numel() else None}
             refuse_dtypes(f"spmm_chain, map {layer}", "values", tensors)
         features = row_ptr.shape[0] - 1
-    return _SPMM_CHAIN(x, list(values), list(biases), list(patterns), list(relu))
 
 
 def _check_map(layer: int, values: Tensor, bias: Tensor, row_ptr: Tensor, col_idx: Tensor) -> None:
@@ -100,6 +109,7 @@ def spmm_chain_reference(
 def _fake(
     x: Tensor, values: list[Tensor], biases: list[Tensor], patterns: list[Tensor], relu: list[int]
 ) -> Tensor:
+    _check(x, values, biases, patterns, relu)
     return x.new_empty((*x.shape[:-1], patterns[-PER_MAP].shape[0] - 1))
 
 
@@ -111,6 +121,7 @@ class _MapByMap:
         def apply(x: Tensor, kept: Tensor, bias: Tensor | None, pattern: list[Tensor]) -> Tensor:
             return spmm(x, kept, pattern, bias)
 
+        _check(*args)
         return _map_by_map(apply, args)
 
 

@@ -179,7 +179,8 @@ def _is_sparse(module: nn.Module) -> bool:
 
 def _bytes(module: nn.Module) -> int:
     tensors = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
-    return sum(tensor.nbytes for tensor in tensors)
+    pattern = module.pattern.nbytes if isinstance(module, PatternedLayer) else 0
+    return pattern + sum(tensor.nbytes for tensor in tensors)
 
 
 def _kernel(module: nn.Module, device: torch.device) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from sparseq.nn import ExpanderLinear, ExpanderQLinear, QLinear, SparseLinear, SparseQLinear
 
 IN, OUT = 12, 8
+PATTERN = ("row_ptr", "col_idx", "row_ptr_t", "col_idx_t", "perm")
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,12 @@ CASES = [
 
 
 def snapshot(layer: nn.Module) -> dict[str, torch.Tensor]:
-    """Copies of every tensor of a layer, the unsaved ones too."""
+    """Copies of every tensor of a layer, the unsaved ones and patterns too."""
     named = [*layer.named_parameters(), *layer.named_buffers()]
+    for path, module in layer.named_modules():
+        pattern = getattr(module, "pattern", None)
+        if pattern is not None:
+            named.extend((f"{path} {name}", getattr(pattern, name)) for name in PATTERN)
     return {name: tensor.detach().clone() for name, tensor in named}
 
 

@@ -40,7 +40,7 @@ def test_rows_count_and_time_every_layer(layer):
     assert (first.name, first.kind) == ("0", type(model[0]).__name__)
     assert (first.nnz, first.weights) == (model[0].values.numel(), weights)
     assert first.density == first.nnz / weights
-    tensors = [*model[0].parameters(), *model[0].buffers()]
+    tensors = [*model[0].parameters(), *model[0].pattern.tensors]
     assert first.bytes == sum(tensor.nbytes for tensor in tensors)
     assert first.dense_ms > 0
     assert first.sparse_ms > 0

@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 #include "../../common/check.h"
@@ -12,6 +13,11 @@ namespace sparseq::conv {
 
 constexpr int kAxes = 3;
 using Sizes = std::array<int64_t, kAxes>;
+
+// Most places of an axis with its padding, of a stride, a dilation; and most taps. Within these no
+// sum and no product of two numbers of a geometry leaves 64 bits.
+constexpr int64_t kMostPlaces = std::numeric_limits<int32_t>::max();
+constexpr int64_t kMostTaps = int64_t{1} << 24;
 
 inline int64_t volume(const Sizes& sizes) { return sizes[0] * sizes[1] * sizes[2]; }
 
@@ -77,9 +83,22 @@ inline Geometry read_geometry(const char* op, const std::vector<int64_t>& number
                   op, "geometry",
                   "must be sizes from 1 and paddings from 0, below the stride for output_padding",
                   i);
+    SPARSEQ_CHECK(g.kernel[i] <= kMostTaps && g.stride[i] <= kMostPlaces &&
+                      g.dilation[i] <= kMostPlaces && g.padding[i] <= kMostPlaces,
+                  op, "geometry", "must fit in 32 bits, and a kernel in 24", i);
   }
+  SPARSEQ_CHECK(g.kernel[0] * g.kernel[1] <= kMostTaps && g.taps() <= kMostTaps, op, "geometry",
+                "must have at most 2^24 taps", g.kernel[0]);
   SPARSEQ_CHECK(g.groups >= 1, op, "groups", "must be at least 1", g.groups);
   return g;
+}
+
+// Checks sizes of maps: with the padding on both sides, and at most so many places along an axis.
+inline void check_places(const char* op, const char* name, const Geometry& g, const Sizes& in) {
+  for (int i = 0; i < kAxes; ++i) {
+    SPARSEQ_CHECK(in[i] >= 0 && in[i] <= kMostPlaces - 2 * g.padding[i], op, name,
+                  "must have sizes that fit in 32 bits with the padding", in[i]);
+  }
 }
 
 // A convolution of tensors of certain sizes.

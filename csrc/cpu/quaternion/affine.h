@@ -137,7 +137,9 @@ inline FeatureSizes feature_sizes(const char* op, const Tensor& x) {
   SPARSEQ_CHECK(x.dim() >= 2 && x.size(1) % 4 == 0, op, "x", "must be features (N, 4 C, ...)",
                 shape_text(x));
   FeatureSizes sizes{x.size(0), x.size(1) / 4, 1};
-  for (int64_t i = 2; i < x.dim(); ++i) sizes.positions *= x.size(i);
+  for (int64_t i = 2; i < x.dim(); ++i) {
+    sizes.positions = tensors::size_product(op, "x", sizes.positions, x.size(i));
+  }
   return sizes;
 }
 
@@ -146,10 +148,8 @@ template <typename T>
 const T* coefficients_of(const char* op, const char* name, const std::optional<Tensor>& x,
                          std::initializer_list<int64_t> shape) {
   if (!x.has_value()) return nullptr;
-  int64_t count = 1;
-  for (const int64_t size : shape) count *= size;
-  SPARSEQ_CHECK(x->numel() == count, op, name, text("must have shape ", tuple_text(shape)),
-                shape_text(*x));
+  SPARSEQ_CHECK(sizes_of(*x) == std::vector<int64_t>(shape), op, name,
+                text("must have shape ", tuple_text(shape)), shape_text(*x));
   SPARSEQ_CHECK(
       x->scalar_type() == sum_dtype<T>(), op, name,
       text("must have dtype ", std::is_same_v<T, double> ? "torch.float64" : "torch.float32"),

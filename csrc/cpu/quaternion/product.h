@@ -5,6 +5,7 @@
 #include <string>
 #include <type_traits>
 
+#include "../../common/check.h"
 #include "../tensors/parallel.h"
 #include "../tiles/outer_product.h"
 #include "../tiles/tiles.h"
@@ -20,6 +21,11 @@ using tensors::useful_threads;
 
 constexpr int kDepthBlock = 512;  // a tile's block of this depth stays in L2
 constexpr int kRowBlock = 48;     // most rows of C per task; a multiple of both kernel heights
+
+inline void check_algorithm(const char* op, const std::string& algorithm) {
+  SPARSEQ_CHECK(algorithm == "auto" || algorithm == "8" || algorithm == "16", op, "algorithm",
+                "must be auto, 8 or 16", algorithm);
+}
 
 // Whether the eight products serve, where the algorithm leaves it open by the depth of the sums.
 inline bool use_eight(const std::string& algorithm, int64_t depth) {

@@ -9,6 +9,7 @@
 // one plane and one phase per residue of its outputs.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <vector>
@@ -135,6 +136,9 @@ inline PlaneLayout make_layout(const Axes& axes, const Sizes& counts, int64_t la
   layout.channel = layout.plane * planes;
   // a power of two would put the same place of all channels into the same few sets of a cache
   if (layout.channel % (16 * vector) == 0) layout.channel += vector;
+  // indirections hold offsets of an image in 32 bits
+  SPARSEQ_CHECK(layout.channel <= conv::kMostPlaces / std::max<int64_t>(channels, 1), "sparse_conv",
+                "x", "must have planes that fit in 32 bits", layout.channel);
   return layout;
 }
 

@@ -1,6 +1,8 @@
 // One convolution of a chain, and what follows it before the next one.
 #pragma once
 
+#include <memory>
+
 #include "../../common/csr.h"
 #include "../conv/geometry.h"
 
@@ -19,6 +21,7 @@ struct Link {
   int64_t pool;         // 1, or the side of the max pooling's squares
   Sizes in, conv, out;  // maps: read, before and after the pooling
   int64_t channels_in;  // of all groups
+  std::shared_ptr<const int32_t[]> pattern, order_copy;  // where csr and order are copies
 
   int64_t channels() const { return csr.rows; }
   int64_t group_rows() const { return csr.rows / g.groups; }

@@ -65,15 +65,23 @@ inline void check_dtype(const char* op, const Named& x, const Named& wanted) {
 
 // Checks the values of a pattern, one each.
 inline void check_values(const char* op, const char* name, const Tensor& values, int64_t nnz) {
-  SPARSEQ_CHECK(values.numel() == nnz, op, name,
+  SPARSEQ_CHECK(values.dim() == 1 && values.numel() == nnz, op, name,
                 text("must have one entry for each of the ", nnz, " column ids"),
                 shape_text(values));
 }
 
 // Checks a vector of one number for each of `rows`.
 inline void check_vector(const char* op, const Named& x, int64_t rows) {
-  SPARSEQ_CHECK(x.tensor.numel() == rows, op, x.name, text("must have shape (", rows, ",)"),
-                shape_text(x.tensor));
+  SPARSEQ_CHECK(x.tensor.dim() == 1 && x.tensor.numel() == rows, op, x.name,
+                text("must have shape (", rows, ",)"), shape_text(x.tensor));
+}
+
+// a * b of sizes, which must fit in 64 bits.
+inline int64_t size_product(const char* op, const char* name, int64_t a, int64_t b) {
+  int64_t product = 0;
+  SPARSEQ_CHECK(a >= 0 && b >= 0 && !__builtin_mul_overflow(a, b, &product), op, name,
+                "must be sizes whose products fit in 64 bits", text(a, " and ", b));
+  return product;
 }
 
 }  // namespace sparseq::tensors

@@ -72,8 +72,9 @@ Tensor weight_gradient(const char* op, const Tensor& dy, int64_t m, const Tensor
                        const std::vector<int64_t>& sizes, const Body& body) {
   check_features(op, {"dy", dy}, {m});
   const int64_t batch = m == 0 ? 0 : dy.numel() / m;
-  SPARSEQ_CHECK(x.dim() > 0 && x.size(-1) == k && (m == 0 || x.numel() == batch * k), op, "x",
-                text("must have shape ", tuple_text(with_last(dy, k))), shape_text(x));
+  const std::vector<int64_t> shape = with_last(dy, k);
+  SPARSEQ_CHECK(sizes_of(x) == shape, op, "x", text("must have shape ", tuple_text(shape)),
+                shape_text(x));
   check_dtype(op, {"x", x}, {"dy", dy});
   if (batch == 0) return torch::stable::new_zeros(dy, sizes);
   const Tensor left = as_contiguous(dy), right = as_contiguous(x);

@@ -3,7 +3,9 @@
 
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/util/Exception.h>
 
+#include <algorithm>
 #include <optional>
 #include <vector>
 
@@ -51,9 +53,12 @@ const S* data_or_null(const std::optional<Tensor>& x) {
 // Uninitialized contiguous tensor of these sizes, with the dtype and on the device of `like`.
 inline Tensor new_output(const Tensor& like, const std::vector<int64_t>& sizes) {
   std::vector<int64_t> strides(sizes.size(), 1);
+  bool fits = true;
   for (size_t i = sizes.size(); i > 1; --i) {
-    strides[i - 2] = strides[i - 1] * (sizes[i - 1] > 0 ? sizes[i - 1] : 1);
+    const int64_t size = std::max<int64_t>(sizes[i - 1], 1);
+    fits &= !__builtin_mul_overflow(strides[i - 1], size, &strides[i - 2]);
   }
+  STD_TORCH_CHECK(fits, "sparseq: the sizes of a result must fit in 64 bits");
   int32_t dtype, device, index;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device));

@@ -74,7 +74,7 @@ class ExpanderConvNd(SparseConvNd, ExpanderLayer):
         """The edges between channels."""
         taps, (rows, columns) = self._geometry.taps, self.pattern.shape
         outputs = self.pattern.rows()[::taps].to("cpu", torch.int32).numpy()
-        inputs = (self.col_idx[::taps] // taps).cpu().numpy()
+        inputs = (self.pattern.columns()[::taps] // taps).to("cpu", torch.int32).numpy()
         return Edges(columns // taps, rows, outputs, inputs, self.graph)
 
     def mask(self) -> Tensor:

@@ -39,6 +39,7 @@ class ExpanderLayer(PatternedLayer):
     """
 
     __constants__: ClassVar[list[str]] = ["in_features", "out_features", "degree", "graph", "seed"]
+    _saved_pattern: ClassVar[tuple[str, ...]] = ()
     unit: ClassVar[int] = 1  # real features per node
     block: tuple[int, int]
     op: str
@@ -69,7 +70,7 @@ class ExpanderLayer(PatternedLayer):
         self.degree, self.seed, self.init = degree, seed, init
         edges = self._draw(graph)
         self.graph, self.block = edges.graph, self._choose_block(edges)
-        self._register_pattern(self._pattern_of(edges))
+        self._set_pattern(self._pattern_of(edges))
 
     def _set_parameters(
         self, bias: bool, device: Any, dtype: torch.dtype | None, generator: torch.Generator | None
@@ -84,7 +85,7 @@ class ExpanderLayer(PatternedLayer):
         """The edges between inputs and outputs (quaternions in a quaternion layer)."""
         rows, columns = self.pattern.shape
         outputs = self.pattern.rows().to("cpu", torch.int32).numpy()
-        inputs = self.col_idx.cpu().numpy()
+        inputs = self.pattern.columns().to("cpu", torch.int32).numpy()
         return Edges(columns, rows, outputs, inputs, self.graph).expanded(*self.block)
 
     @property
@@ -145,27 +146,15 @@ class ExpanderLayer(PatternedLayer):
 
     def _fan_in(self) -> Tensor:
         """(entries) the fan_in of each entry's output: its edges, or all inputs for "dense_fan"."""
-        counts = self.row_ptr.diff()[self.pattern.rows()] * self.block[1]
+        counts = self.pattern.counts()[self.pattern.rows()] * self.block[1]
         all_inputs = self.pattern.shape[1] * self.block[1]
         return counts if self.init == "he" else counts.fill_(all_inputs)
 
-    def _register_pattern(self, pattern: CSRPattern) -> None:
-        super()._register_pattern(pattern)
-        self._non_persistent_buffers_set.update(("row_ptr", "col_idx"))
-
-    def _move_pattern(self, pattern: CSRPattern, device: torch.device) -> None:
-        """Register the pattern on a device, drawn again if it is on the meta device."""
-        if pattern.row_ptr.is_meta:
-            pattern = self._pattern_of(self._draw(self.graph))
-        self._register_pattern(pattern.map(lambda tensor: tensor.to(device)))
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        previous = self.pattern
-        super()._apply(fn, recurse)
-        if self.row_ptr is not previous.row_ptr and not self.row_ptr.is_meta:
-            # after `to_empty` the buffers are uninitialized
-            self._move_pattern(previous, self.row_ptr.device)
-        return self
+    def _move_pattern(self, device: torch.device) -> None:
+        """As the base class, but draw the graph again if the layer is on the meta device."""
+        if self._pattern.is_meta and device.type != "meta":
+            self._set_pattern(self._pattern_of(self._draw(self.graph)))
+        super()._move_pattern(device)
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
@@ -192,18 +181,14 @@ class ExpanderLayer(PatternedLayer):
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
 
-    def _kept_state(self, weight: Tensor) -> dict[str, Tensor]:
-        state = super()._kept_state(weight)
-        return {name: state[name] for name in self.store.tensors}
-
     def _adopt(self, stored: dict[str, Tensor], assign: bool) -> dict[str, Tensor]:
         rule = "must not contain a pattern, which is that of the layer's graph"
         pattern = stored.keys() & {"row_ptr", "col_idx"}
         require(not pattern, type(self).__name__, "state_dict", rule, ", ".join(sorted(stored)))
         first = self.store.tensors[0]
         entries = stored.get(first, getattr(self, first))
-        if assign and entries.device != self.row_ptr.device:
-            self._move_pattern(self.pattern, entries.device)
+        if assign:
+            self._move_pattern(entries.device)
         return {}
 
 

@@ -1,4 +1,4 @@
-"""When inference-only kernels may run, and their cache of reordered patterns."""
+"""When inference-only kernels may run, and the reordered patterns that they take."""
 
 from __future__ import annotations
 
@@ -7,12 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.weak import WeakTensorKeyDictionary
-
-from sparseq.ops.sparse_conv_chain import tap_order
-
-# column ids -> (their version, the entries ordered by taps)
-TAP_ORDERS: Any = WeakTensorKeyDictionary()
 
 
 def is_eager_cpu_tensor(x: Any) -> bool:
@@ -39,16 +33,5 @@ def has_hooks(module: Any) -> bool:
 
 
 def tap_orders(layers: Sequence[Any]) -> list[Tensor]:
-    """The entries of each layer ordered by taps, cached until the pattern changes."""
-    orders: list[Tensor] = []
-    for layer in layers:
-        pattern = layer._pattern_tensors()
-        col_idx = pattern[1]
-        if col_idx.is_inference():  # has no version counter, so changes cannot be detected
-            return []
-        cached = TAP_ORDERS.get(col_idx)
-        if cached is None or cached[0] != col_idx._version:
-            cached = (col_idx._version, tap_order(pattern, layer._geometry))
-            TAP_ORDERS[col_idx] = cached
-        orders.extend(cached[1])
-    return orders
+    """The entries of each layer ordered by taps."""
+    return [order for layer in layers for order in layer.pattern.tap_order(layer._geometry)]

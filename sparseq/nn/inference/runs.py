@@ -89,7 +89,7 @@ class LinearRun(Run):
 
     def is_faster(self, x: Tensor) -> bool:
         """If there are few weights, or enough examples for every thread."""
-        weights = sum(layer._buffers["perm"].shape[0] for layer in self.layers)
+        weights = sum(layer.pattern.nnz for layer in self.layers)
         rows = x.numel() // max(x.shape[-1], 1) if x.dim() else 0
         is_faster: bool = measured().linear_chain.pays(weights, rows, torch.get_num_threads())
         return is_faster

@@ -41,7 +41,7 @@ class _SparseConv(SparseConvNd):
 
     Attributes:
         values: (nnz) parameter.
-        row_ptr, col_idx: int32 buffers; row_ptr_t, col_idx_t, perm: their transpose, not saved.
+        row_ptr, col_idx: int32, copies; row_ptr_t, col_idx_t, perm: their transpose, not saved.
 
     Raises:
         ValueError: settings that torch.nn's layer refuses, a pattern or values of another shape,

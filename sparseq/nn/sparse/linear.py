@@ -75,7 +75,7 @@ class SparseLinear(PatternedLayer):
 
     Attributes:
         values: (nnz) parameter.
-        row_ptr, col_idx: int32 buffers; row_ptr_t, col_idx_t, perm: their transpose, not saved.
+        row_ptr, col_idx: int32, copies; row_ptr_t, col_idx_t, perm: their transpose, not saved.
 
     Raises:
         ValueError: a pattern or values of another shape, values that are not floating point.

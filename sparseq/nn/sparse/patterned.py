@@ -1,4 +1,4 @@
-"""Base class of the sparse layers: a pattern in buffers, a store of kept entries, loading."""
+"""Base class of the sparse layers: a pattern, a store of kept entries, loading."""
 
 from __future__ import annotations
 
@@ -15,7 +15,22 @@ from sparseq.nn.layer_types import weight_parameters
 from sparseq.nn.twin_weight import TwinWeight
 from sparseq.quant import FLOAT, ValueStore, store_from_json
 
-PATTERN = ("row_ptr", "col_idx", "row_ptr_t", "col_idx_t", "perm")
+
+class _PatternTensor:
+    """A tensor of the layer's pattern as an attribute: read as a copy, never replaced alone."""
+
+    def __set_name__(self, owner: Any, name: str) -> None:
+        self.name = name
+
+    def __get__(self, layer: Any, owner: Any = None) -> Any:
+        return self if layer is None else getattr(layer._pattern, self.name)
+
+    def __set__(self, layer: Any, tensor: Any) -> None:
+        # `functional_call` sets the entries of a state_dict one by one, and later what it read
+        if _is_copy(tensor, getattr(layer._pattern, self.name)):
+            layer._replaced.pop(self.name, None)
+        else:
+            layer._replaced[self.name] = tensor
 
 
 class PatternedLayer(nn.Module):
@@ -27,18 +42,29 @@ class PatternedLayer(nn.Module):
     (`weight`) the kept entries are loaded. The parameters remain the same objects, but an
     optimizer's state for them is valid only if the number of entries does not change.
 
+    The pattern is neither a parameter nor a buffer, so nothing averages or casts it. It is on the
+    device of the store's tensors; `to_empty` on the meta device leaves it without data.
+
     Attributes:
         store: representation of the kept entries, see `sparseq.quant.ValueStore`.
+        row_ptr, col_idx, row_ptr_t, col_idx_t, perm: copies of the pattern's tensors, int32; only
+            `load_state_dict` replaces a pattern.
     """
 
     store: ValueStore = FLOAT
 
     __constants__: ClassVar[list[str]] = ["in_features", "out_features"]
+    _saved_pattern: ClassVar[tuple[str, ...]] = ("row_ptr", "col_idx")  # in the state_dict
     in_features: int
     out_features: int
     bias: nn.Parameter | None
-    row_ptr: Tensor
-    col_idx: Tensor
+    row_ptr = _PatternTensor()
+    col_idx = _PatternTensor()
+    row_ptr_t = _PatternTensor()
+    col_idx_t = _PatternTensor()
+    perm = _PatternTensor()
+    _pattern: CSRPattern
+    _replaced: dict[str, Any]
 
     def kept_values(self) -> Tensor:
         """(nnz, ...) the kept entries as floats in CSR order, differentiable."""
@@ -92,36 +118,33 @@ class PatternedLayer(nn.Module):
         values = self.kept_values()
         if values.is_meta:
             return
-        bound = self.row_ptr.diff().clamp(min=1).to(values.dtype).rsqrt()
+        bound = self.pattern.counts().clamp(min=1).to(values.dtype).rsqrt()
         self.store.write_(self, _drawn_uniform(values, bound[self.pattern.rows()], generator))
         if self.bias is not None:
             self.bias.copy_(_drawn_uniform(self.bias, bound, generator))
 
-    def _pattern_tensors(self) -> list[Any]:
-        """The five tensors of the pattern; read from the dict for speed, as every call does it."""
-        buffers = self._buffers
-        return [
-            buffers["row_ptr"],
-            buffers["col_idx"],
-            buffers["row_ptr_t"],
-            buffers["col_idx_t"],
-            buffers["perm"],
-        ]
+    def _pattern_tensors(self) -> list[Tensor]:
+        """The five tensors of the pattern, which must not leave this package."""
+        return (self.pattern if self._replaced else self._pattern)._tensors
 
     @property
     def pattern(self) -> CSRPattern:
-        """The positions of the kept entries; its tensors are the layer's buffers."""
-        return CSRPattern(*self._pattern_tensors())
+        """The positions of the kept entries."""
+        if self._replaced:
+            rule = "can be replaced only by load_state_dict, as a whole"
+            names = ", ".join(self._replaced)
+            raise argument_error(type(self).__name__, names, rule, "another tensor")
+        return self._pattern
 
     @property
     def nnz(self) -> int:
         """Number of kept real weights."""
-        return self.col_idx.numel() * math.prod(self._entry_shape())
+        return self.pattern.nnz * math.prod(self._entry_shape())
 
     @property
     def density(self) -> float:
         """Kept fraction of the dense twin's weights."""
-        return self.col_idx.numel() / max(math.prod(self.pattern.shape), 1)
+        return self.pattern.nnz / max(math.prod(self.pattern.shape), 1)
 
     def extra_repr(self) -> str:
         """Sizes and the kept fraction."""
@@ -134,7 +157,7 @@ class PatternedLayer(nn.Module):
         """Register all tensors; device and dtype are by default those of the arguments."""
         shape = (pattern.nnz, *self._entry_shape())
         if values is None:
-            device = pattern.col_idx.device if device is None else device
+            device = pattern.device if device is None else device
             values = torch.empty(shape, device=device, dtype=dtype)
         else:
             FLOAT.check(type(self).__name__, {"values": values}, shape)
@@ -142,11 +165,26 @@ class PatternedLayer(nn.Module):
         self.store.register(self, values)
         biases = values.new_zeros(self._outputs()) if bias else None
         self.register_parameter("bias", None if biases is None else nn.Parameter(biases))
-        self._register_pattern(pattern.map(lambda tensor: tensor.to(values.device)))
+        self._set_pattern(_on_device(pattern, values.device))
 
-    def _register_pattern(self, pattern: CSRPattern) -> None:
-        for name, tensor in zip(PATTERN, pattern.tensors, strict=True):
-            self.register_buffer(name, tensor, persistent=name in ("row_ptr", "col_idx"))
+    def _set_pattern(self, pattern: CSRPattern) -> None:
+        """Make a pattern the layer's."""
+        self._pattern, self._replaced = pattern, {}
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        super()._apply(fn, recurse)
+        self._move_pattern(getattr(self, self.store.tensors[0]).device)
+        return self
+
+    def _move_pattern(self, device: torch.device) -> None:
+        """Bring the pattern to the device of the entries."""
+        if device != self._pattern.device:
+            self._set_pattern(_on_device(self._pattern, device))
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        for name in self._saved_pattern:
+            destination[prefix + name] = getattr(self.pattern, name)
 
     def _load_from_state_dict(
         self,
@@ -168,8 +206,9 @@ class PatternedLayer(nn.Module):
         except ValueError as error:
             error_msgs.append(f"{prefix.rstrip('.') or 'the layer'}: {error}")
             return
-        if is_dense:
-            del state_dict[f"{prefix}weight"]
+        for name in ("weight",) if is_dense else self._saved_pattern:
+            if state_dict.pop(prefix + name, None) is None and strict and not is_dense:
+                missing_keys.append(prefix + name)
         state_dict.update({prefix + name: tensor for name, tensor in state.items()})
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
@@ -178,10 +217,9 @@ class PatternedLayer(nn.Module):
     def _kept_state(self, weight: Tensor) -> dict[str, Tensor]:
         """State with the layer's pattern and the kept entries of a dense weight."""
         rule = "can be loaded only if the layer's pattern contains data"
-        op, has_data = type(self).__name__, not self.col_idx.is_meta
+        op, has_data = type(self).__name__, not self.pattern.is_meta
         require(has_data, op, "weight", rule, "a layer on the meta device")
-        kept = self.pattern.gather(self._matrix(weight.to(self.col_idx.device)))
-        return {**self.store.encode(kept), "row_ptr": self.row_ptr, "col_idx": self.col_idx}
+        return self.store.encode(self.pattern.gather(self._matrix(weight.to(self.pattern.device))))
 
     def _adopt(self, stored: dict[str, Tensor], assign: bool) -> dict[str, Tensor]:
         """State with stored entries and their pattern, after checking and making room for them."""
@@ -192,7 +230,7 @@ class PatternedLayer(nn.Module):
         rule = f"must contain {', '.join(names[:-1])} and {names[-1]} together"
         require(stored.keys() >= set(names), op, "state_dict", rule, got)
         row_ptr, col_idx = stored["row_ptr"], stored["col_idx"]
-        rows, columns = self.pattern.shape
+        rows, columns = self._pattern.shape
         rule = f"must have shape {(rows + 1,)}"
         require(row_ptr.shape == (rows + 1,), op, "row_ptr", rule, tuple(row_ptr.shape))
         has_data = not (row_ptr.is_meta or col_idx.is_meta)
@@ -200,15 +238,14 @@ class PatternedLayer(nn.Module):
         entries = {name: stored[name] for name in self.store.tensors}
         self.store.check(op, entries, (*col_idx.shape, *self._entry_shape()))
         self._make_room(CSRPattern.from_csr(row_ptr, col_idx, columns), entries, assign)
-        return {**entries, "row_ptr": self.row_ptr, "col_idx": self.col_idx}
+        return entries
 
     def _make_room(self, pattern: CSRPattern, entries: dict[str, Tensor], assign: bool) -> None:
         """Replace the pattern by another one and resize the store's tensors accordingly."""
         first = self.store.tensors[0]
         device = entries[first].device if assign else getattr(self, first).device
-        new = pattern.map(lambda tensor: tensor.to(device, copy=True))
-        if not _are_equal(new.tensors, self.pattern.tensors):
-            self._register_pattern(new)
+        new = _on_device(pattern, device)
+        self._set_pattern(self._pattern if new.equals(self._pattern) else new)
         self.store.resize_(self, entries)
 
 
@@ -220,11 +257,16 @@ def _drawn_uniform(like: Tensor, bound: Tensor, generator: torch.Generator | Non
     return drawn.to(like.device) * bound
 
 
-def _are_equal(a: list[Tensor], b: list[Tensor]) -> bool:
-    """Whether the tensors of two patterns are equal and on the same device, which is not meta."""
-    if a[0].device != b[0].device or a[0].is_meta:
+def _on_device(pattern: CSRPattern, device: torch.device) -> CSRPattern:
+    """The pattern on a device; the meta device takes only its sizes."""
+    return pattern.without_data() if device.type == "meta" else pattern.to(device)
+
+
+def _is_copy(tensor: Any, own: Tensor) -> bool:
+    """Whether a tensor has the numbers of the layer's own one, or as few where that has none."""
+    if not isinstance(tensor, Tensor) or tensor.shape != own.shape or tensor.dtype != own.dtype:
         return False
-    return all(torch.equal(one, other) for one, other in zip(a, b, strict=True))
+    return tensor.device == own.device and (own.is_meta or torch.equal(tensor, own))
 
 
 def checked_mask(op: str, module: Any, dense_class: type[nn.Module], mask: Tensor | None) -> Tensor:

@@ -27,21 +27,13 @@ from sparseq.ops.geometry import Sizes
 from sparseq.ops.sparse_conv import sparse_conv
 from sparseq.ops.sparse_hamilton import compact_weight
 
-# buffers of the real pattern, and of the entries from which its values are read
-REAL_PATTERN = (
-    "real_row_ptr",
-    "real_col_idx",
-    "real_row_ptr_t",
-    "real_col_idx_t",
-    "real_perm",
-)
-REAL_SOURCE = "real_source"
-
 
 class SparseQConvNd(SparseConvNd):
     """Base class of the sparse quaternion convolutions: a compact pattern and the real one."""
 
     granularity: str
+    _real_pattern: CSRPattern
+    _real_source: Tensor  # entries of cat([values, -values]) that the real values are
 
     def _product(self, x: Tensor) -> Tensor:
         return self.store.product(self, self._convolve_real, x)
@@ -50,11 +42,9 @@ class SparseQConvNd(SparseConvNd):
         self, x: Tensor, values: Tensor, pattern: list[Tensor], bias: Tensor | None
     ) -> Tensor:
         """The convolution with the real weight, which has four entries for each kept component."""
-        buffers: dict[str, Any] = self._buffers
         values = values.flatten()
-        real = torch.cat([values, -values]).index_select(0, buffers[REAL_SOURCE])
-        real_pattern = [buffers[name] for name in REAL_PATTERN]
-        return sparse_conv(x, real, real_pattern, bias, self._geometry)
+        real = torch.cat([values, -values]).index_select(0, self._real_source)
+        return sparse_conv(x, real, self._real_pattern._tensors, bias, self._geometry)
 
     def dense_weight(self) -> Tensor:
         """(4, m, k, *kernel), zero at dropped entries; differentiable in the kept ones."""
@@ -65,21 +55,12 @@ class SparseQConvNd(SparseConvNd):
     def _real_groups(self) -> int:
         return 1  # groups of quaternion channels are structural zeros of the real weight
 
-    def _register_pattern(self, pattern: CSRPattern) -> None:
-        super()._register_pattern(pattern)
-        self._expand()
-
-    def _make_room(self, pattern: CSRPattern, entries: dict[str, Tensor], assign: bool) -> None:
-        super()._make_room(pattern, entries, assign)
-        self._expand()  # after `to_empty` the buffers are uninitialized
-
-    def _expand(self) -> None:
-        """Register the real pattern that belongs to the compact one."""
+    def _set_pattern(self, pattern: CSRPattern) -> None:
+        """As the base class, with the real pattern that belongs to the compact one."""
+        super()._set_pattern(pattern)
         channels = (self.out_channels // 4, self.in_channels // 4)
-        real, source = expand_pattern(self.pattern, channels, self.groups, self.granularity)
-        for name, tensor in zip(REAL_PATTERN, real.tensors, strict=True):
-            self.register_buffer(name, tensor, persistent=False)
-        self.register_buffer(REAL_SOURCE, source, persistent=False)
+        real, source = expand_pattern(pattern, channels, self.groups, self.granularity)
+        self._real_pattern, self._real_source = real, source
 
     def _entry_shape(self) -> tuple[int, ...]:
         return () if self.granularity == "component" else (4,)

@@ -31,11 +31,12 @@ def expand_pattern(
     (outputs, inputs), columns = channels, pattern.shape[1]
     by_quaternion, taps = granularity == "quaternion", columns * groups // max(inputs, 1)
     width = 4 * inputs * taps
-    if pattern.row_ptr.is_meta:
-        col_idx = pattern.col_idx.new_empty(pattern.nnz * (16 if by_quaternion else 4))
-        row_ptr = pattern.row_ptr.new_empty(4 * outputs + 1)
-        return CSRPattern.from_csr(row_ptr, col_idx, width), col_idx.clone()
-    rows, column = pattern.rows(), pattern.col_idx.long()
+    if pattern.is_meta:
+        entries = pattern.nnz * (16 if by_quaternion else 4)
+        col_idx = torch.empty(entries, dtype=torch.int32, device="meta")
+        row_ptr = torch.empty(4 * outputs + 1, dtype=torch.int32, device="meta")
+        return CSRPattern.from_csr(row_ptr, col_idx, width), col_idx
+    rows, column = pattern.rows(), pattern.columns()
     if by_quaternion:
         rows, column = rows.repeat_interleave(4), column.repeat_interleave(4)
         component = torch.arange(4, device=rows.device).repeat(pattern.nnz)

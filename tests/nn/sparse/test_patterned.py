@@ -11,31 +11,24 @@ from torch import nn
 
 from sparseq.formats import CSRPattern
 from sparseq.nn import QLinear, SparseLinear, SparseQLinear
-from tests.nn.conftest import assert_same, snapshot
-
-BUFFERS = ("row_ptr", "col_idx", "row_ptr_t", "col_idx_t", "perm")
+from tests.nn.conftest import PATTERN, assert_same, snapshot
 
 
 def test_the_state_dict_is_values_and_pattern(case):
     layer = case.layer()
     assert sorted(layer.state_dict()) == ["bias", "col_idx", "row_ptr", "values"]
-    assert {name for name, _ in layer.named_buffers()} == set(BUFFERS)
-    assert all(buffer.dtype == torch.int32 for buffer in layer.buffers())
+    assert list(layer.buffers()) == []
+    assert all(getattr(layer, name).dtype == torch.int32 for name in PATTERN)
     assert "bias" not in case.layer(bias=False).state_dict()
-
-
-def test_the_pattern_is_the_buffers(case):
-    layer = case.layer()
-    assert all(getattr(layer.pattern, name) is getattr(layer, name) for name in BUFFERS)
 
 
 def test_round_trip_with_the_same_pattern_keeps_the_tensors(case, x):
     a, b = case.layer(), case.from_dense(case.twin(seed=1), case.mask())
-    before = [getattr(b, name) for name in BUFFERS] + [b.values]
+    pattern, values = b.pattern, b.values
     b.load_state_dict(a.state_dict())
     assert_same(a, b)
-    after = [getattr(b, name) for name in BUFFERS] + [b.values]
-    assert all(x is y for x, y in zip(before, after, strict=True))
+    assert b.pattern is pattern
+    assert b.values is values
     assert torch.equal(a(x), b(x))
 
 
@@ -57,7 +50,6 @@ def test_an_adopted_pattern_shares_no_memory(case):
     before = snapshot(b)
     c = copy.deepcopy(b)
     c.load_state_dict(a.state_dict())
-    c.row_ptr.zero_()
     c.values.data.zero_()
     assert snapshot(b).keys() == before.keys()
     assert all(torch.equal(snapshot(b)[name], before[name]) for name in before)
@@ -86,14 +78,14 @@ def test_an_optimizer_continues_with_the_adopted_values(case, x):
 @pytest.mark.parametrize("assign", [False, True])
 def test_the_kept_entries_of_a_dense_state_dict_are_loaded(case, assign):
     layer, twin = case.layer(seed=0), case.twin(seed=3)
-    pattern = [getattr(layer, name) for name in BUFFERS]
+    pattern = layer.pattern
     state = twin.state_dict()
     layer.load_state_dict(state, assign=assign)
     assert sorted(state) == ["bias", "weight"]
     expected = torch.where(case.mask(), twin.weight, 0)
     assert torch.equal(layer.to_dense().weight, expected)
     assert torch.equal(layer.bias, twin.bias)
-    assert all(x is getattr(layer, name) for x, name in zip(pattern, BUFFERS, strict=True))
+    assert layer.pattern is pattern
 
 
 def test_models_load_sparse_and_dense_entries_side_by_side(case):
@@ -189,12 +181,12 @@ def test_the_other_granularity_is_refused():
 
 def test_wide_indices_load_as_int32(case):
     a, b = case.layer(seed=0), case.layer(seed=1)
-    state = {k: v.long() if k in BUFFERS else v for k, v in a.state_dict().items()}
+    state = {k: v.long() if k in PATTERN else v for k, v in a.state_dict().items()}
     b.load_state_dict(state)
     assert_same(a, b)
     c = case.layer(seed=1)
     c.load_state_dict(state, assign=True)
-    assert all(buffer.dtype == torch.int32 for buffer in c.buffers())
+    assert all(getattr(c, name).dtype == torch.int32 for name in PATTERN)
 
 
 def test_loading_converts_the_dtype(case):
@@ -216,7 +208,7 @@ def test_a_meta_layer_is_built_without_memory(case):
     real = case.layer()
     options = {} if case.name == "linear" else {"granularity": real.granularity}
     layer = type(real)(12, 8, real.pattern, device="meta", **options)
-    assert all(tensor.is_meta for tensor in [*layer.parameters(), *layer.buffers()])
+    assert all(tensor.is_meta for tensor in [*layer.parameters(), *layer.pattern.tensors])
     assert case.from_dense(case.twin().to("meta"), case.mask()).values.is_meta
     with pytest.raises(RuntimeError, match="only if the layer's pattern contains data"):
         layer.load_state_dict(case.twin().state_dict(), assign=True)

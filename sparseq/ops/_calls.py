@@ -1,0 +1,65 @@
+"""What is checked of every op's call where no compiled kernel does it: fakes and plain torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparseq.errors import require
+from sparseq.ops._pattern import COUNT, check_contents, check_lengths
+
+Kernel = Callable[..., Tensor]
+
+
+def checked_fake(schema: Any, fake: Kernel) -> Kernel:
+    """The fake behind checks of devices, layouts and the lengths of patterns."""
+
+    def entry(*args: Any) -> Tensor:
+        check_tensors(schema, args)
+        for argument, pattern in _patterns(schema, args):
+            check_lengths(schema.name.removeprefix("sparseq::"), argument, pattern)
+        return fake(*args)
+
+    return entry
+
+
+def checked_reference(schema: Any, fake: Kernel, reference: Kernel) -> Kernel:
+    """The plain-torch kernel behind what a compiled one checks: a checked fake, and patterns."""
+
+    def entry(*args: Any) -> Tensor:
+        fake(*args)
+        for argument, pattern in _patterns(schema, args):
+            check_contents(schema.name.removeprefix("sparseq::"), argument, pattern)
+        return reference(*args)
+
+    return entry
+
+
+def check_tensors(schema: Any, args: Sequence[Any]) -> None:
+    """ValueError unless all tensors are there, strided, and on the device of the first one."""
+    device, op = None, schema.name.removeprefix("sparseq::")
+    for argument, value in zip(schema.arguments, args, strict=True):
+        is_there = value is not None or str(argument.type) != "Tensor"
+        require(is_there, op, argument.name, "must be a tensor", value)
+        for tensor in value if isinstance(value, list) else [value]:
+            if not isinstance(tensor, Tensor):
+                continue
+            device = tensor.device if device is None else device
+            rule = f"must be on {device}, as all tensors of a call"
+            require(tensor.device == device, op, argument.name, rule, tensor.device)
+            strided = tensor.layout == torch.strided
+            require(strided, op, argument.name, "must be a dense tensor", tensor.layout)
+
+
+def _patterns(schema: Any, args: Sequence[Any]) -> list[tuple[str, list[Tensor]]]:
+    """The patterns of a call: one, or those of a chain."""
+    for argument, value in zip(schema.arguments, args, strict=True):
+        if argument.name == "pattern":
+            return [("pattern", value)]
+        if argument.name == "patterns":
+            starts = range(0, len(value), COUNT)
+            return [(f"patterns[{i}:]", value[i : i + COUNT]) for i in starts]
+    return []
