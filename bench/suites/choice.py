@@ -50,6 +50,8 @@ def pruned(name: str, scope: str) -> nn.Module:
     return model
 
 
+# what pruning leaves out, and which layers it empties, is no matter here
+@pytest.mark.filterwarnings("ignore:(prune|compress)\\b:UserWarning")
 @headline(scope="layerwise", thread_count=1)
 @pytest.mark.parametrize("scope", ["layerwise", "global"])
 @pytest.mark.parametrize("name", NETWORKS)
