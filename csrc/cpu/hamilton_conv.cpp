@@ -19,6 +19,7 @@
 #include "quaternion/dense_fallback.h"
 #include "quaternion/winograd.h"
 #include "tensors/dtypes.h"
+#include "tensors/sum_type.h"
 
 namespace sparseq::ops {
 namespace {
@@ -138,19 +139,62 @@ bool by_kernel(const ConvShape& shape, const std::string& algorithm, bool gradie
   if (!fits(shape) || algorithm != "auto") return fits(shape);
   if (std::is_same_v<S, torch::headeronly::Half>) return true;
   if (std::is_same_v<S, torch::headeronly::BFloat16>) return false;
+  // torch picks an algorithm by the number of threads here
+  if (shape.g.kernel[1] * shape.g.kernel[2] == 1 && shape.g.unit_stride()) return true;
   const bool lone = shape.taps() == 1, copied = layout_of<T>(shape) == ImageLayout::gather;
   if (lone && !shape.g.unit_stride()) return false;
   const int64_t least = lone || (copied && !gradient) ? 32 : (gradient ? 16 : 8);
   return std::min(shape.group_in(), shape.group_out()) >= least;
 }
 
+// What torch's convolution gets the numbers in: float16, of which it is slow, as float.
 template <typename S>
+using Dense = std::conditional_t<std::is_same_v<S, torch::headeronly::Half>, float, S>;
+
+// Uninitialized, of D where the numbers of `like` are of S.
+template <typename S, typename D>
+Tensor new_output_of(const Tensor& like, const Numbers& sizes) {
+  if constexpr (std::is_same_v<S, D>) {
+    return new_output(like, sizes);
+  } else {
+    return new_output(like, sizes, aoti_torch_dtype_float32());
+  }
+}
+
+template <typename S, typename D>
+Tensor converted(const Tensor& x) {
+  if constexpr (std::is_same_v<S, D>) {
+    return x;
+  } else {
+    const Tensor y = new_output_of<S, D>(x, sizes_of(x));
+    gather_values(data_of<S>(x), nullptr, x.numel(), 1, mutable_data_of<D>(y));
+    return y;
+  }
+}
+
+template <typename S, typename D>
+std::optional<Tensor> converted(const std::optional<Tensor>& x) {
+  return x.has_value() ? std::optional<Tensor>(converted<S, D>(*x)) : std::nullopt;
+}
+
+// y of D, rounded to S in the memory of `to` where the types differ.
+template <typename S, typename D>
+Tensor rounded(const Tensor& y, const Tensor& to) {
+  if constexpr (std::is_same_v<S, D>) {
+    return y;
+  } else {
+    simd::copy_row<D>(data_of<D>(y), mutable_data_of<S>(to), y.numel());
+    return to;
+  }
+}
+
+template <typename S, typename D>
 Tensor real_of(const ConvShape& shape, const Tensor& weight) {
   Numbers sizes = spatial(weight, 1);
   sizes[0] = 4 * shape.out_channels;
   sizes[1] = 4 * shape.group_in();
-  Tensor real = new_output(weight, sizes);
-  build_real(shape, data_of<S>(weight), mutable_data_of<S>(real));
+  const Tensor real = new_output_of<S, D>(weight, sizes);
+  build_real(shape, data_of<S>(weight), mutable_data_of<D>(real));
   return real;
 }
 
@@ -187,8 +231,11 @@ Tensor hamilton_conv(const Tensor& x, const Tensor& weight, const std::optional<
     using S = typename decltype(types)::S;
     using T = typename decltype(types)::T;
     if (!by_kernel<S, T>(shape, algorithm, false)) {
+      using D = Dense<S>;
       const DenseConv dense{shape, stride, padding, dilation};
-      y = dense_forward(dense, input, real_of<S>(shape, matrix), offset);
+      y = rounded<S, D>(dense_forward(dense, converted<S, D>(input), real_of<S, D>(shape, matrix),
+                                      converted<S, D>(offset), new_output_of<S, D>(y, sizes_of(y))),
+                        y);
       return;
     }
     const ConvWeight<S> w{data_of<S>(matrix), false};
@@ -217,8 +264,11 @@ Tensor hamilton_conv_dx(const Tensor& dy, const Tensor& weight, Numbers size, Nu
     using S = typename decltype(types)::S;
     using T = typename decltype(types)::T;
     if (!served || !by_kernel<S, T>(product, algorithm, false)) {
+      using D = Dense<S>;
       const DenseConv dense{shape, stride, padding, dilation};
-      dx = dense_backward(dense, input, dx, real_of<S>(shape, matrix), 0);
+      dx = rounded<S, D>(dense_dx(dense, converted<S, D>(input), real_of<S, D>(shape, matrix),
+                                  new_output_of<S, D>(dx, sizes_of(dx))),
+                         dx);
       return;
     }
     const ConvWeight<S> w{data_of<S>(matrix), true};
@@ -251,8 +301,7 @@ Tensor hamilton_conv_dw(const Tensor& dy, const Tensor& x, Numbers kernel, Numbe
       sizes[0] *= 4;
       sizes[1] *= 4;
       const DenseConv dense{shape, stride, padding, dilation};
-      const Tensor real = dense_backward(dense, left, right, new_output(dy, sizes), 1);
-      return fold_real<S, T>(shape, data_of<S>(real), out);
+      return dense_dw<S, T>(dense, converted<S, T>(left), converted<S, T>(right), sizes, out);
     }
     const bool eight = use_eight(algorithm, shape.pixels());
     WeightGradient<S, T>(shape, eight).run(data_of<S>(left), data_of<S>(right), out);
