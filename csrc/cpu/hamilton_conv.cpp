@@ -139,8 +139,6 @@ bool by_kernel(const ConvShape& shape, const std::string& algorithm, bool gradie
   if (!fits(shape) || algorithm != "auto") return fits(shape);
   if (std::is_same_v<S, torch::headeronly::Half>) return true;
   if (std::is_same_v<S, torch::headeronly::BFloat16>) return false;
-  // torch picks an algorithm by the number of threads here
-  if (shape.g.kernel[1] * shape.g.kernel[2] == 1 && shape.g.unit_stride()) return true;
   const bool lone = shape.taps() == 1, copied = layout_of<T>(shape) == ImageLayout::gather;
   if (lone && !shape.g.unit_stride()) return false;
   const int64_t least = lone || (copied && !gradient) ? 32 : (gradient ? 16 : 8);

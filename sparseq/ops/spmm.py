@@ -20,6 +20,7 @@ from sparseq.errors import require
 from sparseq.ops._backend import declare
 from sparseq.ops._dtypes import refuse_dtypes
 from sparseq.ops._patterned import product_function
+from sparseq.ops._stored_entries import Entries, needs_entries, product_of_entries
 
 
 def spmm(
@@ -73,10 +74,19 @@ def row_indices(row_ptr: Tensor, col_idx: Tensor) -> Tensor:
     return torch.repeat_interleave(rows, counts, output_size=col_idx.shape[0])
 
 
+def stored_entries(values: Tensor, pattern: Sequence[Tensor]) -> Entries:
+    """The entries of a CSR matrix."""
+    return Entries(row_indices(pattern[0], pattern[1]), pattern[1].long(), values)
+
+
 def spmm_reference(
     x: Tensor, values: Tensor, bias: Tensor | None, pattern: list[Tensor], transposed: bool
 ) -> Tensor:
     """Plain torch: scatter the values into a dense matrix, then one dense product."""
+    if needs_entries(x):
+        entries = stored_entries(values, pattern)
+        size = pattern[2 if transposed else 0].shape[0] - 1
+        return product_of_entries(x, entries.transposed() if transposed else entries, size, bias)
     matrix = dense_matrix(values, pattern)
     return F.linear(x, matrix.t() if transposed else matrix, bias)
 

@@ -2,9 +2,9 @@
 // that is faster, and for the gradients that have no kernel. With groups, channels are brought to
 // group-major order and back, since group g has a part of each of the four blocks.
 //
-// Torch cuts its sums by the number of threads. So each of its calls gets one thread and one part
-// of the work, cut by the sizes alone, and what parts sum is added in order: same bits on any
-// threads.
+// Torch cuts its sums and picks its algorithms by the number of threads. So each of its calls gets
+// one thread and one part of the work, cut by the sizes alone, and what parts sum is added in
+// order: same bits on any threads.
 #pragma once
 
 #include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
@@ -14,6 +14,7 @@
 #include <optional>
 #include <vector>
 
+#include "../tensors/one_thread.h"
 #include "../tensors/parallel.h"
 #include "../tensors/tensors.h"
 #include "conv_shape.h"
@@ -65,7 +66,9 @@ struct Parts {
   void each(const Body& body) const {
     const int64_t count = ranges * components;
     parallel_items(std::max<int64_t>(2, count), 2 * count, [&](int64_t item) {
-      if (item < count) body(item / components, item % components);
+      if (item >= count) return;
+      const tensors::OneThread alone;
+      body(item / components, item % components);
     });
   }
 };
