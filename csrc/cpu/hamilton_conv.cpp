@@ -133,21 +133,28 @@ bool fits(const ConvShape& shape) {
 // Whether the kernels take what "auto" leaves open; measured against torch's convolution of the
 // rebuilt weight. They need some channels in each group, more where taps are copied or a lone tap
 // leaves little depth. Bfloat16 has products in hardware that float has not; float16 in torch is
-// many times slower.
+// many times slower, and the bits of double in torch differ from call to call.
 template <typename S, typename T>
 bool by_kernel(const ConvShape& shape, const std::string& algorithm, bool gradient) {
   if (!fits(shape) || algorithm != "auto") return fits(shape);
-  if (std::is_same_v<S, torch::headeronly::Half>) return true;
-  if (std::is_same_v<S, torch::headeronly::BFloat16>) return false;
+  if (std::is_same_v<S, torch::headeronly::Half> || std::is_same_v<S, double>) return true;
+  if (std::is_same_v<S, torch::headeronly::BFloat16> && !gradient) return false;
   const bool lone = shape.taps() == 1, copied = layout_of<T>(shape) == ImageLayout::gather;
   if (lone && !shape.g.unit_stride()) return false;
   const int64_t least = lone || (copied && !gradient) ? 32 : (gradient ? 16 : 8);
   return std::min(shape.group_in(), shape.group_out()) >= least;
 }
 
-// What torch's convolution gets the numbers in: float16, of which it is slow, as float.
-template <typename S>
-using Dense = std::conditional_t<std::is_same_v<S, torch::headeronly::Half>, float, S>;
+// Calls body(D{}) with the type that torch's convolution gets the numbers in: float instead of
+// float16, of which it is slow, and of bfloat16 where a row of results is a single one, which
+// oneDNN computes from memory that is not the tensor's.
+template <typename S, typename Body>
+void with_dense_type(const ConvShape& shape, const Body& body) {
+  if constexpr (std::is_same_v<S, torch::headeronly::BFloat16>) {
+    if (shape.out[2] > 1) return body(S{});
+  }
+  body(std::conditional_t<sizeof(S) == 2, float, S>{});
+}
 
 // Uninitialized, of D where the numbers of `like` are of S.
 template <typename S, typename D>
@@ -229,18 +236,42 @@ Tensor hamilton_conv(const Tensor& x, const Tensor& weight, const std::optional<
     using S = typename decltype(types)::S;
     using T = typename decltype(types)::T;
     if (!by_kernel<S, T>(shape, algorithm, false)) {
-      using D = Dense<S>;
       const DenseConv dense{shape, stride, padding, dilation};
-      y = rounded<S, D>(dense_forward(dense, converted<S, D>(input), real_of<S, D>(shape, matrix),
-                                      converted<S, D>(offset), new_output_of<S, D>(y, sizes_of(y))),
-                        y);
-      return;
+      return with_dense_type<S>(shape, [&](auto number) {
+        using D = decltype(number);
+        const Tensor result =
+            dense_forward(dense, converted<S, D>(input), real_of<S, D>(shape, matrix),
+                          converted<S, D>(offset), new_output_of<S, D>(y, sizes_of(y)));
+        y = rounded<S, D>(result, y);
+      });
     }
     const ConvWeight<S> w{data_of<S>(matrix), false};
     convolve<S, T>(shape, w, data_of<S>(input), data_or_null<S>(offset), mutable_data_of<S>(y),
                    algorithm);
   });
   return in_format_of(x, y);
+}
+
+// dy among the zeros that make it the result of the same convolution at stride 1.
+template <typename S>
+Tensor spread_places(const ConvShape& shape, const Tensor& dy, size_t dims) {
+  conv::Sizes all;
+  for (int i = 0; i < conv::kAxes; ++i) {
+    all[i] = shape.in[i] + 2 * shape.g.padding[i] - shape.g.span(i);
+  }
+  const conv::Sizes& stride = shape.g.stride;
+  const Tensor spread =
+      torch::stable::new_zeros(dy, result_sizes(shape, all, shape.out_channels, dims));
+  const S* from = data_of<S>(dy);
+  S* to = mutable_data_of<S>(spread);
+  for (int64_t plane = 0; plane < shape.batch * 4 * shape.out_channels; ++plane) {
+    conv::each_place(shape.out, [&](int64_t i, int64_t z, int64_t y, int64_t x) {
+      to[(z * stride[0] * all[1] + y * stride[1]) * all[2] + x * stride[2]] = from[i];
+    });
+    from += shape.pixels();
+    to += conv::volume(all);
+  }
+  return spread;
 }
 
 Tensor hamilton_conv_dx(const Tensor& dy, const Tensor& weight, Numbers size, Numbers stride,
@@ -252,6 +283,11 @@ Tensor hamilton_conv_dx(const Tensor& dy, const Tensor& weight, Numbers size, Nu
   const ConvShape shape = shape_of(op, dy.size(0), weight.size(2) * groups, weight.size(1), size,
                                    spatial(weight, 3), {stride, padding, dilation, groups});
   check_result(op, dy, shape);
+  if (!shape.g.unit_stride() && dy.element_size() == sizeof(double)) {
+    const Numbers ones(stride.size(), 1);
+    return hamilton_conv_dx(spread_places<double>(shape, as_contiguous(dy), ones.size()), weight,
+                            size, ones, padding, dilation, groups, algorithm);
+  }
   const Tensor input = as_contiguous(dy), matrix = as_contiguous(weight);
   Tensor dx = new_output(dy, result_sizes(shape, shape.in, shape.in_channels, stride.size()));
   if (dx.numel() == 0) return dx;
@@ -262,12 +298,13 @@ Tensor hamilton_conv_dx(const Tensor& dy, const Tensor& weight, Numbers size, Nu
     using S = typename decltype(types)::S;
     using T = typename decltype(types)::T;
     if (!served || !by_kernel<S, T>(product, algorithm, false)) {
-      using D = Dense<S>;
       const DenseConv dense{shape, stride, padding, dilation};
-      dx = rounded<S, D>(dense_dx(dense, converted<S, D>(input), real_of<S, D>(shape, matrix),
-                                  new_output_of<S, D>(dx, sizes_of(dx))),
-                         dx);
-      return;
+      return with_dense_type<S>(shape, [&](auto number) {
+        using D = decltype(number);
+        const Tensor result = dense_dx(dense, converted<S, D>(input), real_of<S, D>(shape, matrix),
+                                       new_output_of<S, D>(dx, sizes_of(dx)));
+        dx = rounded<S, D>(result, dx);
+      });
     }
     const ConvWeight<S> w{data_of<S>(matrix), true};
     convolve<S, T>(product, w, data_of<S>(input), nullptr, mutable_data_of<S>(dx), algorithm);
