@@ -19,5 +19,12 @@ def test_feature_sum(race, shape):
     agrees(feature_sum(dy, 1), dy.double().sum(others), "feature_sum")
     sides = {"sparseq": lambda: feature_sum(dy, 1), "torch.sum": lambda: dy.sum(others)}
     case = "x".join(map(str, shape[1:]))
-    race(sides, "feature_sum", suite="feature_sum", subject="feature_sum", case=case,
-         step="forward", batch=shape[0])
+    race(
+        sides,
+        "feature_sum",
+        suite="feature_sum",
+        subject="feature_sum",
+        case=case,
+        step="forward",
+        batch=shape[0],
+    )

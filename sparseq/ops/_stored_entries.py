@@ -53,7 +53,7 @@ def product_of_entries(x: Tensor, entries: Entries, size: int, bias: Tensor | No
 
 
 class Window(NamedTuple):
-    """What one tap of a convolution reads: a part of the image for a part of the output's places."""
+    """What one tap reads: a part of the image, for a part of the places of the output."""
 
     tap: int
     image: tuple[slice, ...]

@@ -1,7 +1,8 @@
-"""Seeded random layers of every kind, with inputs: odd sizes, groups, strides, any batch and dtype."""
+"""Seeded random layers of every kind, with inputs: odd sizes, groups, strides, batches, dtypes."""
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -113,7 +114,7 @@ def _expander_quaternion_linear(draw: random.Random) -> tuple[Any, tuple[int, ..
 def _chain(draw: random.Random) -> tuple[Any, tuple[int, ...]]:
     sizes = [draw.randint(1, 120) for _ in range(4)]
     layers: list[nn.Module] = []
-    for inputs, outputs in zip(sizes, sizes[1:], strict=False):
+    for inputs, outputs in itertools.pairwise(sizes):
         dense = nn.Linear(inputs, outputs)
         layers += [sparseq.SparseLinear.from_dense(dense, _kept(dense.weight, draw)), nn.ReLU()]
     return SparseSequential(*layers), (sizes[0],)
@@ -122,7 +123,7 @@ def _chain(draw: random.Random) -> tuple[Any, tuple[int, ...]]:
 def _conv_chain(draw: random.Random) -> tuple[Any, tuple[int, ...]]:
     channels = [draw.randint(1, 20) for _ in range(3)]
     layers: list[nn.Module] = []
-    for inputs, outputs in zip(channels, channels[1:], strict=False):
+    for inputs, outputs in itertools.pairwise(channels):
         dense = nn.Conv2d(inputs, outputs, 3, padding=1)
         layers += [sparseq.SparseConv2d.from_dense(dense, _kept(dense.weight, draw)), nn.ReLU()]
     return SparseSequential(*layers), (channels[0], 8, draw.choice((8, 16)))
@@ -136,7 +137,9 @@ def _settings(draw: random.Random, dims: int) -> tuple[dict[str, Any], tuple[int
         kernel = [draw.choice((1, 3, 3))] * dims
     dilation = [draw.choice((1, 1, 1, 2)) for _ in range(dims)]
     padding = [draw.choice((0, k // 2, k // 2)) for k in kernel]
-    least = [max(1, d * (k - 1) + 1 - 2 * p) for k, d, p in zip(kernel, dilation, padding, strict=True)]
+    least = [
+        max(1, d * (k - 1) + 1 - 2 * p) for k, d, p in zip(kernel, dilation, padding, strict=True)
+    ]
     stride = [draw.choice((1, 1, 2, 3))] * dims
     size = tuple(n + draw.randint(0, most) for n in least)
     if draw.random() < 0.2:
@@ -150,7 +153,9 @@ def _channels(draw: random.Random, unit: int) -> tuple[int, int, int]:
     return sizes[0], sizes[1], groups
 
 
-def _dense_conv(draw: random.Random, kinds: tuple[Any, ...], unit: int) -> tuple[Any, tuple[int, ...]]:
+def _dense_conv(
+    draw: random.Random, kinds: tuple[Any, ...], unit: int
+) -> tuple[Any, tuple[int, ...]]:
     dims = draw.choice((1, 2, 2, 3))
     settings, size = _settings(draw, dims)
     inputs, outputs, groups = _channels(draw, unit)

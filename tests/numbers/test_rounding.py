@@ -53,7 +53,13 @@ def magnitudes(case: Case) -> dict[str, Any]:
     """
     sums = doubled(case, absolute=True)
     largest = 4 * float(sums["weight"].max())
-    return {"y": sums["y"], "x": sums["x"], "bias": sums.get("bias"), "weight": largest, "values": largest}
+    return {
+        "y": sums["y"],
+        "x": sums["x"],
+        "bias": sums.get("bias"),
+        "weight": largest,
+        "values": largest,
+    }
 
 
 def half_ulp(exact: Tensor, dtype: torch.dtype) -> Tensor:
