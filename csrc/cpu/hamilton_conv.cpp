@@ -138,7 +138,7 @@ template <typename S, typename T>
 bool by_kernel(const ConvShape& shape, const std::string& algorithm, bool gradient) {
   if (!fits(shape) || algorithm != "auto") return fits(shape);
   if (std::is_same_v<S, torch::headeronly::Half> || std::is_same_v<S, double>) return true;
-  if (std::is_same_v<S, torch::headeronly::BFloat16> && !gradient) return false;
+  if (std::is_same_v<S, torch::headeronly::BFloat16>) return false;
   const bool lone = shape.taps() == 1, copied = layout_of<T>(shape) == ImageLayout::gather;
   if (lone && !shape.g.unit_stride()) return false;
   const int64_t least = lone || (copied && !gradient) ? 32 : (gradient ? 16 : 8);
