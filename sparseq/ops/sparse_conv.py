@@ -7,6 +7,9 @@ and g the group of o among G. The pattern is the CSR pattern of `weight.flatten(
 (out channels, in channels / G * taps). `transposed` is the gradient in x (and the transposed
 convolution); the gradient in the values, `sparse_conv_dv`, is sampled at the kept entries only. No
 dense gradient and no im2col matrix is ever formed.
+
+Entries that are not stored are never multiplied, so an infinite x makes no NaN under a dropped
+weight. The zeros of the padding may be: an infinite weight can make NaN where it reads them.
 """
 
 from __future__ import annotations

@@ -5,7 +5,8 @@
 The pattern is five int32 tensors (see `sparseq.formats.CSRPattern`, which checks them): row_ptr
 (m + 1), col_idx (nnz), and those of the transpose, row_ptr_t (k + 1), col_idx_t (nnz) and perm
 (nnz) with values_t = values[perm]. `transposed` multiplies by A^T, which is the gradient in x; the
-gradient in the values is `sddmm`. No dense gradient is ever formed.
+gradient in the values is `sddmm`. No dense gradient is ever formed. Entries that are not stored are
+never multiplied, stored zeros are: 0 * inf is NaN.
 """
 
 from __future__ import annotations
