@@ -40,6 +40,13 @@ def slices(rows: int, channels: int, taps: int = 9) -> CSRPattern:
     return CSRPattern.from_mask(pattern(rows, channels).mask().repeat_interleave(taps, 1))
 
 
+def feature_sum(draw: Draw) -> Iterator[Arguments]:
+    yield draw(3, 5, 4, 6), 1
+    yield draw(2, 3, 19), 2
+    yield draw(7, 5, 2), 1
+    yield draw(5), 0
+
+
 def hamilton(draw: Draw) -> Iterator[Arguments]:
     yield draw(3, 20), draw(4, 3, 5), draw(12), "auto"
     yield draw(2, 3, 8), draw(4, 9, 2), None, "8"
@@ -217,6 +224,7 @@ SAMPLES: dict[str, Callable[[Draw], Iterator[Arguments]]] = {
     for maker in (
         block_mm,
         block_mm_dv,
+        feature_sum,
         hamilton,
         hamilton_dx,
         hamilton_dw,

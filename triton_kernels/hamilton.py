@@ -98,7 +98,9 @@ def _half_h(x0, x1, x2, x3, CONJUGATE: tl.constexpr):
 @triton.jit
 def _eight(a, b, rows, lanes, sizes, PLAN: tl.constexpr):
     """The four tiles of C by the eight products of Howell & Lafon."""
-    zero = tl.zeros((PLAN.rows, PLAN.lanes), tl.float32)
+    ROWS: tl.constexpr = PLAN.rows  # Triton 3.6 takes no attributes in a shape
+    LANES: tl.constexpr = PLAN.lanes
+    zero = tl.zeros((ROWS, LANES), tl.float32)
     p0, p1, p2, p3 = zero, zero, zero, zero
     q0, q1, q2, q3 = zero, zero, zero, zero
     for start in range(0, sizes.depth, PLAN.depth):
@@ -123,7 +125,9 @@ def _eight(a, b, rows, lanes, sizes, PLAN: tl.constexpr):
 @triton.jit
 def _sixteen(a, b, rows, lanes, sizes, PLAN: tl.constexpr):
     """The four tiles of C by definition, with sixteen products."""
-    zero = tl.zeros((PLAN.rows, PLAN.lanes), tl.float32)
+    ROWS: tl.constexpr = PLAN.rows  # Triton 3.6 takes no attributes in a shape
+    LANES: tl.constexpr = PLAN.lanes
+    zero = tl.zeros((ROWS, LANES), tl.float32)
     c0, c1, c2, c3 = zero, zero, zero, zero
     for start in range(0, sizes.depth, PLAN.depth):
         depth = start + tl.arange(0, PLAN.depth)

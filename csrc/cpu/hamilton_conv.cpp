@@ -19,6 +19,7 @@
 #include "quaternion/dense_fallback.h"
 #include "quaternion/winograd.h"
 #include "tensors/dtypes.h"
+#include "tensors/sum_type.h"
 
 namespace sparseq::ops {
 namespace {
@@ -139,11 +140,11 @@ bool fits(const ConvShape& shape) {
 // Whether the kernels take what "auto" leaves open; measured against torch's convolution of the
 // rebuilt weight. They need some channels in each group, more where taps are copied or a lone tap
 // leaves little depth. Bfloat16 has products in hardware that float has not; float16 in torch is
-// many times slower.
+// many times slower, and the bits of double in torch differ from call to call.
 template <typename S, typename T>
 bool by_kernel(const ConvShape& shape, const std::string& algorithm, bool gradient) {
   if (!fits(shape) || algorithm != "auto") return fits(shape);
-  if (std::is_same_v<S, torch::headeronly::Half>) return true;
+  if (std::is_same_v<S, torch::headeronly::Half> || std::is_same_v<S, double>) return true;
   if (std::is_same_v<S, torch::headeronly::BFloat16>) return false;
   const bool lone = shape.taps() == 1, copied = layout_of<T>(shape) == ImageLayout::gather;
   if (lone && !shape.g.unit_stride()) return false;
@@ -151,13 +152,61 @@ bool by_kernel(const ConvShape& shape, const std::string& algorithm, bool gradie
   return std::min(shape.group_in(), shape.group_out()) >= least;
 }
 
-template <typename S>
+// Calls body(D{}) with the type that torch's convolution gets the numbers in: float instead of
+// float16, of which it is slow, and of bfloat16 where a row of results is a single one, which
+// oneDNN computes from memory that is not the tensor's.
+template <typename S, typename Body>
+void with_dense_type(const ConvShape& shape, const Body& body) {
+  if constexpr (std::is_same_v<S, torch::headeronly::BFloat16>) {
+    if (shape.out[2] > 1) return body(S{});
+  }
+  body(std::conditional_t<sizeof(S) == 2, float, S>{});
+}
+
+// Uninitialized, of D where the numbers of `like` are of S.
+template <typename S, typename D>
+Tensor new_output_of(const Tensor& like, const Numbers& sizes) {
+  if constexpr (std::is_same_v<S, D>) {
+    return new_output(like, sizes);
+  } else {
+    return new_output(like, sizes, aoti_torch_dtype_float32());
+  }
+}
+
+template <typename S, typename D>
+Tensor converted(const Tensor& x) {
+  if constexpr (std::is_same_v<S, D>) {
+    return x;
+  } else {
+    const Tensor y = new_output_of<S, D>(x, sizes_of(x));
+    gather_values(data_of<S>(x), nullptr, x.numel(), 1, mutable_data_of<D>(y));
+    return y;
+  }
+}
+
+template <typename S, typename D>
+std::optional<Tensor> converted(const std::optional<Tensor>& x) {
+  return x.has_value() ? std::optional<Tensor>(converted<S, D>(*x)) : std::nullopt;
+}
+
+// y of D, rounded to S in the memory of `to` where the types differ.
+template <typename S, typename D>
+Tensor rounded(const Tensor& y, const Tensor& to) {
+  if constexpr (std::is_same_v<S, D>) {
+    return y;
+  } else {
+    simd::copy_row<D>(data_of<D>(y), mutable_data_of<S>(to), y.numel());
+    return to;
+  }
+}
+
+template <typename S, typename D>
 Tensor real_of(const ConvShape& shape, const Tensor& weight) {
   Numbers sizes = spatial(weight, 1);
   sizes[0] = 4 * shape.out_channels;
   sizes[1] = 4 * shape.group_in();
-  Tensor real = new_output(weight, sizes);
-  build_real(shape, data_of<S>(weight), mutable_data_of<S>(real));
+  const Tensor real = new_output_of<S, D>(weight, sizes);
+  build_real(shape, data_of<S>(weight), mutable_data_of<D>(real));
   return real;
 }
 
@@ -196,14 +245,41 @@ Tensor hamilton_conv(const Tensor& x, const Tensor& weight, const std::optional<
     using T = typename decltype(types)::T;
     if (!by_kernel<S, T>(shape, algorithm, false)) {
       const DenseConv dense{shape, stride, padding, dilation};
-      y = dense_forward(dense, input, real_of<S>(shape, matrix), offset);
-      return;
+      return with_dense_type<S>(shape, [&](auto number) {
+        using D = decltype(number);
+        const Tensor result =
+            dense_forward(dense, converted<S, D>(input), real_of<S, D>(shape, matrix),
+                          converted<S, D>(offset), new_output_of<S, D>(y, sizes_of(y)));
+        y = rounded<S, D>(result, y);
+      });
     }
     const ConvWeight<S> w{data_of<S>(matrix), false};
     convolve<S, T>(shape, w, data_of<S>(input), data_or_null<S>(offset), mutable_data_of<S>(y),
                    algorithm);
   });
   return in_format_of(x, y);
+}
+
+// dy among the zeros that make it the result of the same convolution at stride 1.
+template <typename S>
+Tensor spread_places(const ConvShape& shape, const Tensor& dy, size_t dims) {
+  conv::Sizes all;
+  for (int i = 0; i < conv::kAxes; ++i) {
+    all[i] = shape.in[i] + 2 * shape.g.padding[i] - shape.g.span(i);
+  }
+  const conv::Sizes& stride = shape.g.stride;
+  const Tensor spread =
+      torch::stable::new_zeros(dy, result_sizes(shape, all, shape.out_channels, dims));
+  const S* from = data_of<S>(dy);
+  S* to = mutable_data_of<S>(spread);
+  for (int64_t plane = 0; plane < shape.batch * 4 * shape.out_channels; ++plane) {
+    conv::each_place(shape.out, [&](int64_t i, int64_t z, int64_t y, int64_t x) {
+      to[(z * stride[0] * all[1] + y * stride[1]) * all[2] + x * stride[2]] = from[i];
+    });
+    from += shape.pixels();
+    to += conv::volume(all);
+  }
+  return spread;
 }
 
 Tensor hamilton_conv_dx(const Tensor& dy, const Tensor& weight, Numbers size, Numbers stride,
@@ -217,6 +293,11 @@ Tensor hamilton_conv_dx(const Tensor& dy, const Tensor& weight, Numbers size, Nu
   const ConvShape shape = shape_of(op, dy.size(0), in, weight.size(1), size, spatial(weight, 3),
                                    {stride, padding, dilation, groups});
   check_result(op, dy, shape);
+  if (!shape.g.unit_stride() && dy.element_size() == sizeof(double)) {
+    const Numbers ones(stride.size(), 1);
+    return hamilton_conv_dx(spread_places<double>(shape, as_contiguous(dy), ones.size()), weight,
+                            size, ones, padding, dilation, groups, algorithm);
+  }
   const Tensor input = as_contiguous(dy), matrix = as_contiguous(weight);
   Tensor dx = new_output(dy, result_sizes(shape, shape.in, shape.in_channels, stride.size()));
   if (dx.numel() == 0) return dx;
@@ -228,8 +309,12 @@ Tensor hamilton_conv_dx(const Tensor& dy, const Tensor& weight, Numbers size, Nu
     using T = typename decltype(types)::T;
     if (!served || !by_kernel<S, T>(product, algorithm, false)) {
       const DenseConv dense{shape, stride, padding, dilation};
-      dx = dense_backward(dense, input, dx, real_of<S>(shape, matrix), 0);
-      return;
+      return with_dense_type<S>(shape, [&](auto number) {
+        using D = decltype(number);
+        const Tensor result = dense_dx(dense, converted<S, D>(input), real_of<S, D>(shape, matrix),
+                                       new_output_of<S, D>(dx, sizes_of(dx)));
+        dx = rounded<S, D>(result, dx);
+      });
     }
     const ConvWeight<S> w{data_of<S>(matrix), true};
     convolve<S, T>(product, w, data_of<S>(input), nullptr, mutable_data_of<S>(dx), algorithm);
@@ -262,8 +347,7 @@ Tensor hamilton_conv_dw(const Tensor& dy, const Tensor& x, Numbers kernel, Numbe
       sizes[0] *= 4;
       sizes[1] *= 4;
       const DenseConv dense{shape, stride, padding, dilation};
-      const Tensor real = dense_backward(dense, left, right, new_output(dy, sizes), 1);
-      return fold_real<S, T>(shape, data_of<S>(real), out);
+      return dense_dw<S, T>(dense, converted<S, T>(left), converted<S, T>(right), sizes, out);
     }
     const bool eight = use_eight(algorithm, shape.pixels());
     WeightGradient<S, T>(shape, eight).run(data_of<S>(left), data_of<S>(right), out);

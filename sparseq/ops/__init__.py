@@ -2,6 +2,7 @@
 
 from sparseq.ops import (
     block_mm,
+    feature_sum,
     hamilton,
     hamilton_conv,
     max_pool,
@@ -18,6 +19,7 @@ from sparseq.ops._backend import KERNEL_LOADERS, Kernels
 
 __all__ = [
     "block_mm",
+    "feature_sum",
     "hamilton",
     "hamilton_conv",
     "max_pool",

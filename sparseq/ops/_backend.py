@@ -41,7 +41,7 @@ class Operator:
 
     name: str
     reference: Callable[..., torch.Tensor]
-    call: Callable[..., torch.Tensor]
+    call: Any  # an OpOverload
     entry: Callable[..., torch.Tensor]
     served: Callable[..., torch.Tensor]
 
@@ -204,7 +204,9 @@ def _install(name: str, choice: str, device: str, kernels: dict[str, Kernels]) -
             f"where only these are available: {', '.join(available)}"
         )
     if chosen == "triton" or (chosen == "reference" and "compiled" in available):
-        LIBRARY.impl(name, kernels[chosen][name], device.upper(), allow_override=True)
+        with warnings.catch_warnings():  # torch 2.11 warns of what is asked for here
+            warnings.filterwarnings("ignore", "(?s).*Overriding a previously registered kernel")
+            LIBRARY.impl(name, kernels[chosen][name], device.upper(), allow_override=True)
     return chosen
 
 

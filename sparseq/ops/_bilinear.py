@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from sparseq.ops._backend import OPERATORS, below_autograd
-from sparseq.ops._patterned import sum_to_features
+from sparseq.ops.feature_sum import feature_sum
 
 
 class _Op(NamedTuple):
@@ -91,7 +91,7 @@ def _function(result: str, ops: dict[str, _Op], features: int) -> type[torch.aut
                     entry, sizes = OPERATORS[name].entry, extra(tensors[i])
                     grads[i] = entry(tensors[one], tensors[two], *sizes, *settings)
             if needs[2]:  # the bias: only a product has a third tensor
-                grads[2] = sum_to_features(grad, features)
+                grads[2] = feature_sum(grad, features)
             return tuple(grads)
 
     return Bilinear

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from sparseq.ops._backend import OPERATORS, below_autograd
+from sparseq.ops.feature_sum import feature_sum
 
 # (settings, dy, x) -> the settings of the transposed product whose result has the size of x
 TransposedSettings = Callable[[Sequence[Any], Tensor, Tensor], Sequence[Any]]
@@ -82,7 +83,7 @@ def product_function(
                 outer = (x, dy) if transposed else (dy, x)
                 dv = OPERATORS[sampled].entry(*outer, pattern, *entry(values), *settings)
             if need_bias:
-                db = sum_to_features(dy, features)
+                db = feature_sum(dy, features)
             return dx, dv, db, None, None, *(None for _ in settings)
 
     return Product
@@ -124,9 +125,3 @@ def sampled_function(
             )
 
     return Sampled
-
-
-def sum_to_features(dy: Tensor, features: int) -> Tensor:
-    """(features): the sum of dy over all dimensions but `features`."""
-    others = [d for d in range(dy.dim()) if d != features % dy.dim()]
-    return dy.sum(others) if others else dy

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -20,6 +21,8 @@ from sparseq.ops._backend import declare
 from sparseq.ops._dtypes import refuse_dtypes
 from sparseq.ops._pattern import PatternLike, batch_rows, check_sampled, pattern_list, row_indices
 from sparseq.ops._patterned import product_function, sampled_function
+from sparseq.ops._stored_entries import Entries, needs_entries, product_of_entries
+from sparseq.ops.spmm import stored_entries
 
 
 def block_mm(
@@ -88,10 +91,26 @@ def matrix_of_blocks(values: Tensor, pattern: Sequence[Tensor]) -> Tensor:
     return grid.transpose(1, 2).reshape(_sizes(values, pattern))
 
 
+def _entries(values: Tensor, pattern: Sequence[Tensor]) -> Entries:
+    """The entries of all blocks."""
+    count, r, c = values.shape
+    grid = stored_entries(values, pattern)
+    rows = grid.rows[:, None] * r + torch.arange(r, device=values.device)
+    columns = grid.columns[:, None] * c + torch.arange(c, device=values.device)
+    shape = (count, r, c)
+    spread = rows[:, :, None].expand(shape), columns[:, None].expand(shape), values
+    return Entries(*(part.flatten() for part in spread))
+
+
 def block_mm_reference(
     x: Tensor, values: Tensor, bias: Tensor | None, pattern: list[Tensor], transposed: bool
 ) -> Tensor:
     """Plain torch: the dense matrix, then one dense product."""
+    if needs_entries(x):
+        entries, (m, k) = _entries(values, pattern), _sizes(values, pattern)
+        if transposed:
+            return product_of_entries(x, entries.transposed(), k, bias)
+        return product_of_entries(x, entries, m, bias)
     matrix = matrix_of_blocks(values, pattern)
     return F.linear(x, matrix.t() if transposed else matrix, bias)
 

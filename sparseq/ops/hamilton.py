@@ -9,7 +9,9 @@ Both gradients are Hamilton products too, dx = W* (x) dy with W* the conjugate t
 dW = dy (x) x*, so the three ops differentiate into each other to any order.
 
 `algorithm` is "16" (the sixteen block products above), "8" (Howell & Lafon 1975, eight products
-and a few additions; about 1.4x the rounding error) or "auto", which picks by size.
+and a few additions; about 1.4x the rounding error) or "auto", which picks by size. All entries are
+multiplied, zeros too. What reads an inf or a NaN is not finite, but "8", which adds components
+first, gives NaN where "16" gives inf.
 """
 
 from __future__ import annotations

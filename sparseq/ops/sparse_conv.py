@@ -7,6 +7,9 @@ and g the group of o among G. The pattern is the CSR pattern of `weight.flatten(
 (out channels, in channels / G * taps). `transposed` is the gradient in x (and the transposed
 convolution); the gradient in the values, `sparse_conv_dv`, is sampled at the kept entries only. No
 dense gradient and no im2col matrix is ever formed.
+
+Entries that are not stored are never multiplied, so an infinite x makes no NaN under a dropped
+weight. The zeros of the padding may be: an infinite weight can make NaN where it reads them.
 """
 
 from __future__ import annotations
@@ -24,8 +27,9 @@ from sparseq.ops._backend import declare
 from sparseq.ops._dtypes import refuse_dtypes
 from sparseq.ops._pattern import PatternLike, pattern_list, row_indices
 from sparseq.ops._patterned import product_function, sampled_function
+from sparseq.ops._stored_entries import Entries, needs_entries, product_of_entries, windows
 from sparseq.ops.geometry import check_geometry, check_places, out_sizes
-from sparseq.ops.spmm import dense_matrix
+from sparseq.ops.spmm import dense_matrix, stored_entries
 
 CONV = (F.conv1d, F.conv2d, F.conv3d)
 CONV_TRANSPOSE = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
@@ -207,6 +211,8 @@ def sparse_conv_reference(
     geometry: list[int],
 ) -> Tensor:
     """Plain torch: scatter the values into the dense weight, then one dense convolution."""
+    if needs_entries(x):
+        return _entry_by_entry(x, values, bias, pattern, transposed, geometry)
     kernel, stride, padding, dilation, extra, groups = ConvGeometry.from_flat(geometry)
     weight, index = conv_weight(values, pattern, kernel), len(kernel) - 1
     y: Tensor
@@ -215,6 +221,37 @@ def sparse_conv_reference(
     else:
         y = CONV[index](x, weight, bias, stride, padding, dilation, groups)
     return y.contiguous()
+
+
+def _entry_by_entry(
+    x: Tensor,
+    values: Tensor,
+    bias: Tensor | None,
+    pattern: list[Tensor],
+    transposed: bool,
+    geometry: list[int],
+) -> Tensor:
+    """The entries of each tap times the pixels that it reads."""
+    conv = ConvGeometry.from_flat(geometry)
+    channels = channels_of(pattern, conv)
+    size = (conv.input_size if transposed else conv.output_size)(x.shape[2:])
+    wide = torch.float32 if x.element_size() == 2 else x.dtype
+    y = x.new_zeros(x.shape[0], channels[int(transposed)], *size, dtype=wide)
+    image, output = (y.shape[2:], x.shape[2:]) if transposed else (x.shape[2:], y.shape[2:])
+    rows, columns, _ = stored_entries(values, pattern)
+    inputs, outputs = channels[1] // conv.groups, channels[0] // conv.groups
+    group_start = rows // max(outputs, 1) * inputs
+    entries = Entries(rows, group_start + columns // conv.taps, values.to(wide))
+    for tap, read, written in windows(image, output, *conv[:4]):
+        of_tap = entries.chosen(columns % conv.taps == tap)
+        if transposed:
+            of_tap, read, written = of_tap.transposed(), written, read
+        pixels = x[:, :, *read].movedim(1, -1).to(wide)
+        products = product_of_entries(pixels, of_tap, y.shape[1], None)
+        y[:, :, *written] += products.movedim(-1, 1)
+    if bias is not None:
+        y += bias.view(-1, *[1] * len(size))
+    return y.to(x.dtype)
 
 
 def sparse_conv_dv_reference(

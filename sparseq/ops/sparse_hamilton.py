@@ -25,12 +25,14 @@ from sparseq.ops._backend import declare
 from sparseq.ops._dtypes import refuse_dtypes
 from sparseq.ops._pattern import PatternLike, check_sampled, pattern_list, row_indices
 from sparseq.ops._patterned import product_function, sampled_function
+from sparseq.ops._stored_entries import Entries, needs_entries, product_of_entries
 from sparseq.ops.hamilton import (
+    PRODUCT,
     hamilton_dw_reference,
     hamilton_dx_reference,
     hamilton_reference,
 )
-from sparseq.ops.spmm import dense_matrix
+from sparseq.ops.spmm import dense_matrix, stored_entries
 
 
 def sparse_hamilton(
@@ -103,10 +105,34 @@ def sparse_hamilton_reference(
     x: Tensor, values: Tensor, bias: Tensor | None, pattern: list[Tensor], conjugate: bool
 ) -> Tensor:
     """Plain torch: scatter the values into the compact weight, then the dense reference."""
+    if needs_entries(x):
+        return _entry_by_entry(x, values, bias, pattern, conjugate)
     weight = compact_weight(values, pattern)
     if conjugate:
         return hamilton_dx_reference(x, weight, "16")
     return hamilton_reference(x, weight, bias, "16")
+
+
+def _entry_by_entry(
+    x: Tensor, values: Tensor, bias: Tensor | None, pattern: list[Tensor], conjugate: bool
+) -> Tensor:
+    """The real entries of the kept components, four each, times x."""
+    rows, k = pattern[0].shape[0] - 1, pattern[2].shape[0] - 1
+    row, column, _ = stored_entries(values, pattern)
+    if values.dim() == 2:
+        m, component = rows, torch.arange(4, device=row.device).repeat(len(row))
+        row, column = row.repeat_interleave(4), column.repeat_interleave(4)
+    else:
+        m = rows // 4
+        component, row = row // max(m, 1), row % max(m, 1)
+    block = torch.arange(4, device=row.device)[:, None]
+    other = block ^ component  # PRODUCT[block][other] is of this component
+    signs = torch.tensor([[sign for _, sign in line] for line in PRODUCT], device=row.device)
+    spread = block * m + row, other * k + column, signs[block, other] * values.flatten()
+    entries = Entries(*(part.flatten() for part in spread))
+    if conjugate:
+        return product_of_entries(x, entries.transposed(), 4 * k, bias)
+    return product_of_entries(x, entries, 4 * m, bias)
 
 
 def sparse_hamilton_dv_reference(

@@ -5,7 +5,8 @@
 The pattern is five int32 tensors (see `sparseq.formats.CSRPattern`, which checks them): row_ptr
 (m + 1), col_idx (nnz), and those of the transpose, row_ptr_t (k + 1), col_idx_t (nnz) and perm
 (nnz) with values_t = values[perm]. `transposed` multiplies by A^T, which is the gradient in x; the
-gradient in the values is `sddmm`. No dense gradient is ever formed.
+gradient in the values is `sddmm`. No dense gradient is ever formed. Entries that are not stored are
+never multiplied, stored zeros are: 0 * inf is NaN.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from sparseq.ops._backend import declare
 from sparseq.ops._dtypes import refuse_dtypes
 from sparseq.ops._pattern import PatternLike, pattern_list, row_indices
 from sparseq.ops._patterned import product_function
+from sparseq.ops._stored_entries import Entries, needs_entries, product_of_entries
 
 
 def spmm(
@@ -73,10 +75,19 @@ def dense_matrix(values: Tensor, pattern: Sequence[Tensor]) -> Tensor:
     return matrix.index_put((row_indices(row_ptr, col_idx), col_idx.long()), values)
 
 
+def stored_entries(values: Tensor, pattern: Sequence[Tensor]) -> Entries:
+    """The entries of a CSR matrix."""
+    return Entries(row_indices(pattern[0], pattern[1]), pattern[1].long(), values)
+
+
 def spmm_reference(
     x: Tensor, values: Tensor, bias: Tensor | None, pattern: list[Tensor], transposed: bool
 ) -> Tensor:
     """Plain torch: scatter the values into a dense matrix, then one dense product."""
+    if needs_entries(x):
+        entries = stored_entries(values, pattern)
+        size = pattern[2 if transposed else 0].shape[0] - 1
+        return product_of_entries(x, entries.transposed() if transposed else entries, size, bias)
     matrix = dense_matrix(values, pattern)
     return F.linear(x, matrix.t() if transposed else matrix, bias)
 

@@ -50,8 +50,10 @@ const S* data_or_null(const std::optional<Tensor>& x) {
   return x.has_value() ? data_of<S>(*x) : nullptr;
 }
 
-// Uninitialized contiguous tensor of these sizes, with the dtype and on the device of `like`.
-inline Tensor new_output(const Tensor& like, const std::vector<int64_t>& sizes) {
+// Uninitialized contiguous tensor of these sizes on the device of `like`, with its dtype unless
+// another is asked for.
+inline Tensor new_output(const Tensor& like, const std::vector<int64_t>& sizes,
+                         std::optional<int32_t> other_dtype = std::nullopt) {
   std::vector<int64_t> strides(sizes.size(), 1);
   bool fits = true;
   for (size_t i = sizes.size(); i > 1; --i) {
@@ -61,6 +63,7 @@ inline Tensor new_output(const Tensor& like, const std::vector<int64_t>& sizes) 
   STD_TORCH_CHECK(fits, "sparseq: the sizes of a result must fit in 64 bits");
   int32_t dtype, device, index;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));
+  dtype = other_dtype.value_or(dtype);
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device));
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &index));
   AtenTensorHandle handle = nullptr;

@@ -12,6 +12,7 @@ from sparseq.errors import require
 from sparseq.nn.affine import Affine, mix_components
 from sparseq.nn.layer_types import layer_type
 from sparseq.nn.quaternion.conv import QConvNd
+from sparseq.ops.feature_sum import add_bias
 from sparseq.ops.geometry import Sizes
 from sparseq.ops.hamilton_conv import hamilton_conv_transpose
 
@@ -108,7 +109,9 @@ class _Transpose(QConvNd):
             self.groups,
             self.algorithm,
         )
-        return y if self.bias is None else y + self.bias.to(y.dtype).view(-1, *[1] * self.dims)
+        if self.bias is None:
+            return y
+        return add_bias(y, self.bias.to(y.dtype), y.dim() - self.dims - 1)
 
     def _output_padding_for(self, x: Tensor, output_size: Sequence[int]) -> list[int]:
         """The output padding with which the result has this size."""

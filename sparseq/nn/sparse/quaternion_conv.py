@@ -42,6 +42,11 @@ class SparseQConvNd(SparseConvNd):
         self, x: Tensor, values: Tensor, pattern: list[Tensor], bias: Tensor | None
     ) -> Tensor:
         """The convolution with the real weight, which has four entries for each kept component."""
+        dtype, is_recorded = values.dtype, torch.is_grad_enabled() and values.requires_grad
+        if is_recorded and dtype.itemsize == 2 and x.dtype == dtype:
+            # a component's gradient is summed over its four entries before it is rounded
+            bias = None if bias is None else bias.float()
+            return self._convolve_real(x.float(), values.float(), pattern, bias).to(dtype)
         values = values.flatten()
         real = torch.cat([values, -values]).index_select(0, self._real_source)
         return sparse_conv(x, real, self._real_pattern._tensors, bias, self._geometry)
