@@ -22,7 +22,7 @@ import torch
 
 from sparseq.errors import unknown_name
 from sparseq.ops import _trust
-from sparseq.ops._calls import check_tensors, checked_fake, checked_reference
+from sparseq.ops._checked_calls import check_tensors, checked_fake, checked_reference
 
 # op name -> kernel, or None if loading the library has already registered it
 Kernels = Mapping[str, Callable[..., torch.Tensor] | None]
