@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sparseq.errors import require
-from sparseq.ops._backend import below_autograd, declare
+from sparseq.ops._backend import declare
+from sparseq.ops._calls import below_autograd
 
 
 def max_pool(x: Tensor) -> Tensor:

@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from sparseq.errors import require
-from sparseq.ops._backend import below_autograd, declare
+from sparseq.ops._backend import declare
+from sparseq.ops._calls import below_autograd
 from sparseq.ops._channel_matrices import transposed_product
 
 

@@ -24,7 +24,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparseq.ops._backend import below_autograd, declare
+from sparseq.ops._backend import declare
+from sparseq.ops._calls import below_autograd
 from sparseq.ops._channel_matrices import factor_gradient, matmul, transposed_product
 from sparseq.ops.quaternion_norm import (
     check_features,

@@ -226,5 +226,7 @@ declare(
     "sparse_conv_dv(Tensor dy, Tensor x, Tensor[] pattern, int[] geometry) -> Tensor",
     sparse_conv_dv_reference,
     _fake_dv,
-    sampled_function("sparse_conv_dv", "sparse_conv", transposed_settings=_transposed_settings),
+    sampled_function(
+        "sparse_conv_dv", "sparse_conv", features=1, transposed_settings=_transposed_settings
+    ),
 )

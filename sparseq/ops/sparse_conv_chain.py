@@ -20,6 +20,7 @@ from torch import Tensor
 from sparseq.errors import require
 from sparseq.ops._backend import declare
 from sparseq.ops._dtypes import refuse_dtypes
+from sparseq.ops._linear import multiply_adds
 from sparseq.ops.sparse_conv import (
     ConvGeometry,
     channels_of,
@@ -176,15 +177,25 @@ def _fake(
     relu: list[int],
     pool: list[int],
 ) -> Tensor:
-    size = list(x.shape[2:])
+    _, pooled = _sizes(x.shape[2:], geometry, pool)[-1]
+    return x.new_empty((x.shape[0], patterns[-PER_MAP].shape[0] - 1, *pooled))
+
+
+def _sizes(
+    size: Sequence[int], geometry: list[int], pool: list[int]
+) -> list[tuple[list[int], list[int]]]:
+    """Height and width of each layer's map, before and after its pooling."""
+    sizes = []
     for layer, window in enumerate(pool):
         flat = geometry[GEOMETRY_LENGTH * layer : GEOMETRY_LENGTH * (layer + 1)]
-        size = [n // window for n in ConvGeometry.from_flat(flat).output_size(size)]
-    return x.new_empty((x.shape[0], patterns[-PER_MAP].shape[0] - 1, *size))
+        convolved = ConvGeometry.from_flat(flat).output_size(size)
+        size = [n // window for n in convolved]
+        sizes.append((convolved, size))
+    return sizes
 
 
 class _LayerByLayer:
-    """If a gradient is required, run `sparse_conv` layer by layer, each with its own gradient."""
+    """If a derivative is required, run `sparse_conv` layer by layer, each with its own ones."""
 
     @staticmethod
     def apply(*args: Any) -> Tensor:
@@ -192,6 +203,15 @@ class _LayerByLayer:
             return sparse_conv(x, kept, pattern, bias, ConvGeometry.from_flat(flat))
 
         return _layer_by_layer(convolve, args)
+
+    transformed = apply
+
+    @staticmethod
+    def flops(shapes: Sequence[Any], out: Sequence[int]) -> int:
+        x, values, _, _, _, geometry, _, pool = shapes
+        sizes = _sizes(x[2:], geometry, pool)
+        maps = [(x[0], 1, *convolved) for convolved, _ in sizes]
+        return sum(multiply_adds(kept, y, features=1) for kept, y in zip(values, maps, strict=True))
 
 
 # Without checks; `orders` is the `tap_order` of every layer or empty, `geometry` all `flat` lists.

@@ -122,12 +122,15 @@ _SPARSE_HAMILTON = declare(
     sparse_hamilton_reference,
     _fake,
     product_function(
-        "sparse_hamilton", "sparse_hamilton_dv", entry=lambda values: (values.dim() == 2,)
+        "sparse_hamilton",
+        "sparse_hamilton_dv",
+        entry=lambda values: (values.dim() == 2,),
+        products=4,
     ),
 )
 declare(
     "sparse_hamilton_dv(Tensor dy, Tensor x, Tensor[] pattern, bool per_quaternion) -> Tensor",
     sparse_hamilton_dv_reference,
     _fake_dv,
-    sampled_function("sparse_hamilton_dv", "sparse_hamilton", entry_arguments=1),
+    sampled_function("sparse_hamilton_dv", "sparse_hamilton", entry_arguments=1, products=4),
 )

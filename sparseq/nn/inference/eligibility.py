@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from sparseq.ops._calls import is_transformed
 from sparseq.ops.sparse_conv_chain import tap_order
 
 # column ids -> (their version, the entries ordered by taps)
@@ -16,10 +17,11 @@ TAP_ORDERS: Any = WeakTensorKeyDictionary()
 
 
 def is_eager_cpu_tensor(x: Any) -> bool:
-    """Whether x is a CPU tensor outside of autocast, compilation and export."""
+    """Whether x is a CPU tensor outside of autocast, compilation, export and transforms."""
     return not (
         torch.compiler.is_compiling()
         or torch._C._is_any_autocast_enabled()
+        or is_transformed()
         or not isinstance(x, Tensor)
         or not x.is_cpu
     )
