@@ -31,6 +31,7 @@ from sparseq.ops._calls import (
     shortcut,
     single_tensors,
 )
+from sparseq.ops._inputs import check_arguments
 
 # op name -> kernel, or None if loading the library has already registered it
 Kernels = Mapping[str, Callable[..., torch.Tensor] | None]
@@ -92,7 +93,8 @@ def declare(
     recording = differentiable(call, function, transformed, tensors)
     operator = Operator(name, reference, call, shortcut(call, recording))
     OPERATORS[name] = operator
-    LIBRARY.impl(name, _first_call(operator), "CompositeExplicitAutograd")
+    names = [argument.name for argument in call._schema.arguments]
+    LIBRARY.impl(name, _first_call(operator, names), "CompositeExplicitAutograd")
     LIBRARY.impl(name, recording, "Autograd")
     for key, device in AUTOCAST.items():
         LIBRARY.impl(name, autocast_kernel(call, key, device if autocast else None), key)
@@ -103,10 +105,14 @@ def declare(
     return operator.entry
 
 
-def _first_call(operator: Operator) -> Callable[..., torch.Tensor]:
-    """The kernel for devices without a registered one so far: activate the device, call again."""
+def _first_call(operator: Operator, names: list[str]) -> Callable[..., torch.Tensor]:
+    """The kernel for devices without a registered one so far: activate the device, call again.
+
+    It is also called for layouts without a kernel: those of sparse, nested and quantized tensors.
+    """
 
     def entry(*args: Any) -> torch.Tensor:
+        check_arguments(operator.name, dict(zip(names, args, strict=True)))
         device = device_type(args)
         if activate(device)[operator.name] == "reference":
             return operator.reference(*args)

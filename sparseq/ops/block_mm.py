@@ -18,10 +18,12 @@ from torch import Tensor
 from sparseq.errors import require
 from sparseq.ops._backend import declare
 from sparseq.ops._dtypes import refuse_dtypes
+from sparseq.ops._inputs import takes_dense_tensors
 from sparseq.ops._patterned import product_function, sampled_function
 from sparseq.ops.spmm import row_indices
 
 
+@takes_dense_tensors
 def block_mm(
     x: Tensor,
     values: Tensor,

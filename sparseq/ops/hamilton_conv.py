@@ -25,6 +25,7 @@ from sparseq.errors import require, unknown_name
 from sparseq.ops._backend import declare
 from sparseq.ops._bilinear import bilinear_functions
 from sparseq.ops._dtypes import refuse_dtypes
+from sparseq.ops._inputs import takes_dense_tensors
 from sparseq.ops.geometry import (
     Sizes,
     check_image,
@@ -37,6 +38,7 @@ from sparseq.ops.geometry import (
 from sparseq.ops.hamilton import ALGORITHMS, fold_real, real_weight
 
 
+@takes_dense_tensors
 def hamilton_conv(
     x: Tensor,
     weight: Tensor,
@@ -78,6 +80,7 @@ def hamilton_conv(
     return _HAMILTON_CONV(x, weight, bias, *geometry, groups, algorithm)
 
 
+@takes_dense_tensors
 def hamilton_conv_transpose(
     x: Tensor,
     weight: Tensor,

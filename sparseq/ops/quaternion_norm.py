@@ -25,8 +25,10 @@ from sparseq.errors import require
 from sparseq.ops._backend import declare
 from sparseq.ops._calls import below_autograd
 from sparseq.ops._channel_matrices import transposed_product
+from sparseq.ops._inputs import takes_dense_tensors
 
 
+@takes_dense_tensors
 def quaternion_norm(
     x: Tensor,
     matrix: Tensor,
@@ -63,6 +65,7 @@ def quaternion_norm(
     return _NORM(x, center, matrix, bias, z, z_matrix)
 
 
+@takes_dense_tensors
 def quaternion_moments(x: Tensor) -> Tensor:
     """(5, 4, C): the mean m, then the covariance V of each quaternion channel, with divisor n.
 
@@ -76,6 +79,7 @@ def quaternion_moments(x: Tensor) -> Tensor:
     return _MOMENTS(x)
 
 
+@takes_dense_tensors
 def quaternion_cross(dy: Tensor, x: Tensor, center: Tensor | None = None) -> Tensor:
     """(5, 4, C): sums of dy, then of dy_a (x_b - s_b), for each quaternion channel.
 

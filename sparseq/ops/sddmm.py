@@ -14,10 +14,12 @@ from torch import Tensor
 from sparseq.errors import require
 from sparseq.ops._backend import declare
 from sparseq.ops._dtypes import refuse_dtypes
+from sparseq.ops._inputs import takes_dense_tensors
 from sparseq.ops._patterned import sampled_function
 from sparseq.ops.spmm import row_indices
 
 
+@takes_dense_tensors
 def sddmm(dy: Tensor, x: Tensor, pattern: Sequence[Tensor]) -> Tensor:
     """Product of two batches, sampled at the entries of a pattern.
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from sparseq.errors import require
 from sparseq.ops._backend import declare
 from sparseq.ops._dtypes import refuse_dtypes
+from sparseq.ops._inputs import takes_dense_tensors
 from sparseq.ops._patterned import product_function, sampled_function
 from sparseq.ops.geometry import out_sizes
 from sparseq.ops.spmm import dense_matrix, row_indices
@@ -97,6 +98,7 @@ class ConvGeometry(NamedTuple):
         return self._replace(output_padding=tuple(extra))
 
 
+@takes_dense_tensors
 def sparse_conv(
     x: Tensor,
     values: Tensor,

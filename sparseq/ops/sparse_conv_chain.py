@@ -20,6 +20,7 @@ from torch import Tensor
 from sparseq.errors import require
 from sparseq.ops._backend import declare
 from sparseq.ops._dtypes import refuse_dtypes
+from sparseq.ops._inputs import takes_dense_tensors
 from sparseq.ops._linear import multiply_adds
 from sparseq.ops.sparse_conv import (
     ConvGeometry,
@@ -33,6 +34,7 @@ from sparseq.ops.spmm_chain import PER_MAP, differentiable
 GEOMETRY_LENGTH = 11  # integers of `ConvGeometry.flat` in two dimensions
 
 
+@takes_dense_tensors
 def sparse_conv_chain(
     x: Tensor,
     values: Sequence[Tensor],

@@ -23,6 +23,7 @@ from torch import Tensor
 from sparseq.errors import require
 from sparseq.ops._backend import declare
 from sparseq.ops._dtypes import refuse_dtypes
+from sparseq.ops._inputs import takes_dense_tensors
 from sparseq.ops._patterned import product_function, sampled_function
 from sparseq.ops.hamilton import (
     hamilton_dw_reference,
@@ -32,6 +33,7 @@ from sparseq.ops.hamilton import (
 from sparseq.ops.spmm import dense_matrix, row_indices
 
 
+@takes_dense_tensors
 def sparse_hamilton(
     x: Tensor,
     values: Tensor,

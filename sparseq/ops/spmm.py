@@ -19,9 +19,11 @@ from torch import Tensor
 from sparseq.errors import require
 from sparseq.ops._backend import declare
 from sparseq.ops._dtypes import refuse_dtypes
+from sparseq.ops._inputs import takes_dense_tensors
 from sparseq.ops._patterned import product_function
 
 
+@takes_dense_tensors
 def spmm(
     x: Tensor,
     values: Tensor,

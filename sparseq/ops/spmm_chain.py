@@ -17,12 +17,14 @@ from torch import Tensor
 from sparseq.errors import require
 from sparseq.ops._backend import declare
 from sparseq.ops._dtypes import refuse_dtypes
+from sparseq.ops._inputs import takes_dense_tensors
 from sparseq.ops._linear import multiply_adds
 from sparseq.ops.spmm import spmm, spmm_reference
 
 PER_MAP = 5  # tensors per pattern
 
 
+@takes_dense_tensors
 def spmm_chain(
     x: Tensor,
     values: Sequence[Tensor],

@@ -24,6 +24,7 @@ def is_eager_cpu_tensor(x: Any) -> bool:
         or is_transformed()
         or not isinstance(x, Tensor)
         or not x.is_cpu
+        or x.is_nested
     )
 
 

@@ -50,4 +50,7 @@ class ImageToQuaternion(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, 3, H, W) or (N, 1, H, W) -> (N, 4, H, W)."""
+        fits = x.dim() == 4 and x.shape[1] in (1, 3)
+        rule = "must have shape (N, 3, H, W) or (N, 1, H, W)"
+        require(fits, "ImageToQuaternion", "x", rule, tuple(x.shape))
         return rgb_to_quaternion(x.expand(-1, 3, -1, -1))

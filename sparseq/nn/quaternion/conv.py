@@ -16,7 +16,7 @@ from sparseq.nn.layer_types import layer_type
 from sparseq.nn.quaternion.init import INITS, quaternion_init_
 from sparseq.nn.quaternion.linear import check_quaternion_sizes, fold_quaternion
 from sparseq.nn.twins import conv_of
-from sparseq.ops.geometry import Sizes
+from sparseq.ops.geometry import Sizes, check_image
 from sparseq.ops.hamilton import ALGORITHMS, real_weight
 from sparseq.ops.hamilton_conv import hamilton_conv
 
@@ -227,10 +227,10 @@ class _Conv(QConvNd):
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, *spatial) -> (N, out_channels, *spatial'), or the same without N."""
         before, after = self._pads[-2::-2], self._pads[::-2]
-        if self.padding_mode != "zeros":
-            x, before = F.pad(x, self._pads, self.padding_mode), [0] * self.dims
-        elif before != after:
-            x, before = F.pad(x, self._pads), [0] * self.dims
+        if self.padding_mode != "zeros" or before != after:
+            check_image(type(self).__name__, x, self.in_channels, self.dims)
+            mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
+            x, before = F.pad(x, self._pads, mode), [0] * self.dims
         return hamilton_conv(
             x,
             self.weight,

@@ -39,8 +39,9 @@ class QDropout(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, 4 C, ...) -> the same shape."""
-        fits = x.dim() >= 2 and x.shape[1] % 4 == 0
-        require(fits, "QDropout", "x", "must be features (N, 4 C, ...)", tuple(x.shape))
+        fits = x.dim() >= 2 and x.shape[1] % 4 == 0 and x.is_floating_point()
+        rule = "must be floating point features (N, 4 C, ...)"
+        require(fits, "QDropout", "x", rule, f"{x.dtype} {tuple(x.shape)}")
         if not self.training or self.p == 0:
             return x
         parts = x.unflatten(1, (4, -1))

@@ -170,6 +170,8 @@ class SparseConv2d(_SparseConv):
         )
         if not keeps_size or self._pads or x.dim() != 4 or x.shape[1] != self.in_channels:
             return False
+        if x.dtype != self.kept_values().dtype:  # `sparse_conv` says so
+            return False
         area = x.shape[2] * x.shape[3]
         chain, map_size = measured().conv_chain, area * max(self.in_channels, self.out_channels)
         is_faster = chain.pays_alone(x.shape[0], area, kernel == (3, 3))

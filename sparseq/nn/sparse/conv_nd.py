@@ -20,6 +20,7 @@ from sparseq.nn.sparse.patterned import (
     with_store,
 )
 from sparseq.nn.twins import match_twin
+from sparseq.ops.geometry import check_image
 from sparseq.ops.sparse_conv import ConvGeometry, sparse_conv
 
 
@@ -93,6 +94,7 @@ class SparseConvNd(PatternedLayer):
         is_batched = x.dim() == len(self.kernel_size) + 2
         x = x if is_batched else x.unsqueeze(0)
         if self._pads:
+            check_image(type(self).__name__, x, self.in_channels, len(self.kernel_size))
             mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
             x = F.pad(x, self._pads, mode)
         y = convolve(x)
