@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sparseq.errors import require
+from sparseq.ops._inputs import check_dense
 from sparseq.ops.host import transpose_csr
 from sparseq.ops.spmm import row_indices
 
@@ -50,6 +51,7 @@ class CSRPattern:
     @classmethod
     def from_mask(cls, mask: Tensor) -> CSRPattern:
         """From an (m, k) bool tensor, True = kept."""
+        check_dense("CSRPattern.from_mask", "mask", mask)
         got = f"{mask.dtype} {tuple(mask.shape)}"
         valid = mask.dim() == 2 and mask.dtype == torch.bool
         require(valid, "CSRPattern.from_mask", "mask", "must be a bool matrix", got)
@@ -96,6 +98,7 @@ def check_mask(op: str, argument: str, mask: Any, shape: tuple[int, ...] | None 
     rule = "must be a bool tensor" + ("" if shape is None else f" of shape {shape}")
     got = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
     require(valid, op, argument, rule, got)
+    check_dense(op, argument, mask)
 
 
 def check_masks(
@@ -115,6 +118,7 @@ def _pointers(counts: Tensor) -> Tensor:
 def check_csr(row_ptr: Tensor, col_idx: Tensor, columns: int) -> None:
     """ValueError that names the tensor and the rule unless the two form a CSR pattern."""
     for name, tensor in (("row_ptr", row_ptr), ("col_idx", col_idx)):
+        check_dense("CSRPattern", name, tensor)
         integral = tensor.dim() == 1 and not tensor.is_floating_point()
         got = f"{tensor.dtype} {tuple(tensor.shape)}"
         _require(integral and tensor.dtype != torch.bool, name, "must be a vector of integers", got)

@@ -57,11 +57,11 @@ def shortcut(
 ) -> Callable[..., torch.Tensor]:
     """The op without the dispatcher's detour through our Python kernel at the Autograd key."""
     compiling, autocasting = torch.compiler.is_compiling, torch._C._is_any_autocast_enabled
-    transforming = torch._C._are_functorch_transforms_active
+    transforming, tracing = torch._C._are_functorch_transforms_active, torch._C._get_tracing_state
 
     def entry(*args: Any) -> torch.Tensor:
         # a graph must contain the op; a cast precedes gradients, and a transform everything
-        if compiling() or autocasting() or transforming():
+        if compiling() or autocasting() or transforming() or tracing() is not None:
             return call(*args)
         return recording(*args)
 

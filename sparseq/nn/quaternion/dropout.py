@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import ClassVar
 
 import torch.nn.functional as F
@@ -34,7 +35,8 @@ class QDropout(nn.Module):
 
     def __init__(self, p: float = 0.5, inplace: bool = False) -> None:
         super().__init__()
-        require(0 <= p <= 1, "QDropout", "p", "must be in [0, 1]", p)
+        fits = isinstance(p, Real) and 0 <= p <= 1
+        require(fits, "QDropout", "p", "must be a number in [0, 1]", repr(p))
         self.p, self.inplace = p, inplace
 
     def forward(self, x: Tensor) -> Tensor:

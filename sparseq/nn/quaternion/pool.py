@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sparseq.errors import require
+from sparseq.nn.conv_padding import per_dimension
 from sparseq.nn.layer_types import layer_type
 from sparseq.ops.quaternion_norm import sums_dtype
 
@@ -26,8 +27,9 @@ class QMaxPool2d(nn.Module):
             kernel_size by default, and padding is never selected.
 
     Raises:
-        ValueError: x of another shape than (N, 4 C, H, W) or (4 C, H, W).
-        RuntimeError: settings that `nn.MaxPool2d` refuses.
+        ValueError: settings that are no integers or too small, x of another shape than
+            (N, 4 C, H, W) or (4 C, H, W).
+        RuntimeError: other settings that `nn.MaxPool2d` refuses.
 
     Source: the amplitude pooling of Yin et al. 2019, "Quaternion convolutional neural network for
     color image classification and forensics".
@@ -44,6 +46,12 @@ class QMaxPool2d(nn.Module):
         ceil_mode: bool = False,
     ) -> None:
         super().__init__()
+        settings = {"kernel_size": kernel_size, "padding": padding, "dilation": dilation}
+        for name, value in {
+            **settings,
+            "stride": kernel_size if stride is None else stride,
+        }.items():
+            per_dimension("QMaxPool2d", name, value, dims=2)
         self.kernel_size, self.stride = kernel_size, kernel_size if stride is None else stride
         self.padding, self.dilation, self.ceil_mode = padding, dilation, ceil_mode
 
