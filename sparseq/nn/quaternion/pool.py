@@ -46,14 +46,10 @@ class QMaxPool2d(nn.Module):
         ceil_mode: bool = False,
     ) -> None:
         super().__init__()
-        settings = {"kernel_size": kernel_size, "padding": padding, "dilation": dilation}
-        for name, value in {
-            **settings,
-            "stride": kernel_size if stride is None else stride,
-        }.items():
-            per_dimension("QMaxPool2d", name, value, dims=2)
         self.kernel_size, self.stride = kernel_size, kernel_size if stride is None else stride
         self.padding, self.dilation, self.ceil_mode = padding, dilation, ceil_mode
+        for name in self.__constants__:
+            per_dimension("QMaxPool2d", name, getattr(self, name), dims=2)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, 4 C, H, W) -> (N, 4 C, H', W'), or the same without N."""
