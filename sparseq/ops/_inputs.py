@@ -60,4 +60,5 @@ def takes_dense_tensors(function: Function) -> Function:
             check_arguments(function.__name__, passed)
             raise
 
+    call.takes_dense_tensors = True  # type: ignore[attr-defined]
     return call  # type: ignore[return-value]

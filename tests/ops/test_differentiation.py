@@ -14,6 +14,8 @@ from sparseq.ops._backend import OPERATORS
 from sparseq.ops.spmm import spmm
 from tests.op_samples import SAMPLES, drawing, pattern
 
+# torch itself scripts some of its rules for forward mode, when they are first needed
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")
 over_operators = pytest.mark.parametrize("name", sorted(OPERATORS))
 
 
