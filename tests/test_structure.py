@@ -56,7 +56,7 @@ MANY_ARGUMENTS = {
     "sparseq/train/loop.py:fit": "a training loop's settings, keyword-only",
 }
 # what lies among the operators and serves all of them
-SHARED = {"choice", "backend", "host", "geometry", "dtypes"}
+SHARED = {"choice", "backend", "host", "geometry", "differentiation", "dtypes"}
 # operators that plain torch serves so far
 WITHOUT_KERNEL: set[str] = set()
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "misc", "common", "base"}

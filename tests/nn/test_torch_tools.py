@@ -169,6 +169,7 @@ ORDERS = ["import torch, sparseq", "import sparseq, torch"]
 
 class TestFiles:
     @pytest.mark.filterwarnings("ignore:`torch.jit.trace:FutureWarning")
+    @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")  # shapes are compared
     @pytest.mark.parametrize("order", ORDERS)
     def test_are_loaded_after_an_import_alone(self, order, tmp_path):
         model = nn.Sequential(sparse(nn.Linear(8, 4)), nn.ReLU(), QLinear(4, 8)).eval()
