@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -30,8 +31,21 @@ def with_entrance(forward: Callable[..., Any]) -> Callable[..., Any]:
             check_dense(type(layer).__name__, "x", x)
             raise
 
-    enter.has_entrance = True  # type: ignore[attr-defined]
-    return enter
+    @functools.wraps(forward)
+    def enter_with_x(layer: nn.Module, x: Tensor) -> Any:
+        """The same for x alone, which is what almost every layer takes, in less time."""
+        if type(x) is not Tensor and isinstance(x, fx.Proxy) and _is_leaf(layer):
+            return _as_node(layer, x)
+        try:
+            return forward(layer, x)
+        except Exception:
+            check_dense(type(layer).__name__, "x", x)
+            raise
+
+    takes_x = list(inspect.signature(forward).parameters) == ["self", "x"]
+    entrance: Any = enter_with_x if takes_x else enter
+    entrance.has_entrance = True
+    return entrance  # type: ignore[no-any-return]
 
 
 def _is_leaf(layer: nn.Module) -> bool:

@@ -28,7 +28,6 @@ from sparseq.ops._calls import (
     device_type,
     differentiable,
     functorch_kernel,
-    shortcut,
     single_tensors,
 )
 from sparseq.ops._inputs import check_arguments
@@ -90,12 +89,12 @@ def declare(
     call = getattr(torch.ops.sparseq, name).default
     transformed = getattr(function, "transformed", reference)
     tensors = inputs or single_tensors(call._schema)
-    recording = differentiable(call, function, transformed, tensors)
-    operator = Operator(name, reference, call, shortcut(call, recording))
+    kernel, entry = differentiable(call, function, transformed, tensors)
+    operator = Operator(name, reference, call, entry)
     OPERATORS[name] = operator
     names = [argument.name for argument in call._schema.arguments]
     LIBRARY.impl(name, _first_call(operator, names), "CompositeExplicitAutograd")
-    LIBRARY.impl(name, recording, "Autograd")
+    LIBRARY.impl(name, kernel, "Autograd")
     for key, device in AUTOCAST.items():
         LIBRARY.impl(name, autocast_kernel(call, key, device if autocast else None), key)
     LIBRARY.impl(name, functorch_kernel(transformed, autocast), "FuncTorchDynamicLayerFrontMode")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -24,10 +25,11 @@ def is_transformed() -> bool:
 
 
 def single_tensors(schema: Any) -> Callable[[Sequence[Any]], Sequence[Any]]:
-    """arguments -> those that are a tensor or None."""
+    """arguments -> those that are a tensor or None, with which every schema begins."""
     types = [str(argument.type) for argument in schema.arguments]
-    positions = [i for i, kind in enumerate(types) if kind in ("Tensor", "Optional[Tensor]")]
-    return lambda args: [args[i] for i in positions]
+    count = sum(kind in ("Tensor", "Optional[Tensor]") for kind in types)
+    assert all("List" not in kind and "Tensor" in kind for kind in types[:count])
+    return operator.itemgetter(slice(count))
 
 
 def differentiable(
@@ -35,37 +37,44 @@ def differentiable(
     function: type[Any],
     transformed: Callable[..., torch.Tensor],
     inputs: Callable[[Sequence[Any]], Sequence[Any]],
-) -> Callable[..., torch.Tensor]:
-    """The op with derivatives: recorded by `function` if one of `inputs` requires a gradient."""
+) -> tuple[Callable[..., torch.Tensor], Callable[..., torch.Tensor]]:
+    """The op with derivatives: recorded by `function` if one of `inputs` requires a gradient.
 
-    def entry(*args: Any) -> torch.Tensor:
+    Returns:
+        The kernel at the dispatcher's Autograd key; and the same without the dispatcher's detour
+        through it. Both are written out, since each frame of Python costs a small layer a percent.
+    """
+    compiling, autocasting = torch.compiler.is_compiling, torch._C._is_any_autocast_enabled
+    transforming, tracing = torch._C._are_functorch_transforms_active, torch._C._get_tracing_state
+    recording, below = torch.is_grad_enabled, torch._C._AutoDispatchBelowAutograd
+
+    def kernel(*args: Any) -> torch.Tensor:
         if forward_ad._current_level >= 0:
             return transformed(*args)
-        if torch.is_grad_enabled():
+        if recording():
             for tensor in inputs(args):
                 if tensor is not None and tensor.requires_grad:
                     result: torch.Tensor = function.apply(*args)
                     return result
-        with below_autograd():
+        with below():
             return call(*args)
-
-    return entry
-
-
-def shortcut(
-    call: Callable[..., torch.Tensor], recording: Callable[..., torch.Tensor]
-) -> Callable[..., torch.Tensor]:
-    """The op without the dispatcher's detour through our Python kernel at the Autograd key."""
-    compiling, autocasting = torch.compiler.is_compiling, torch._C._is_any_autocast_enabled
-    transforming, tracing = torch._C._are_functorch_transforms_active, torch._C._get_tracing_state
 
     def entry(*args: Any) -> torch.Tensor:
         # a graph must contain the op; a cast precedes gradients, and a transform everything
-        if compiling() or autocasting() or transforming() or tracing() is not None:
+        if compiling() or autocasting() or transforming():
             return call(*args)
-        return recording(*args)
+        if forward_ad._current_level >= 0:
+            return transformed(*args)
+        if recording():
+            for tensor in inputs(args):
+                if tensor is not None and tensor.requires_grad:
+                    is_traced = tracing() is not None  # by torch.jit
+                    result: torch.Tensor = (call if is_traced else function.apply)(*args)
+                    return result
+        with below():
+            return call(*args)
 
-    return entry
+    return kernel, entry
 
 
 def functorch_kernel(

@@ -58,8 +58,9 @@ def linear_function(
 
         @staticmethod
         def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-            grads = gradients(ctx.needs_input_grad, grad, *ctx.saved_tensors, *ctx.rest)
-            return (*grads, *(None for _ in ctx.rest))
+            rest = ctx.rest
+            grads = gradients(ctx.needs_input_grad, grad, *ctx.saved_tensors, *rest)
+            return (*grads, *(None,) * len(rest))
 
     class Transformed(torch.autograd.Function):
         @staticmethod
