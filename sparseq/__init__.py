@@ -9,6 +9,7 @@ import importlib
 import os
 from typing import TYPE_CHECKING, Any
 
+from sparseq._late import after_import
 from sparseq._version import __version__
 
 if TYPE_CHECKING:
@@ -108,6 +109,14 @@ _HOMES = {
     "profile": "reports.profiling",
     "PruningWrapper": "compat",
 }
+
+
+def _declare_operators() -> None:
+    importlib.import_module("sparseq.ops")
+
+
+# files of torch.export and torch.jit need the operators; the list of commands needs no torch
+after_import("torch", _declare_operators)
 
 
 def __getattr__(name: str) -> Any:

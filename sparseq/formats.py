@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sparseq.errors import require
+from sparseq.ops._inputs import check_dense
 from sparseq.ops._pattern import INT32_MAX, check_csr, row_indices
 from sparseq.ops._trust import trust
 from sparseq.ops.host import transpose_csr
@@ -64,6 +65,7 @@ class CSRPattern:
     @classmethod
     def from_mask(cls, mask: Tensor) -> CSRPattern:
         """From an (m, k) bool tensor, True = kept."""
+        check_dense("CSRPattern.from_mask", "mask", mask)
         got = f"{mask.dtype} {tuple(mask.shape)}"
         valid = mask.dim() == 2 and mask.dtype == torch.bool
         require(valid, "CSRPattern.from_mask", "mask", "must be a bool matrix", got)
@@ -223,6 +225,7 @@ def check_mask(op: str, argument: str, mask: Any, shape: tuple[int, ...] | None 
     rule = "must be a bool tensor" + ("" if shape is None else f" of shape {shape}")
     got = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
     require(valid, op, argument, rule, got)
+    check_dense(op, argument, mask)
 
 
 def check_masks(

@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
+from sparseq.errors import require
+
 SETTINGS = ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
+
+
+def per_dimension(layer: str, name: str, value: Any, dims: int) -> tuple[int, ...]:
+    """A setting of a convolution or pooling as one integer per dimension, checked."""
+    try:
+        parts = value if isinstance(value, Sequence) else (value,) * dims
+        sizes = tuple(map(operator.index, parts))
+    except TypeError:  # not integers
+        sizes = ()
+    least = 0 if "padding" in name else 1
+    fits = len(sizes) == dims and min(sizes) >= least
+    require(fits, layer, name, f"must be one integer or {dims}, at least {least}", value)
+    return sizes
 
 
 def padding_sides(layer: Any) -> list[tuple[int, int]]:

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
+from sparseq.nn.entrance import with_entrance
 from sparseq.registry import Registry
 
 NOT_ARGUMENTS = {"self", "device", "dtype", "generator"}
@@ -101,6 +102,9 @@ def layer_type(**fields: Any) -> Callable[[Layer], Layer]:
     """Class decorator that registers a layer; the keywords are the fields of `LayerType`."""
 
     def register(layer: Layer) -> Layer:
+        if not fields.get("container") and not layer.__module__.startswith("torch."):
+            layer.forward = with_entrance(layer.forward)
+            layer.itself = property(lambda layer: layer)  # type: ignore[attr-defined]
         LAYER_TYPES.register(layer.__name__)(LayerType(layer, **fields))
         return layer
 

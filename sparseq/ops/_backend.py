@@ -22,7 +22,17 @@ import torch
 
 from sparseq.errors import unknown_name
 from sparseq.ops import _trust
+from sparseq.ops._calls import (
+    AUTOCAST,
+    autocast_kernel,
+    count_flops,
+    device_type,
+    differentiable,
+    functorch_kernel,
+    single_tensors,
+)
 from sparseq.ops._checked_calls import check_tensors, checked_fake, checked_reference
+from sparseq.ops._inputs import check_arguments
 
 # op name -> kernel, or None if loading the library has already registered it
 Kernels = Mapping[str, Callable[..., torch.Tensor] | None]
@@ -59,7 +69,7 @@ def declare(
     reference: Callable[..., torch.Tensor],
     fake: Callable[..., torch.Tensor],
     function: type[Any],
-    inputs: Callable[[Sequence[Any]], Sequence[Any]] = lambda args: args,
+    inputs: Callable[[Sequence[Any]], Sequence[Any]] | None = None,
     autocast: bool = True,
 ) -> Callable[..., torch.Tensor]:
     """Define `sparseq::<schema>`; arguments have no defaults, so every kernel sees all of them.
@@ -69,8 +79,11 @@ def declare(
         reference: the op in plain torch, for any device.
         fake: the op on meta tensors; checks shapes and dtypes as the kernels do.
         function: its `apply`, of an autograd.Function or a composition of other ops, serves calls
-            in which one of `inputs(arguments)` requires a gradient.
-        inputs: arguments -> those that may require a gradient.
+            in which one of `inputs(arguments)` requires a gradient. If it has them, `transformed`
+            serves calls that torch.func transforms or differentiates in forward mode, in place of
+            the reference, which torch can transform as well; and `flops(shapes, shape of the
+            result)` is what `torch.utils.flop_counter` counts.
+        inputs: arguments -> those that may require a gradient; by default all single tensors.
         autocast: under autocast, run in the autocast dtype as a linear layer does; otherwise in
             the dtypes of the arguments, as a normalization does.
 
@@ -80,81 +93,34 @@ def declare(
     name = schema.split("(")[0]
     LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     call = getattr(torch.ops.sparseq, name).default
-    differentiable = _differentiable(call, function, inputs)
+    transformed = getattr(function, "transformed", reference)
+    tensors = inputs or single_tensors(call._schema)
+    kernel, entry = differentiable(call, function, transformed, tensors)
     fake = checked_fake(call._schema, fake)
     served = checked_reference(call._schema, fake, reference)
-    operator = Operator(name, reference, call, _shortcut(call, differentiable), served)
+    operator = Operator(name, reference, call, entry, served)
     OPERATORS[name] = operator
-    LIBRARY.impl(name, _first_call(operator), "CompositeExplicitAutograd")
-    LIBRARY.impl(name, differentiable, "Autograd")
-    for key, device in (("AutocastCPU", "cpu"), ("AutocastCUDA", "cuda")):
-        LIBRARY.impl(name, _autocast(call, key, device if autocast else None), key)
+    names = [argument.name for argument in call._schema.arguments]
+    LIBRARY.impl(name, _first_call(operator, names), "CompositeExplicitAutograd")
+    LIBRARY.impl(name, kernel, "Autograd")
+    for key, device in AUTOCAST.items():
+        LIBRARY.impl(name, autocast_kernel(call, key, device if autocast else None), key)
+    LIBRARY.impl(name, functorch_kernel(transformed, autocast), "FuncTorchDynamicLayerFrontMode")
+    if hasattr(function, "flops"):
+        count_flops(name, function.flops)
     torch.library.register_fake(f"sparseq::{name}", fake, lib=LIBRARY)
     return operator.entry
 
 
-def below_autograd() -> Any:
-    """Context in which an op call goes directly to its kernel and records no gradient."""
-    return torch._C._AutoDispatchBelowAutograd()
+def _first_call(operator: Operator, names: list[str]) -> Callable[..., torch.Tensor]:
+    """The kernel for devices without a registered one so far: activate the device, call again.
 
-
-def _differentiable(
-    call: Callable[..., torch.Tensor],
-    function: type[Any],
-    inputs: Callable[[Sequence[Any]], Sequence[Any]],
-) -> Callable[..., torch.Tensor]:
-    def entry(*args: Any) -> torch.Tensor:
-        if torch.is_grad_enabled() and any(
-            getattr(a, "requires_grad", False) for a in inputs(args)
-        ):
-            result: torch.Tensor = function.apply(*args)
-            return result
-        with below_autograd():
-            return call(*args)
-
-    return entry
-
-
-def _shortcut(
-    call: Callable[..., torch.Tensor], differentiable: Callable[..., torch.Tensor]
-) -> Callable[..., torch.Tensor]:
-    """The op without the dispatcher's detour through our Python kernel at the Autograd key."""
-    compiling, autocasting = torch.compiler.is_compiling, torch._C._is_any_autocast_enabled
+    It is also called for layouts without a kernel: those of sparse, nested and quantized tensors.
+    """
 
     def entry(*args: Any) -> torch.Tensor:
-        if compiling() or autocasting():  # a graph must contain the op; a cast precedes gradients
-            return call(*args)
-        return differentiable(*args)
-
-    return entry
-
-
-def _autocast(
-    call: Callable[..., torch.Tensor], key: str, device: str | None
-) -> Callable[..., torch.Tensor]:
-    """Run in the autocast dtype of a device, or in the dtypes of the arguments if it is None."""
-    keys = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))
-
-    def cast(value: Any, dtype: torch.dtype | None) -> Any:
-        if isinstance(value, list):
-            return [cast(item, dtype) for item in value]
-        if dtype is not None and isinstance(value, torch.Tensor) and value.is_floating_point():
-            return value if value.dtype == torch.float64 else value.to(dtype)
-        return value
-
-    def entry(*args: Any) -> torch.Tensor:
-        dtype = None if device is None else torch.get_autocast_dtype(device)
-        with torch._C._ExcludeDispatchKeyGuard(keys):
-            return call(*(cast(a, dtype) for a in args))
-
-    return entry
-
-
-def _first_call(operator: Operator) -> Callable[..., torch.Tensor]:
-    """The kernel for devices without a registered one so far: activate the device, call again."""
-
-    def entry(*args: Any) -> torch.Tensor:
-        device = next(a.device.type for a in args if isinstance(a, torch.Tensor))
+        check_arguments(operator.name, dict(zip(names, args, strict=True)))
+        device = device_type(args)
         if activate(device)[operator.name] == "reference":
             return operator.served(*args)
         check_tensors(operator.call._schema, args)  # a layout without kernels would come here again

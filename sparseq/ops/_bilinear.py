@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from sparseq.ops._backend import OPERATORS, below_autograd
+from sparseq.ops._backend import OPERATORS
+from sparseq.ops._linear import linear_function, multiply_adds
 from sparseq.ops.feature_sum import feature_sum
 
 
@@ -44,7 +45,7 @@ def bilinear_functions(product: str, spatial: bool = False) -> list[type[torch.a
         "x": _Op(f"{product}_dx", "y", "weight", image),
         "weight": _Op(f"{product}_dw", "y", "x", kernel),
     }
-    return [_function(kind, ops, features=1 if spatial else -1) for kind in ops]
+    return [_function(kind, ops, 1 if spatial else -1) for kind in ops]
 
 
 def _no_bias(y: Tensor) -> Sequence[Any]:
@@ -65,33 +66,30 @@ def _kernel(weight: Tensor) -> Sequence[Any]:
 
 def _function(result: str, ops: dict[str, _Op], features: int) -> type[torch.autograd.Function]:
     """The Function of the op with this kind of result; `features` is the dimension of the bias."""
-    op = ops[result]
-    extra_count = 1 if result == "y" or features == 1 else 0  # the bias or the sizes
+    op, has_bias = ops[result], result == "y"
+    size_count = 1 if features == 1 and not has_bias else 0
     position = {op.first: 0, op.second: 1, result: 2}  # of each kind among (first, second, grad)
-    gradients = [
+    others = [
         (ops[kind].name, position[ops[kind].first], position[ops[kind].second], ops[kind].extra)
         for kind in (op.first, op.second)
     ]
 
-    class Bilinear(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, first: Tensor, second: Tensor, *rest: Any) -> Tensor:
-            ctx.save_for_backward(first, second)
-            ctx.settings = rest[extra_count:]
-            with below_autograd():
-                return OPERATORS[op.name].call(first, second, *rest)
+    def gradients(
+        needs: Sequence[bool], grad: Tensor, first: Tensor, second: Tensor, *rest: Any
+    ) -> Sequence[Tensor | None]:
+        tensors, settings = (first, second, grad), rest[size_count:]
+        grads: list[Tensor | None] = [None] * (3 if has_bias else 2)
+        for i, (name, one, two, extra) in enumerate(others):
+            if needs[i]:
+                entry, sizes = OPERATORS[name].entry, extra(tensors[i])
+                grads[i] = entry(tensors[one], tensors[two], *sizes, *settings)
+        if has_bias and needs[2]:
+            grads[2] = feature_sum(grad, features)
+        return grads
 
-        @staticmethod
-        def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-            tensors, settings = (*ctx.saved_tensors, grad), ctx.settings
-            needs = ctx.needs_input_grad
-            grads: list[Tensor | None] = [None] * len(needs)
-            for i, (name, one, two, extra) in enumerate(gradients):
-                if needs[i]:
-                    entry, sizes = OPERATORS[name].entry, extra(tensors[i])
-                    grads[i] = entry(tensors[one], tensors[two], *sizes, *settings)
-            if needs[2]:  # the bias: only a product has a third tensor
-                grads[2] = feature_sum(grad, features)
-            return tuple(grads)
+    def flops(shapes: Sequence[Any], out: Sequence[int]) -> int:
+        weight = out if result == "weight" else shapes[1]
+        return multiply_adds(weight, out if result == "y" else shapes[0], features, products=4)
 
-    return Bilinear
+    rows = None if result == "weight" else features
+    return linear_function(op.name, gradients, flops, has_bias, rows)

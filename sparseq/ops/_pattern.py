@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sparseq.errors import require
 from sparseq.ops._dtypes import refuse_dtypes
+from sparseq.ops._inputs import check_dense
 from sparseq.ops._trust import is_trusted
 from sparseq.ops.host import transpose_csr
 
@@ -92,6 +93,7 @@ def _ids(tensor: Tensor) -> Any:
 def check_csr(op: str, row_ptr: Tensor, col_idx: Tensor, columns: int) -> None:
     """ValueError that names the tensor and the rule unless the two form a CSR pattern."""
     for name, tensor in (("row_ptr", row_ptr), ("col_idx", col_idx)):
+        check_dense(op, name, tensor)
         integral = tensor.dim() == 1 and not (tensor.is_floating_point() or tensor.is_complex())
         got = f"{tensor.dtype} {tuple(tensor.shape)}"
         rule = "must be a vector of integers"

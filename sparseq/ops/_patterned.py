@@ -22,7 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparseq.ops._backend import OPERATORS, below_autograd
+from sparseq.ops._backend import OPERATORS
+from sparseq.ops._linear import linear_function, multiply_adds
 from sparseq.ops.feature_sum import feature_sum
 
 # (settings, dy, x) -> the settings of the transposed product whose result has the size of x
@@ -43,6 +44,7 @@ def product_function(
     entry: Callable[[Tensor], Sequence[Any]] = _scalar,
     features: int = -1,
     transposed_settings: TransposedSettings = _same,
+    products: int = 1,
 ) -> type[torch.autograd.Function]:
     """The autograd.Function of a product.
 
@@ -51,77 +53,64 @@ def product_function(
         entry: values -> the arguments `entry` of `sampled`.
         features: the dimension of y to which the bias belongs.
         transposed_settings: picks the size of x where several sizes of x give one size of y.
+        products: products of real numbers that one of the values takes part in at each position.
     """
 
-    class Product(torch.autograd.Function):
-        @staticmethod
-        def forward(
-            ctx: Any,
-            x: Tensor,
-            values: Tensor,
-            bias: Tensor | None,
-            pattern: list[Tensor],
-            transposed: bool,
-            *settings: Any,
-        ) -> Tensor:
-            ctx.save_for_backward(x, values)
-            ctx.pattern, ctx.transposed, ctx.settings = pattern, transposed, settings
-            with below_autograd():
-                return OPERATORS[product].call(x, values, bias, pattern, transposed, *settings)
+    def gradients(
+        needs: Sequence[bool],
+        dy: Tensor,
+        x: Tensor,
+        values: Tensor,
+        pattern: list[Tensor],
+        transposed: bool,
+        *settings: Any,
+    ) -> Sequence[Tensor | None]:
+        dx = dv = db = None
+        if needs[0]:
+            backward_settings = settings if transposed else transposed_settings(settings, dy, x)
+            multiply = OPERATORS[product].entry
+            dx = multiply(dy, values, None, pattern, not transposed, *backward_settings)
+        if needs[1]:
+            outer = (x, dy) if transposed else (dy, x)
+            dv = OPERATORS[sampled].entry(*outer, pattern, *entry(values), *settings)
+        if needs[2]:
+            db = feature_sum(dy, features)
+        return dx, dv, db
 
-        @staticmethod
-        def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-            x, values = ctx.saved_tensors
-            need_x, need_values, need_bias = ctx.needs_input_grad[:3]
-            pattern, transposed, settings = ctx.pattern, ctx.transposed, ctx.settings
-            dx = dv = db = None
-            if need_x:
-                backward_settings = settings if transposed else transposed_settings(settings, dy, x)
-                multiply = OPERATORS[product].entry
-                dx = multiply(dy, values, None, pattern, not transposed, *backward_settings)
-            if need_values:
-                outer = (x, dy) if transposed else (dy, x)
-                dv = OPERATORS[sampled].entry(*outer, pattern, *entry(values), *settings)
-            if need_bias:
-                db = feature_sum(dy, features)
-            return dx, dv, db, None, None, *(None for _ in settings)
+    def flops(shapes: Sequence[Any], out: Sequence[int]) -> int:
+        x, values, _, _, transposed, *_ = shapes
+        return multiply_adds(values, x if transposed else out, features, products)
 
-    return Product
+    return linear_function(product, gradients, flops, has_bias=True, rows=features)
 
 
 def sampled_function(
     sampled: str,
     product: str,
     entry_arguments: int = 0,
+    features: int = -1,
     transposed_settings: TransposedSettings = _same,
+    products: int = 1,
 ) -> type[torch.autograd.Function]:
     """The autograd.Function of a sampled product.
 
     Args:
         sampled, product: names of the two ops.
         entry_arguments: number of arguments `entry` of `sampled`.
-        transposed_settings: as in `product_function`.
+        features, transposed_settings, products: as in `product_function`.
     """
 
-    class Sampled(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, dy: Tensor, x: Tensor, pattern: list[Tensor], *rest: Any) -> Tensor:
-            ctx.save_for_backward(dy, x)
-            ctx.pattern, ctx.settings = pattern, rest[entry_arguments:]
-            with below_autograd():
-                return OPERATORS[sampled].call(dy, x, pattern, *rest)
+    def gradients(
+        needs: Sequence[bool], ddv: Tensor, dy: Tensor, x: Tensor, pattern: list[Tensor], *rest: Any
+    ) -> Sequence[Tensor | None]:
+        settings, multiply = rest[entry_arguments:], OPERATORS[product].entry
+        backward_settings = transposed_settings(settings, dy, x)
+        return (
+            multiply(x, ddv, None, pattern, False, *settings) if needs[0] else None,
+            multiply(dy, ddv, None, pattern, True, *backward_settings) if needs[1] else None,
+        )
 
-        @staticmethod
-        def backward(ctx: Any, ddv: Tensor) -> tuple[Tensor | None, ...]:
-            dy, x = ctx.saved_tensors
-            pattern, settings = ctx.pattern, ctx.settings
-            multiply = OPERATORS[product].entry
-            backward_settings = transposed_settings(settings, dy, x)
-            need_dy, need_x, *others = ctx.needs_input_grad
-            return (
-                multiply(x, ddv, None, pattern, False, *settings) if need_dy else None,
-                multiply(dy, ddv, None, pattern, True, *backward_settings) if need_x else None,
-                *(None for _ in others),
-            )
+    def flops(shapes: Sequence[Any], out: Sequence[int]) -> int:
+        return multiply_adds(out, shapes[0], features, products)
 
-    return Sampled
+    return linear_function(sampled, gradients, flops)

@@ -15,6 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from sparseq.ops._calls import is_transformed
+
 AT_ONCE = 1 << 22  # products
 
 
@@ -34,8 +36,11 @@ class Entries(NamedTuple):
 
 
 def needs_entries(x: Tensor) -> bool:
-    """Whether a dense product of x with zeros at dropped entries would be another one."""
-    return x.device.type == "cpu" and not bool(x.isfinite().all())
+    """Whether a dense product of x with zeros at dropped entries would be another one.
+
+    Under a transform of torch.func, x has no values to look at: then it counts as finite.
+    """
+    return x.device.type == "cpu" and not is_transformed() and not bool(x.isfinite().all())
 
 
 def product_of_entries(x: Tensor, entries: Entries, size: int, bias: Tensor | None) -> Tensor:

@@ -19,12 +19,14 @@ from torch import Tensor
 from sparseq.errors import require
 from sparseq.ops._backend import declare
 from sparseq.ops._dtypes import refuse_dtypes
+from sparseq.ops._inputs import takes_dense_tensors
 from sparseq.ops._pattern import PatternLike, batch_rows, check_sampled, pattern_list, row_indices
 from sparseq.ops._patterned import product_function, sampled_function
 from sparseq.ops._stored_entries import Entries, needs_entries, product_of_entries
 from sparseq.ops.spmm import stored_entries
 
 
+@takes_dense_tensors
 def block_mm(
     x: Tensor,
     values: Tensor,

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from sparseq.errors import require
-from sparseq.ops._backend import below_autograd, declare
+from sparseq.ops._backend import declare
+from sparseq.ops._calls import below_autograd
 
 
 def feature_sum(dy: Tensor, features: int = -1) -> Tensor:

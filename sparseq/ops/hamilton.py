@@ -24,6 +24,7 @@ from sparseq.errors import require, unknown_name
 from sparseq.ops._backend import declare
 from sparseq.ops._bilinear import bilinear_functions
 from sparseq.ops._dtypes import refuse_dtypes
+from sparseq.ops._inputs import takes_dense_tensors
 from sparseq.ops._pattern import batch_rows, check_sampled
 
 ALGORITHMS = ["auto", "8", "16"]
@@ -37,6 +38,7 @@ PRODUCT = (
 )
 
 
+@takes_dense_tensors
 def hamilton(
     x: Tensor, weight: Tensor, bias: Tensor | None = None, algorithm: str = "auto"
 ) -> Tensor:

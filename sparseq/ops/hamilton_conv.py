@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from sparseq.errors import require
@@ -31,6 +32,7 @@ from sparseq.ops._hamilton_conv_checks import (
     check_pair,
     check_weight,
 )
+from sparseq.ops._inputs import takes_dense_tensors
 from sparseq.ops.geometry import (
     Sizes,
     check_image,
@@ -43,6 +45,7 @@ from sparseq.ops.geometry import (
 from sparseq.ops.hamilton import fold_real, real_weight
 
 
+@takes_dense_tensors
 def hamilton_conv(
     x: Tensor,
     weight: Tensor,
@@ -77,6 +80,7 @@ def hamilton_conv(
     return _HAMILTON_CONV(x, weight, bias, *geometry, groups, algorithm)
 
 
+@takes_dense_tensors
 def hamilton_conv_transpose(
     x: Tensor,
     weight: Tensor,
@@ -112,6 +116,9 @@ def hamilton_conv_transpose(
         refuse_dtypes(op, "weight", {"x": x, "weight": weight})
     extra = per_dimension(op, "output_padding", output_padding, dims)
     size = transposed_sizes(op, x.shape[-dims:], weight.shape[3:], geometry, extra)
+    strides_added = [e // s for e, s in zip(extra, geometry[0], strict=True)]
+    if any(strides_added):  # zeros after x, which leave less than a stride to be added
+        x = F.pad(x, [side for added in reversed(strides_added) for side in (0, added)])
     conjugate = torch.cat([weight[:1], -weight[1:]])
     if x.dim() == dims + 1:
         return _HAMILTON_CONV_DX(x[None], conjugate, size, *geometry, groups, algorithm)[0]

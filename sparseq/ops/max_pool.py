@@ -16,10 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sparseq.errors import require
-from sparseq.ops._backend import below_autograd, declare
+from sparseq.ops._backend import declare
+from sparseq.ops._calls import below_autograd
 from sparseq.ops._dtypes import check_operand
+from sparseq.ops._inputs import takes_dense_tensors
 
 
+@takes_dense_tensors
 def max_pool(x: Tensor) -> Tensor:
     """The maximum of each 2x2 window.
 

@@ -22,11 +22,14 @@ import torch
 from torch import Tensor
 
 from sparseq.errors import require
-from sparseq.ops._backend import below_autograd, declare
+from sparseq.ops._backend import declare
+from sparseq.ops._calls import below_autograd
 from sparseq.ops._channel_matrices import transposed_product
 from sparseq.ops._dtypes import check_operand
+from sparseq.ops._inputs import takes_dense_tensors
 
 
+@takes_dense_tensors
 def quaternion_norm(
     x: Tensor,
     matrix: Tensor,
@@ -74,6 +77,7 @@ def _check_norm(
     check_operand("quaternion_norm", "z", z, x.shape, x.dtype)
 
 
+@takes_dense_tensors
 def quaternion_moments(x: Tensor) -> Tensor:
     """(5, 4, C): the mean m, then the covariance V of each quaternion channel, with divisor n.
 
@@ -87,6 +91,7 @@ def quaternion_moments(x: Tensor) -> Tensor:
     return _MOMENTS(x)
 
 
+@takes_dense_tensors
 def quaternion_cross(dy: Tensor, x: Tensor, center: Tensor | None = None) -> Tensor:
     """(5, 4, C): sums of dy, then of dy_a (x_b - s_b), for each quaternion channel.
 

@@ -24,8 +24,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparseq.ops._backend import below_autograd, declare
+from sparseq.ops._backend import declare
+from sparseq.ops._calls import below_autograd
 from sparseq.ops._channel_matrices import factor_gradient, matmul, transposed_product
+from sparseq.ops._inputs import takes_dense_tensors
 from sparseq.ops._whiten_checks import check_dx, check_factor, check_sums, check_whiten
 from sparseq.ops.quaternion_norm import (
     quaternion_norm,
@@ -35,6 +37,7 @@ from sparseq.ops.quaternion_norm import (
 )
 
 
+@takes_dense_tensors
 def quaternion_whiten(
     x: Tensor,
     mean: Tensor,
@@ -65,6 +68,7 @@ def quaternion_whiten(
     return _WHITEN(x, mean, cov, gamma, beta, eps)
 
 
+@takes_dense_tensors
 def quaternion_whiten_sums(
     dy: Tensor, x: Tensor, mean: Tensor, cov: Tensor, eps: float = 1e-5
 ) -> Tensor:
@@ -81,6 +85,7 @@ def quaternion_whiten_sums(
     return _SUMS(dy, x, mean, cov, eps)
 
 
+@takes_dense_tensors
 def quaternion_whiten_dx(
     dy: Tensor,
     x: Tensor,
@@ -107,6 +112,7 @@ def quaternion_whiten_dx(
     return _DX(dy, x, mean, cov, gamma, sums, eps)
 
 
+@takes_dense_tensors
 def inverse_cholesky(cov: Tensor, eps: float) -> Tensor:
     """(4, 4, C): W = L^-1, lower triangular, of (V + V^T) / 2 + eps 1 = L L^T.
 

@@ -10,10 +10,12 @@ from __future__ import annotations
 from torch import Tensor
 
 from sparseq.ops._backend import declare
+from sparseq.ops._inputs import takes_dense_tensors
 from sparseq.ops._pattern import PatternLike, batch_rows, check_sampled, pattern_list, row_indices
 from sparseq.ops._patterned import sampled_function
 
 
+@takes_dense_tensors
 def sddmm(dy: Tensor, x: Tensor, pattern: PatternLike) -> Tensor:
     """Product of two batches, sampled at the entries of a pattern.
 

@@ -25,6 +25,7 @@ from torch import Tensor
 from sparseq.errors import require
 from sparseq.ops._backend import declare
 from sparseq.ops._dtypes import refuse_dtypes
+from sparseq.ops._inputs import takes_dense_tensors
 from sparseq.ops._pattern import PatternLike, pattern_list, row_indices
 from sparseq.ops._patterned import product_function, sampled_function
 from sparseq.ops._stored_entries import Entries, needs_entries, product_of_entries, windows
@@ -113,6 +114,7 @@ class ConvGeometry(NamedTuple):
         return self._replace(output_padding=tuple(extra))
 
 
+@takes_dense_tensors
 def sparse_conv(
     x: Tensor,
     values: Tensor,
@@ -306,5 +308,7 @@ declare(
     "sparse_conv_dv(Tensor dy, Tensor x, Tensor[] pattern, int[] geometry) -> Tensor",
     sparse_conv_dv_reference,
     _fake_dv,
-    sampled_function("sparse_conv_dv", "sparse_conv", transposed_settings=_transposed_settings),
+    sampled_function(
+        "sparse_conv_dv", "sparse_conv", features=1, transposed_settings=_transposed_settings
+    ),
 )

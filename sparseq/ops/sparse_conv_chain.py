@@ -20,6 +20,8 @@ from torch import Tensor
 from sparseq.errors import require
 from sparseq.ops._backend import declare
 from sparseq.ops._dtypes import refuse_dtypes
+from sparseq.ops._inputs import takes_dense_tensors
+from sparseq.ops._linear import multiply_adds
 from sparseq.ops._pattern import row_indices
 from sparseq.ops.geometry import check_places
 from sparseq.ops.sparse_conv import (
@@ -33,6 +35,7 @@ from sparseq.ops.spmm_chain import PER_MAP, differentiable
 GEOMETRY_LENGTH = 11  # integers of `ConvGeometry.flat` in two dimensions
 
 
+@takes_dense_tensors
 def sparse_conv_chain(
     x: Tensor,
     values: Sequence[Tensor],
@@ -214,14 +217,24 @@ def _fake(
     pool: list[int],
 ) -> Tensor:
     _check(x, values, biases, patterns, orders, geometry, relu, pool)
-    size = list(x.shape[2:])
+    _, pooled = _sizes(x.shape[2:], geometry, pool)[-1]
+    return x.new_empty((x.shape[0], patterns[-PER_MAP].shape[0] - 1, *pooled))
+
+
+def _sizes(
+    size: Sequence[int], geometry: list[int], pool: list[int]
+) -> list[tuple[list[int], list[int]]]:
+    """Height and width of each layer's map, before and after its pooling."""
+    sizes = []
     for layer, window in enumerate(pool):
-        size = [n // window for n in _geometry_of(geometry, layer).output_size(size)]
-    return x.new_empty((x.shape[0], patterns[-PER_MAP].shape[0] - 1, *size))
+        convolved = _geometry_of(geometry, layer).output_size(size)
+        size = [n // window for n in convolved]
+        sizes.append((convolved, size))
+    return sizes
 
 
 class _LayerByLayer:
-    """If a gradient is required, run `sparse_conv` layer by layer, each with its own gradient."""
+    """If a derivative is required, run `sparse_conv` layer by layer, each with its own ones."""
 
     @staticmethod
     def apply(*args: Any) -> Tensor:
@@ -230,6 +243,15 @@ class _LayerByLayer:
 
         _check(*args)
         return _layer_by_layer(convolve, args)
+
+    transformed = apply
+
+    @staticmethod
+    def flops(shapes: Sequence[Any], out: Sequence[int]) -> int:
+        x, values, _, _, _, geometry, _, pool = shapes
+        sizes = _sizes(x[2:], geometry, pool)
+        maps = [(x[0], 1, *convolved) for convolved, _ in sizes]
+        return sum(multiply_adds(kept, y, features=1) for kept, y in zip(values, maps, strict=True))
 
 
 # `orders` is the `tap_order` of every layer or empty, `geometry` all `flat` lists.

@@ -23,6 +23,7 @@ from torch import Tensor
 from sparseq.errors import require
 from sparseq.ops._backend import declare
 from sparseq.ops._dtypes import refuse_dtypes
+from sparseq.ops._inputs import takes_dense_tensors
 from sparseq.ops._pattern import PatternLike, check_sampled, pattern_list, row_indices
 from sparseq.ops._patterned import product_function, sampled_function
 from sparseq.ops._stored_entries import Entries, needs_entries, product_of_entries
@@ -35,6 +36,7 @@ from sparseq.ops.hamilton import (
 from sparseq.ops.spmm import dense_matrix, stored_entries
 
 
+@takes_dense_tensors
 def sparse_hamilton(
     x: Tensor,
     values: Tensor,
@@ -167,12 +169,15 @@ _SPARSE_HAMILTON = declare(
     sparse_hamilton_reference,
     _fake,
     product_function(
-        "sparse_hamilton", "sparse_hamilton_dv", entry=lambda values: (values.dim() == 2,)
+        "sparse_hamilton",
+        "sparse_hamilton_dv",
+        entry=lambda values: (values.dim() == 2,),
+        products=4,
     ),
 )
 declare(
     "sparse_hamilton_dv(Tensor dy, Tensor x, Tensor[] pattern, bool per_quaternion) -> Tensor",
     sparse_hamilton_dv_reference,
     _fake_dv,
-    sampled_function("sparse_hamilton_dv", "sparse_hamilton", entry_arguments=1),
+    sampled_function("sparse_hamilton_dv", "sparse_hamilton", entry_arguments=1, products=4),
 )

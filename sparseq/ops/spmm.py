@@ -19,11 +19,13 @@ from torch import Tensor
 from sparseq.errors import require
 from sparseq.ops._backend import declare
 from sparseq.ops._dtypes import refuse_dtypes
+from sparseq.ops._inputs import takes_dense_tensors
 from sparseq.ops._pattern import PatternLike, pattern_list, row_indices
 from sparseq.ops._patterned import product_function
 from sparseq.ops._stored_entries import Entries, needs_entries, product_of_entries
 
 
+@takes_dense_tensors
 def spmm(
     x: Tensor,
     values: Tensor,

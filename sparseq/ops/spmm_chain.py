@@ -17,11 +17,14 @@ from torch import Tensor
 from sparseq.errors import require
 from sparseq.ops._backend import declare
 from sparseq.ops._dtypes import refuse_dtypes
+from sparseq.ops._inputs import takes_dense_tensors
+from sparseq.ops._linear import multiply_adds
 from sparseq.ops.spmm import spmm, spmm_reference
 
 PER_MAP = 5  # tensors per pattern
 
 
+@takes_dense_tensors
 def spmm_chain(
     x: Tensor,
     values: Sequence[Tensor],
@@ -114,7 +117,7 @@ def _fake(
 
 
 class _MapByMap:
-    """If a gradient is required, run `spmm` map by map, each with its own gradient."""
+    """If a derivative is required, run `spmm` map by map, each with its own derivatives."""
 
     @staticmethod
     def apply(*args: Any) -> Tensor:
@@ -123,6 +126,13 @@ class _MapByMap:
 
         _check(*args)
         return _map_by_map(apply, args)
+
+    transformed = apply
+
+    @staticmethod
+    def flops(shapes: Sequence[Any], out: Sequence[int]) -> int:
+        x, values, *_ = shapes
+        return sum(multiply_adds(kept, x, features=-1) for kept in values)
 
 
 def differentiable(args: Sequence[Any]) -> list[Tensor]:

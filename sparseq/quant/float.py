@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from sparseq.errors import require
+from sparseq.ops._inputs import check_dense
 from sparseq.quant.store import STORES, ValueStore
 
 
@@ -32,6 +33,7 @@ class FloatStore(ValueStore):
     def check(self, op: str, stored: Mapping[str, Tensor], shape: tuple[int, ...]) -> None:
         """ValueError unless `values` is floating point of that shape."""
         values = stored["values"]
+        check_dense(op, "values", values)
         fits = values.shape == shape and values.is_floating_point()
         rule = f"must be floating point of shape {shape}"
         require(fits, op, "values", rule, f"{values.dtype} {tuple(values.shape)}")

@@ -53,18 +53,13 @@ class ExpanderConvNd(SparseConvNd, ExpanderLayer):
             sizes = {"in_channels": in_channels, "out_channels": out_channels}
             check_quaternion_sizes(type(self).__name__, **sizes)
         self._adopt_settings(
-            self.dense(
-                in_channels,
-                out_channels,
-                kernel_size,
-                stride,
-                padding,
-                dilation,
-                1,
-                False,
-                padding_mode,
-                device="meta",
-            )
+            (in_channels, out_channels),
+            kernel_size=kernel_size,
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+            groups=1,
+            padding_mode=padding_mode,
         )
         self._set_graph(graph, degree, seed, init)
         self._set_parameters(bias, device, dtype, generator)
@@ -166,22 +161,22 @@ class _ExpanderQConv(SparseQConvNd, ExpanderConvNd):
 @expander_type(twin=nn.Conv1d, fold=fold_kept_rows)
 class ExpanderConv1d(_ExpanderConv):
     __doc__ = f"Over one spatial dimension; twin of nn.Conv1d.\n\n{_ExpanderConv.__doc__}"
-    dense = nn.Conv1d
+    dims, dense = 1, nn.Conv1d
 
 
 @expander_type(twin=nn.Conv2d, fold=fold_kept_rows)
 class ExpanderConv2d(_ExpanderConv):
     __doc__ = f"Over two spatial dimensions; twin of nn.Conv2d.\n\n{_ExpanderConv.__doc__}"
-    dense = nn.Conv2d
+    dims, dense = 2, nn.Conv2d
 
 
 @expander_type(twin=QConv1d, fold=fold_kept_quaternions)
 class ExpanderQConv1d(_ExpanderQConv):
     __doc__ = f"Over one spatial dimension; twin of QConv1d.\n\n{_ExpanderQConv.__doc__}"
-    dense = QConv1d
+    dims, dense = 1, QConv1d
 
 
 @expander_type(twin=QConv2d, fold=fold_kept_quaternions)
 class ExpanderQConv2d(_ExpanderQConv):
     __doc__ = f"Over two spatial dimensions; twin of QConv2d.\n\n{_ExpanderQConv.__doc__}"
-    dense = QConv2d
+    dims, dense = 2, QConv2d

@@ -8,14 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sparseq.ops._calls import is_transformed
+
 
 def is_eager_cpu_tensor(x: Any) -> bool:
-    """Whether x is a CPU tensor outside of autocast, compilation and export."""
+    """Whether x is a CPU tensor outside of autocast, compilation, export and transforms."""
     return not (
         torch.compiler.is_compiling()
         or torch._C._is_any_autocast_enabled()
+        or is_transformed()
         or not isinstance(x, Tensor)
         or not x.is_cpu
+        or x.is_nested
     )
 
 

@@ -7,11 +7,13 @@ from torch import Tensor, nn
 
 from sparseq.errors import require
 from sparseq.nn.layer_types import layer_type
+from sparseq.ops._inputs import takes_dense_tensors
 
 # weights of the luma of ITU-R BT.601
 RED, GREEN, BLUE = 0.2989, 0.587, 0.114
 
 
+@takes_dense_tensors
 def rgb_to_quaternion(x: Tensor) -> Tensor:
     """Images as one quaternion per pixel, R + G i + B j + gray k.
 
@@ -50,4 +52,7 @@ class ImageToQuaternion(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, 3, H, W) or (N, 1, H, W) -> (N, 4, H, W)."""
+        fits = x.dim() == 4 and x.shape[1] in (1, 3)
+        rule = "must have shape (N, 3, H, W) or (N, 1, H, W)"
+        require(fits, "ImageToQuaternion", "x", rule, tuple(x.shape))
         return rgb_to_quaternion(x.expand(-1, 3, -1, -1))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from math import prod
 from typing import Any, ClassVar
 
@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sparseq.errors import require, unknown_name
-from sparseq.nn.conv_padding import SETTINGS, pad_argument, padding_sides
+from sparseq.nn.conv_padding import SETTINGS, pad_argument, padding_sides, per_dimension
 from sparseq.nn.layer_types import layer_type
 from sparseq.nn.quaternion.init import INITS, quaternion_init_
 from sparseq.nn.quaternion.linear import check_quaternion_sizes, fold_quaternion
 from sparseq.nn.twins import conv_of
-from sparseq.ops.geometry import Sizes
+from sparseq.ops.geometry import Sizes, check_image
 from sparseq.ops.hamilton import ALGORITHMS, real_weight
 from sparseq.ops.hamilton_conv import hamilton_conv
 
@@ -68,27 +68,13 @@ class QConvNd(nn.Module):
         )
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         for name, value in geometry.items():
-            setattr(self, name, self._per_dimension(name, value))
+            setattr(self, name, per_dimension(layer, name, value, self.dims))
         rows, columns = (inputs, outputs) if self.transposed else (outputs, inputs)
         shape = (4, rows, columns // groups, *self.kernel_size)
         self.weight = nn.Parameter(torch.empty(shape, **factory))
         biases = nn.Parameter(torch.empty(out_channels, **factory)) if bias else None
         self.register_parameter("bias", biases)
         self.reset_parameters(generator)
-
-    def _per_dimension(self, name: str, value: Sizes) -> tuple[int, ...]:
-        """An argument with one integer for each spatial dimension, checked."""
-        sizes = tuple(value) if isinstance(value, Sequence) else (value,) * self.dims
-        fits = len(sizes) == self.dims and all(isinstance(size, int) for size in sizes)
-        least = 0 if "padding" in name else 1
-        require(
-            fits and min(sizes) >= least,
-            type(self).__name__,
-            name,
-            f"must be one integer or {self.dims}, at least {least}",
-            value,
-        )
-        return sizes
 
     @classmethod
     def like(cls, module: Any, generator: torch.Generator | None = None) -> Any:
@@ -227,10 +213,10 @@ class _Conv(QConvNd):
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, *spatial) -> (N, out_channels, *spatial'), or the same without N."""
         before, after = self._pads[-2::-2], self._pads[::-2]
-        if self.padding_mode != "zeros":
-            x, before = F.pad(x, self._pads, self.padding_mode), [0] * self.dims
-        elif before != after:
-            x, before = F.pad(x, self._pads), [0] * self.dims
+        if self.padding_mode != "zeros" or before != after:
+            check_image(type(self).__name__, x, self.in_channels, self.dims)
+            mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
+            x, before = F.pad(x, self._pads, mode), [0] * self.dims
         return hamilton_conv(
             x,
             self.weight,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import ClassVar
 
 import torch.nn.functional as F
@@ -34,13 +35,15 @@ class QDropout(nn.Module):
 
     def __init__(self, p: float = 0.5, inplace: bool = False) -> None:
         super().__init__()
-        require(0 <= p <= 1, "QDropout", "p", "must be in [0, 1]", p)
+        fits = isinstance(p, Real) and 0 <= p <= 1
+        require(fits, "QDropout", "p", "must be a number in [0, 1]", repr(p))
         self.p, self.inplace = p, inplace
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, 4 C, ...) -> the same shape."""
-        fits = x.dim() >= 2 and x.shape[1] % 4 == 0
-        require(fits, "QDropout", "x", "must be features (N, 4 C, ...)", tuple(x.shape))
+        fits = x.dim() >= 2 and x.shape[1] % 4 == 0 and x.is_floating_point()
+        rule = "must be floating point features (N, 4 C, ...)"
+        require(fits, "QDropout", "x", rule, f"{x.dtype} {tuple(x.shape)}")
         if not self.training or self.p == 0:
             return x
         parts = x.unflatten(1, (4, -1))

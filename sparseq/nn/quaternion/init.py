@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from sparseq.errors import require, unknown_name
+from sparseq.ops._inputs import takes_dense_tensors
 
 INITS = ["he", "glorot", "htorch"]
 
 
+@takes_dense_tensors
 @torch.no_grad()
 def quaternion_init_(
     weight: Tensor,

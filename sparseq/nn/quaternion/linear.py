@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Any, ClassVar
 
 import torch
@@ -17,9 +18,10 @@ from sparseq.ops.hamilton import ALGORITHMS, hamilton, real_weight
 
 def check_quaternion_sizes(layer: str, **sizes: int) -> None:
     """ValueError unless each of the named sizes is a multiple of 4, and not negative."""
-    rule = "must be divisible by 4 (a quaternion has four components)"
+    rule = "must be an integer divisible by 4 (a quaternion has four components)"
     for name, size in sizes.items():
-        require(size >= 0 and size % 4 == 0, layer, name, rule, size)
+        fits = isinstance(size, Integral) and size >= 0 and size % 4 == 0
+        require(fits, layer, name, rule, repr(size))
 
 
 def fold_quaternion(layer: Any, affine: Affine) -> Tensor | None:

@@ -96,14 +96,11 @@ class QBatchNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, num_features, ...) -> the same shape and dtype."""
-        require(
-            x.dim() in self.dims and x.shape[1] == self.num_features,
-            type(self).__name__,
-            "x",
-            f"must have {' or '.join(map(str, self.dims))} dimensions and "
-            f"{self.num_features} features",
-            tuple(x.shape),
-        )
+        fits = x.dim() in self.dims and x.shape[1] == self.num_features
+        if not fits or not x.is_floating_point():
+            dims = " or ".join(map(str, self.dims))
+            rule = f"must be floating point of {dims} dimensions and {self.num_features} features"
+            require(False, type(self).__name__, "x", rule, f"{x.dtype} {tuple(x.shape)}")
         track = self.training and self.num_batches_tracked is not None
         if track:
             self.num_batches_tracked.add_(1)

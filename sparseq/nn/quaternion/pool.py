@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sparseq.errors import require
+from sparseq.nn.conv_padding import per_dimension
 from sparseq.nn.layer_types import layer_type
 from sparseq.ops.quaternion_norm import sums_dtype
 
@@ -26,8 +27,9 @@ class QMaxPool2d(nn.Module):
             kernel_size by default, and padding is never selected.
 
     Raises:
-        ValueError: x of another shape than (N, 4 C, H, W) or (4 C, H, W).
-        RuntimeError: settings that `nn.MaxPool2d` refuses.
+        ValueError: settings that are no integers or too small, x of another shape than
+            (N, 4 C, H, W) or (4 C, H, W).
+        RuntimeError: other settings that `nn.MaxPool2d` refuses.
 
     Source: the amplitude pooling of Yin et al. 2019, "Quaternion convolutional neural network for
     color image classification and forensics".
@@ -46,11 +48,14 @@ class QMaxPool2d(nn.Module):
         super().__init__()
         self.kernel_size, self.stride = kernel_size, kernel_size if stride is None else stride
         self.padding, self.dilation, self.ceil_mode = padding, dilation, ceil_mode
+        for name in self.__constants__:
+            per_dimension("QMaxPool2d", name, getattr(self, name), dims=2)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, 4 C, H, W) -> (N, 4 C, H', W'), or the same without N."""
-        fits = x.dim() in (3, 4) and x.shape[-3] % 4 == 0
-        require(fits, "QMaxPool2d", "x", "must have shape (N, 4 C, H, W)", tuple(x.shape))
+        fits = x.dim() in (3, 4) and x.shape[-3] % 4 == 0 and not x.is_complex()
+        rule = "must be real of shape (N, 4 C, H, W)"
+        require(fits, "QMaxPool2d", "x", rule, f"{x.dtype} {tuple(x.shape)}")
         parts = x.unflatten(-3, (4, -1))
         norms = parts.detach().to(sums_dtype(x)).square().sum(-4)  # 16-bit squares overflow
         _, positions = F.max_pool2d(

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparseq.ops._calls import is_transformed
 from sparseq.ops.choice import measured
 from sparseq.ops.quaternion_norm import quaternion_moments
 from sparseq.ops.quaternion_whiten import (
@@ -37,6 +38,11 @@ def whiten_batch(
         y of x's shape, dtype and memory format; and the statistics (5, 4, C), the mean followed by
         the biased covariance (divided by n), without gradient.
     """
+    if (
+        is_transformed()
+    ):  # no autograd.Function of ours, but ops that torch differentiates one by one
+        stats = quaternion_moments(x)
+        return quaternion_whiten(x, stats[0].flatten(), stats[1:], gamma, beta, eps), stats.detach()
     rows = _channels_last_rows(x)
     y, stats = _WhitenBatch.apply(x if rows is None else rows, gamma, beta, eps)
     return _shaped_as(x, y, rows), stats

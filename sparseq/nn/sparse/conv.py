@@ -66,18 +66,13 @@ class _SparseConv(SparseConvNd):
     ) -> None:
         super().__init__()
         self._adopt_settings(
-            self.dense(
-                in_channels,
-                out_channels,
-                kernel_size,
-                stride,
-                padding,
-                dilation,
-                groups,
-                False,
-                padding_mode,
-                device="meta",
-            )
+            (in_channels, out_channels),
+            kernel_size=kernel_size,
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+            groups=groups,
+            padding_mode=padding_mode,
         )
         shape = self.pattern_shape(in_channels, out_channels, self.kernel_size, groups)
         require(
@@ -137,13 +132,13 @@ _conv_type = sparse_conv_type(fold=fold_kept_rows, break_even=("Conv2d {}", "Con
 @_conv_type
 class SparseConv1d(_SparseConv):
     __doc__ = f"Over one spatial dimension; twin of nn.Conv1d.\n\n{_SparseConv.__doc__}"
-    dense = nn.Conv1d
+    dims, dense = 1, nn.Conv1d
 
 
 @_conv_type
 class SparseConv2d(_SparseConv):
     __doc__ = f"Over two spatial dimensions; twin of nn.Conv2d.\n\n{_SparseConv.__doc__}"
-    dense = nn.Conv2d
+    dims, dense = 2, nn.Conv2d
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, *spatial) -> (N, out_channels, *spatial'), or the same without N."""
@@ -170,6 +165,8 @@ class SparseConv2d(_SparseConv):
         )
         if not keeps_size or self._pads or x.dim() != 4 or x.shape[1] != self.in_channels:
             return False
+        if x.dtype != self.kept_values().dtype:  # `sparse_conv` says so
+            return False
         area = x.shape[2] * x.shape[3]
         chain, map_size = measured().conv_chain, area * max(self.in_channels, self.out_channels)
         is_faster = chain.pays_alone(x.shape[0], area, kernel == (3, 3))
@@ -179,4 +176,4 @@ class SparseConv2d(_SparseConv):
 @_conv_type
 class SparseConv3d(_SparseConv):
     __doc__ = f"Over three spatial dimensions; twin of nn.Conv3d.\n\n{_SparseConv.__doc__}"
-    dense = nn.Conv3d
+    dims, dense = 3, nn.Conv3d

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from numbers import Integral
 from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sparseq.errors import require
-from sparseq.nn.conv_padding import SETTINGS, pad_argument, padding_sides
+from sparseq.nn.conv_padding import SETTINGS, pad_argument, padding_sides, per_dimension
 from sparseq.nn.layer_types import constructor_arguments, layer_type
 from sparseq.nn.sparse.patterned import (
     PatternedLayer,
@@ -20,6 +21,7 @@ from sparseq.nn.sparse.patterned import (
     with_store,
 )
 from sparseq.nn.twins import match_twin
+from sparseq.ops.geometry import check_image
 from sparseq.ops.sparse_conv import ConvGeometry, sparse_conv
 
 
@@ -28,6 +30,7 @@ class SparseConvNd(PatternedLayer):
 
     __constants__: ClassVar[list[str]] = ["in_channels", "out_channels", *SETTINGS]
     dense: ClassVar[Any]  # the dense twin's class
+    dims: ClassVar[int]
     in_channels: int
     out_channels: int
     kernel_size: tuple[int, ...]
@@ -52,18 +55,18 @@ class SparseConvNd(PatternedLayer):
         """Rows and columns of the pattern of a layer with these arguments."""
         return out_channels, in_channels // groups * math.prod(kernel_size)
 
-    def _adopt_settings(self, twin: Any) -> None:
-        """Copy the settings of a dense twin, which has checked them."""
+    def _adopt_settings(self, channels: tuple[int, int], **settings: Any) -> None:
+        """Check the settings, those of a dense twin, and store them."""
+        layer, dims = type(self).__name__, self.dims
+        fits = all(isinstance(count, Integral) and count > 0 for count in channels)
+        require(fits, layer, "in_channels and out_channels", "must be positive integers", channels)
+        for name, value in settings.items():
+            if name in ("kernel_size", "stride", "dilation", "padding"):
+                is_name = name == "padding" and isinstance(value, str)
+                settings[name] = value if is_name else per_dimension(layer, name, value, dims)
+        twin = self.dense(*channels, **settings, bias=False, device="meta")
         for name in ("in_channels", "out_channels", *SETTINGS):
             setattr(self, name, getattr(twin, name))
-        dims = len(self.kernel_size)
-        require(
-            self.out_channels > 0 and self.in_channels > 0,
-            type(self).__name__,
-            "channels",
-            "must be positive",
-            (self.in_channels, self.out_channels),
-        )
         sides = padding_sides(twin)
         symmetric = all(before == after for before, after in sides)
         # padding that the kernel cannot do is added to x by F.pad
@@ -93,6 +96,7 @@ class SparseConvNd(PatternedLayer):
         is_batched = x.dim() == len(self.kernel_size) + 2
         x = x if is_batched else x.unsqueeze(0)
         if self._pads:
+            check_image(type(self).__name__, x, self.in_channels, len(self.kernel_size))
             mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
             x = F.pad(x, self._pads, mode)
         y = convolve(x)

@@ -13,6 +13,7 @@ from sparseq.errors import argument_error, require
 from sparseq.formats import CSRPattern, check_mask
 from sparseq.nn.layer_types import weight_parameters
 from sparseq.nn.twin_weight import TwinWeight
+from sparseq.ops._inputs import check_dense
 from sparseq.quant import FLOAT, ValueStore, store_from_json
 
 
@@ -274,6 +275,7 @@ def checked_mask(op: str, module: Any, dense_class: type[nn.Module], mask: Tenso
     if not isinstance(module, dense_class):
         raise argument_error(op, "module", f"must be {dense_class.__name__}", type(module).__name__)
     weight: Any = module.weight
+    check_dense(op, "module.weight", weight)
     if mask is None:
         require(not weight.is_meta, op, "mask", "must be passed on the meta device", None)
         nonzero: Tensor = weight.detach() != 0

@@ -123,18 +123,13 @@ class _SparseQConv(SparseQConvNd):
             type(self).__name__, in_channels=in_channels, out_channels=out_channels
         )
         self._adopt_settings(
-            self.dense(
-                in_channels,
-                out_channels,
-                kernel_size,
-                stride,
-                padding,
-                dilation,
-                groups,
-                False,
-                padding_mode,
-                device="meta",
-            )
+            (in_channels, out_channels),
+            kernel_size=kernel_size,
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+            groups=groups,
+            padding_mode=padding_mode,
         )
         self.granularity = granularity
         shape = self.pattern_shape(in_channels, out_channels, self.kernel_size, groups, granularity)
@@ -211,16 +206,16 @@ _conv_type = sparse_conv_type(
 @_conv_type
 class SparseQConv1d(_SparseQConv):
     __doc__ = f"Over one spatial dimension; twin of QConv1d.\n\n{_SparseQConv.__doc__}"
-    dense = QConv1d
+    dims, dense = 1, QConv1d
 
 
 @_conv_type
 class SparseQConv2d(_SparseQConv):
     __doc__ = f"Over two spatial dimensions; twin of QConv2d.\n\n{_SparseQConv.__doc__}"
-    dense = QConv2d
+    dims, dense = 2, QConv2d
 
 
 @_conv_type
 class SparseQConv3d(_SparseQConv):
     __doc__ = f"Over three spatial dimensions; twin of QConv3d.\n\n{_SparseQConv.__doc__}"
-    dense = QConv3d
+    dims, dense = 3, QConv3d
