@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from itertools import chain
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from sparseq.errors import require
 from sparseq.files.modules import Spec, build_module, is_layer
 from sparseq.files.tensors import pattern_names
+from sparseq.formats import CSRPattern
 
 ALWAYS = 2**30  # bytes that every file may take
 EXPANSION = 100  # times its size that a file may take: a layer at 1 % density, stored without zeros
@@ -79,7 +81,10 @@ def checked_size(model: nn.Module, prefix: str, shapes: Shapes) -> int:
         fits = shape is None or tensor.numel() <= prod(shape)
         rule = f"must have shape {tuple(tensor.shape)}, as its module has"
         require(fits, "load", f"tensor {prefix + name!r}", rule, shape)
-    return sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+    patterns = [getattr(module, "pattern", None) for module in model.modules()]
+    lists = [pattern.tensors for pattern in patterns if isinstance(pattern, CSRPattern)]
+    tensors = (*model.parameters(), *model.buffers(), *chain.from_iterable(lists))
+    return sum(tensor.nbytes for tensor in tensors)
 
 
 def require_within(limit: int, model: nn.Module, shapes: Shapes) -> None:
