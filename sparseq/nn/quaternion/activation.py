@@ -58,9 +58,10 @@ class QModReLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, num_features, ...) -> the same shape."""
-        fits = x.dim() >= 2 and x.shape[1] == self.num_features and x.is_floating_point()
-        rule = f"must be floating point with {self.num_features} features"
-        require(fits, "QModReLU", "x", rule, f"{x.dtype} {tuple(x.shape)}")
+        fits = x.dim() >= 2 and x.shape[1] == self.num_features
+        rule = f"must have {self.num_features} features"
+        require(fits, "QModReLU", "x", rule, tuple(x.shape))
+        require(x.is_floating_point(), "QModReLU", "x", "must be floating point", x.dtype)
         parts = x.unflatten(1, (4, -1))
         norm = torch.linalg.vector_norm(parts, dim=1, keepdim=True)
         offset = self.bias.view(-1, *[1] * (x.dim() - 2))
@@ -89,8 +90,8 @@ class QuaternionToReal(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, 4 C, ...) -> (N, C, ...)."""
-        fits = x.dim() >= 2 and x.shape[1] % 4 == 0 and x.is_floating_point()
-        rule = "must be floating point features (N, 4 C, ...)"
-        require(fits, "QuaternionToReal", "x", rule, f"{x.dtype} {tuple(x.shape)}")
+        fits = x.dim() >= 2 and x.shape[1] % 4 == 0
+        require(fits, "QuaternionToReal", "x", "must be features (N, 4 C, ...)", tuple(x.shape))
+        require(x.is_floating_point(), "QuaternionToReal", "x", "must be floating point", x.dtype)
         norm: Tensor = torch.linalg.vector_norm(x.unflatten(1, (4, -1)), dim=1)
         return norm

@@ -36,14 +36,14 @@ class QDropout(nn.Module):
     def __init__(self, p: float = 0.5, inplace: bool = False) -> None:
         super().__init__()
         fits = isinstance(p, Real) and 0 <= p <= 1
-        require(fits, "QDropout", "p", "must be a number in [0, 1]", repr(p))
+        require(fits, "QDropout", "p", "must be in [0, 1]", repr(p))
         self.p, self.inplace = p, inplace
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, 4 C, ...) -> the same shape."""
-        fits = x.dim() >= 2 and x.shape[1] % 4 == 0 and x.is_floating_point()
-        rule = "must be floating point features (N, 4 C, ...)"
-        require(fits, "QDropout", "x", rule, f"{x.dtype} {tuple(x.shape)}")
+        fits = x.dim() >= 2 and x.shape[1] % 4 == 0
+        require(fits, "QDropout", "x", "must be features (N, 4 C, ...)", tuple(x.shape))
+        require(x.is_floating_point(), "QDropout", "x", "must be floating point", x.dtype)
         if not self.training or self.p == 0:
             return x
         parts = x.unflatten(1, (4, -1))

@@ -18,10 +18,10 @@ from sparseq.ops.hamilton import ALGORITHMS, hamilton, real_weight
 
 def check_quaternion_sizes(layer: str, **sizes: int) -> None:
     """ValueError unless each of the named sizes is a multiple of 4, and not negative."""
-    rule = "must be an integer divisible by 4 (a quaternion has four components)"
+    rule = "must be divisible by 4 (a quaternion has four components)"
     for name, size in sizes.items():
-        fits = isinstance(size, Integral) and size >= 0 and size % 4 == 0
-        require(fits, layer, name, rule, repr(size))
+        require(isinstance(size, Integral), layer, name, "must be an integer", repr(size))
+        require(size >= 0 and size % 4 == 0, layer, name, rule, size)
 
 
 def fold_quaternion(layer: Any, affine: Affine) -> Tensor | None:

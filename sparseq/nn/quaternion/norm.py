@@ -97,10 +97,11 @@ class QBatchNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, num_features, ...) -> the same shape and dtype."""
         fits = x.dim() in self.dims and x.shape[1] == self.num_features
-        if not fits or not x.is_floating_point():
+        if not fits:
             dims = " or ".join(map(str, self.dims))
-            rule = f"must be floating point of {dims} dimensions and {self.num_features} features"
-            require(False, type(self).__name__, "x", rule, f"{x.dtype} {tuple(x.shape)}")
+            rule = f"must have {dims} dimensions and {self.num_features} features"
+            require(False, type(self).__name__, "x", rule, tuple(x.shape))
+        require(x.is_floating_point(), type(self).__name__, "x", "must be floating point", x.dtype)
         track = self.training and self.num_batches_tracked is not None
         if track:
             self.num_batches_tracked.add_(1)

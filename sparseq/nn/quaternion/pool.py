@@ -53,9 +53,9 @@ class QMaxPool2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, 4 C, H, W) -> (N, 4 C, H', W'), or the same without N."""
-        fits = x.dim() in (3, 4) and x.shape[-3] % 4 == 0 and not x.is_complex()
-        rule = "must be real of shape (N, 4 C, H, W)"
-        require(fits, "QMaxPool2d", "x", rule, f"{x.dtype} {tuple(x.shape)}")
+        fits = x.dim() in (3, 4) and x.shape[-3] % 4 == 0
+        require(fits, "QMaxPool2d", "x", "must have shape (N, 4 C, H, W)", tuple(x.shape))
+        require(not x.is_complex(), "QMaxPool2d", "x", "must be real", x.dtype)
         parts = x.unflatten(-3, (4, -1))
         norms = parts.detach().to(sums_dtype(x)).square().sum(-4)  # 16-bit squares overflow
         _, positions = F.max_pool2d(
