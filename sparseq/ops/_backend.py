@@ -85,7 +85,7 @@ def declare(
     served = checked_reference(call._schema, fake, reference)
     operator = Operator(name, reference, call, _shortcut(call, differentiable), served)
     OPERATORS[name] = operator
-    LIBRARY.impl(name, _first_call(operator), "CompositeExplicitAutograd")
+    LIBRARY.impl(name, _first_call(operator, call._schema), "CompositeExplicitAutograd")
     LIBRARY.impl(name, differentiable, "Autograd")
     for key, device in (("AutocastCPU", "cpu"), ("AutocastCUDA", "cuda")):
         LIBRARY.impl(name, _autocast(call, key, device if autocast else None), key)
@@ -150,14 +150,14 @@ def _autocast(
     return entry
 
 
-def _first_call(operator: Operator) -> Callable[..., torch.Tensor]:
+def _first_call(operator: Operator, schema: Any) -> Callable[..., torch.Tensor]:
     """The kernel for devices without a registered one so far: activate the device, call again."""
 
     def entry(*args: Any) -> torch.Tensor:
+        check_tensors(schema, args)  # layouts without kernels come here each time
         device = next(a.device.type for a in args if isinstance(a, torch.Tensor))
         if activate(device)[operator.name] == "reference":
             return operator.served(*args)
-        check_tensors(operator.call._schema, args)  # a layout without kernels would come here again
         return operator.call(*args)
 
     return entry
