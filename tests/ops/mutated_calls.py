@@ -101,6 +101,8 @@ def _fault_of_error(call: Call, error: Exception) -> str | None:
         return f"RecursionError: {error}"
     if call.changes & {"contents", "layout", "numbers"}:
         return None  # a fake sees none of them
+    if isinstance(error, MemoryError) or "alloc" in str(error):
+        return None  # nor how much memory there is
     args = tree_map(_to_meta, call.args)
     if any(isinstance(a, Tensor) and a.is_meta for a in _leaves(call.args)):
         args = call.args
