@@ -33,6 +33,18 @@ def is_pattern(argument):
     return is_list and all(getattr(a, "dtype", None) == torch.int32 for a in argument)
 
 
+def with_huge(name, args, huge):
+    """Arguments with another integer in one place of a list; for `relu` any but 0 is one."""
+    for i, numbers in enumerate(args):
+        argument = OPERATORS[name].call._schema.arguments[i]
+        if argument.name == "relu" or not str(argument.type).startswith(
+            ("List[int]", "List[SymInt]")
+        ):
+            continue
+        for j in range(len(numbers)):
+            yield [*args[:i], [*numbers[:j], huge, *numbers[j + 1 :]], *args[i + 1 :]]
+
+
 over_patterned = pytest.mark.parametrize(
     "name",
     sorted(
@@ -138,15 +150,9 @@ class TestOperators:
     @pytest.mark.parametrize("huge", [2**31, 2**63 - 1])
     def test_refuses_huge_geometries(self, name, huge):
         for args in samples(name, torch.float32):
-            for i, numbers in enumerate(args):
-                if not (isinstance(numbers, list) and numbers and isinstance(numbers[0], int)):
-                    continue
-                for j in range(len(numbers)):
-                    wrong = [*args[:i], [*numbers[:j], huge, *numbers[j + 1 :]], *args[i + 1 :]]
-                    if OPERATORS[name].call._schema.arguments[i].name == "relu":
-                        continue  # any number but 0 is one
-                    with pytest.raises((ValueError, RuntimeError)):
-                        OPERATORS[name].call(*wrong)
+            for wrong in with_huge(name, args, huge):
+                with pytest.raises((ValueError, RuntimeError)):
+                    OPERATORS[name].call(*wrong)
 
     @over_operators
     def test_same_bits_on_one_and_two_threads(self, name):

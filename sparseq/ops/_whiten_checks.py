@@ -40,7 +40,7 @@ def check_factor(cov: Tensor) -> None:
 
 
 def _check_present(op: str, **tensors: Tensor | None) -> None:
-    """ValueError for None, which torch passes on as an undefined tensor where a gradient is asked."""
+    """ValueError for None, which torch passes on as an undefined tensor."""
     for name, tensor in tensors.items():
         require(tensor is not None, op, name, "must be a tensor", tensor)
 
