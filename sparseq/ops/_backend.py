@@ -120,10 +120,10 @@ def _first_call(operator: Operator, names: list[str]) -> Callable[..., torch.Ten
 
     def entry(*args: Any) -> torch.Tensor:
         check_arguments(operator.name, dict(zip(names, args, strict=True)))
+        check_tensors(operator.call._schema, args)
         device = device_type(args)
         if activate(device)[operator.name] == "reference":
             return operator.served(*args)
-        check_tensors(operator.call._schema, args)  # a layout without kernels would come here again
         return operator.call(*args)
 
     return entry

@@ -12,6 +12,8 @@ from sparseq.errors import require
 from sparseq.ops._pattern import COUNT, check_contents, check_lengths
 
 Kernel = Callable[..., Tensor]
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+INTEGERS = ("pattern", "patterns", "orders")  # arguments that are lists of int32
 
 
 def checked_fake(schema: Any, fake: Kernel) -> Kernel:
@@ -39,7 +41,7 @@ def checked_reference(schema: Any, fake: Kernel, reference: Kernel) -> Kernel:
 
 
 def check_tensors(schema: Any, args: Sequence[Any]) -> None:
-    """ValueError unless all tensors are there, strided, and on the device of the first one."""
+    """ValueError unless all tensors are there, dense, numbers, and on the first one's device."""
     device, op = None, schema.name.removeprefix("sparseq::")
     for argument, value in zip(schema.arguments, args, strict=True):
         is_there = value is not None or str(argument.type) != "Tensor"
@@ -52,6 +54,9 @@ def check_tensors(schema: Any, args: Sequence[Any]) -> None:
             require(tensor.device == device, op, argument.name, rule, tensor.device)
             strided = tensor.layout == torch.strided
             require(strided, op, argument.name, "must be a dense tensor", tensor.layout)
+            is_number = argument.name in INTEGERS or tensor.dtype in DTYPES
+            rule = "must be float32, float64, bfloat16 or float16"
+            require(is_number, op, argument.name, rule, tensor.dtype)
 
 
 def _patterns(schema: Any, args: Sequence[Any]) -> list[tuple[str, list[Tensor]]]:

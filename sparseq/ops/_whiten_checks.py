@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from sparseq.errors import require
 from sparseq.ops._dtypes import check_operand
 from sparseq.ops.quaternion_norm import check_features, sums_dtype
 
@@ -18,6 +19,7 @@ def check_whiten(
 
 def check_sums(dy: Tensor, x: Tensor, mean: Tensor, cov: Tensor) -> None:
     """The checks of `quaternion_whiten_sums`."""
+    _check_present("quaternion_whiten_sums", dy=dy, x=x, mean=mean, cov=cov)
     _check("quaternion_whiten_sums", x, mean, cov, None)
     check_operand("quaternion_whiten_sums", "dy", dy, x.shape, x.dtype)
 
@@ -26,6 +28,7 @@ def check_dx(
     dy: Tensor, x: Tensor, mean: Tensor, cov: Tensor, gamma: Tensor | None, sums: Tensor
 ) -> None:
     """The checks of `quaternion_whiten_dx`."""
+    _check_present("quaternion_whiten_dx", dy=dy, x=x, mean=mean, cov=cov, sums=sums)
     _check("quaternion_whiten_dx", x, mean, cov, gamma)
     check_operand("quaternion_whiten_dx", "dy", dy, x.shape, x.dtype)
     check_operand("quaternion_whiten_dx", "sums", sums, (5, 4, x.shape[1] // 4), mean.dtype)
@@ -34,6 +37,12 @@ def check_dx(
 def check_factor(cov: Tensor) -> None:
     """The checks of `inverse_cholesky`."""
     check_operand("inverse_cholesky", "cov", cov, (4, 4, *cov.shape[-1:]), sums_dtype(cov))
+
+
+def _check_present(op: str, **tensors: Tensor | None) -> None:
+    """ValueError for None, which torch passes on as an undefined tensor."""
+    for name, tensor in tensors.items():
+        require(tensor is not None, op, name, "must be a tensor", tensor)
 
 
 def _check(op: str, x: Tensor, mean: Tensor, cov: Tensor, gamma: Tensor | None) -> None:

@@ -9,6 +9,7 @@ out. The gradient `max_pool_dx` recomputes the argmax from x, so that no indices
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -47,6 +48,8 @@ def _check(x: Tensor) -> None:
 
 def max_pool_reference(x: Tensor) -> Tensor:
     """Plain torch: `F.max_pool2d`."""
+    if not x.numel():  # which it refuses
+        return x.new_zeros(_pooled(x))
     return F.max_pool2d(x, 2).contiguous()
 
 
@@ -63,6 +66,8 @@ def _pooled(x: Tensor) -> tuple[int, ...]:
 
 def _argmax(x: Tensor) -> Tensor:
     """(..., windows) int64: the index of each window's maximum in its flattened map."""
+    if not x.numel():
+        return x.new_zeros((*x.shape[:-2], math.prod(_pooled(x)[-2:])), dtype=torch.int64)
     return F.max_pool2d(x, 2, return_indices=True)[1].flatten(-2)
 
 

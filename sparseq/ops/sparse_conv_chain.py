@@ -68,8 +68,8 @@ def sparse_conv_chain(
             or different dtypes.
     """
     flat = [setting for geometry in geometries for setting in geometry.flat()]
-    tensors: tuple[list[Tensor], ...] = list(values), list(biases), list(patterns), []
-    lists: tuple[Any, ...] = (*tensors, flat, list(relu), list(pool))
+    orders: list[Tensor] = []
+    lists = list(values), list(biases), list(patterns), orders, flat, list(relu), list(pool)
     _check(x, *lists)
     return chain_checked(x, *lists)
 

@@ -12,29 +12,13 @@ from torch import Tensor, nn
 from sparseq.errors import argument_error, require
 from sparseq.formats import CSRPattern, check_mask
 from sparseq.nn.layer_types import weight_parameters
+from sparseq.nn.sparse.pattern_holder import PatternHolder, on_device
 from sparseq.nn.twin_weight import TwinWeight
 from sparseq.ops._inputs import check_dense
 from sparseq.quant import FLOAT, ValueStore, store_from_json
 
 
-class _PatternTensor:
-    """A tensor of the layer's pattern as an attribute: read as a copy, never replaced alone."""
-
-    def __set_name__(self, owner: Any, name: str) -> None:
-        self.name = name
-
-    def __get__(self, layer: Any, owner: Any = None) -> Any:
-        return self if layer is None else getattr(layer._pattern, self.name)
-
-    def __set__(self, layer: Any, tensor: Any) -> None:
-        # `functional_call` sets the entries of a state_dict one by one, and later what it read
-        if _is_copy(tensor, getattr(layer._pattern, self.name)):
-            layer._replaced.pop(self.name, None)
-        else:
-            layer._replaced[self.name] = tensor
-
-
-class PatternedLayer(nn.Module):
+class PatternedLayer(PatternHolder):
     """A layer with the kept entries of a weight: a CSR pattern and a value store.
 
     The entries of the state_dict are the store's tensors (`values` of the float store), `row_ptr`,
@@ -43,33 +27,24 @@ class PatternedLayer(nn.Module):
     (`weight`) the kept entries are loaded. The parameters remain the same objects, but an
     optimizer's state for them is valid only if the number of entries does not change.
 
-    The pattern is neither a parameter nor a buffer, so nothing averages or casts it. It is on the
-    device of the store's tensors; `to_empty` on the meta device leaves it without data.
-
     Attributes:
         store: representation of the kept entries, see `sparseq.quant.ValueStore`.
-        row_ptr, col_idx, row_ptr_t, col_idx_t, perm: copies of the pattern's tensors, int32; only
-            `load_state_dict` replaces a pattern.
     """
 
     store: ValueStore = FLOAT
 
     __constants__: ClassVar[list[str]] = ["in_features", "out_features"]
-    _saved_pattern: ClassVar[tuple[str, ...]] = ("row_ptr", "col_idx")  # in the state_dict
     in_features: int
     out_features: int
     bias: nn.Parameter | None
-    row_ptr = _PatternTensor()
-    col_idx = _PatternTensor()
-    row_ptr_t = _PatternTensor()
-    col_idx_t = _PatternTensor()
-    perm = _PatternTensor()
-    _pattern: CSRPattern
-    _replaced: dict[str, Any]
 
     def kept_values(self) -> Tensor:
         """(nnz, ...) the kept entries as floats in CSR order, differentiable."""
         return self.store.values(self)
+
+    def _entries_device(self) -> torch.device:
+        device: torch.device = getattr(self, self.store.tensors[0]).device
+        return device
 
     def use_store(self, store: ValueStore) -> None:
         """Convert the kept entries to another store, in place; it may round them."""
@@ -124,19 +99,6 @@ class PatternedLayer(nn.Module):
         if self.bias is not None:
             self.bias.copy_(_drawn_uniform(self.bias, bound, generator))
 
-    def _pattern_tensors(self) -> list[Tensor]:
-        """The five tensors of the pattern, which must not leave this package."""
-        return (self.pattern if self._replaced else self._pattern)._tensors
-
-    @property
-    def pattern(self) -> CSRPattern:
-        """The positions of the kept entries."""
-        if self._replaced:
-            rule = "can be replaced only by load_state_dict, as a whole"
-            names = ", ".join(self._replaced)
-            raise argument_error(type(self).__name__, names, rule, "another tensor")
-        return self._pattern
-
     @property
     def nnz(self) -> int:
         """Number of kept real weights."""
@@ -166,26 +128,7 @@ class PatternedLayer(nn.Module):
         self.store.register(self, values)
         biases = values.new_zeros(self._outputs()) if bias else None
         self.register_parameter("bias", None if biases is None else nn.Parameter(biases))
-        self._set_pattern(_on_device(pattern, values.device))
-
-    def _set_pattern(self, pattern: CSRPattern) -> None:
-        """Make a pattern the layer's."""
-        self._pattern, self._replaced = pattern, {}
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        super()._apply(fn, recurse)
-        self._move_pattern(getattr(self, self.store.tensors[0]).device)
-        return self
-
-    def _move_pattern(self, device: torch.device) -> None:
-        """Bring the pattern to the device of the entries."""
-        if device != self._pattern.device:
-            self._set_pattern(_on_device(self._pattern, device))
-
-    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        for name in self._saved_pattern:
-            destination[prefix + name] = getattr(self.pattern, name)
+        self._set_pattern(on_device(pattern, values.device))
 
     def _load_from_state_dict(
         self,
@@ -245,7 +188,7 @@ class PatternedLayer(nn.Module):
         """Replace the pattern by another one and resize the store's tensors accordingly."""
         first = self.store.tensors[0]
         device = entries[first].device if assign else getattr(self, first).device
-        new = _on_device(pattern, device)
+        new = on_device(pattern, device)
         self._set_pattern(self._pattern if new.equals(self._pattern) else new)
         self.store.resize_(self, entries)
 
@@ -256,18 +199,6 @@ def _drawn_uniform(like: Tensor, bound: Tensor, generator: torch.Generator | Non
     drawn = torch.empty(like.shape, device=device, dtype=like.dtype)
     drawn.uniform_(-1, 1, generator=generator)
     return drawn.to(like.device) * bound
-
-
-def _on_device(pattern: CSRPattern, device: torch.device) -> CSRPattern:
-    """The pattern on a device; the meta device takes only its sizes."""
-    return pattern.without_data() if device.type == "meta" else pattern.to(device)
-
-
-def _is_copy(tensor: Any, own: Tensor) -> bool:
-    """Whether a tensor has the numbers of the layer's own one, or as few where that has none."""
-    if not isinstance(tensor, Tensor) or tensor.shape != own.shape or tensor.dtype != own.dtype:
-        return False
-    return tensor.device == own.device and (own.is_meta or torch.equal(tensor, own))
 
 
 def checked_mask(op: str, module: Any, dense_class: type[nn.Module], mask: Tensor | None) -> Tensor:
