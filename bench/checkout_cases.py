@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 import sparseq
 from sparseq.formats import CSRPattern
-from sparseq.ops.sparse_conv import ConvGeometry
+from sparseq.ops.geometry import ConvGeometry
 from sparseq.ops.sparse_conv_chain import tap_order
 
 OPS = torch.ops.sparseq

@@ -12,8 +12,8 @@ from sparseq.errors import require
 from sparseq.ops._inputs import check_dense
 from sparseq.ops._pattern import INT32_MAX, check_csr, row_indices
 from sparseq.ops._trust import trust
+from sparseq.ops.geometry import ConvGeometry
 from sparseq.ops.host import transpose_csr
-from sparseq.ops.sparse_conv import ConvGeometry
 from sparseq.ops.sparse_conv_chain import tap_order
 
 __all__ = ["BITS", "INT32_MAX", "CSRPattern", "check_mask", "check_masks"]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sparseq.formats import CSRPattern
-from sparseq.ops.sparse_conv import ConvGeometry
+from sparseq.ops.geometry import ConvGeometry
 from sparseq.ops.sparse_conv_chain import tap_order
 
 Arguments = tuple[Any, ...]

@@ -14,7 +14,8 @@ from torch import Tensor
 from bench.baselines import Call, agrees, conv_forward_sides, conv_gradient, conv_gradient_sides
 from bench.cases import headline, normal, random_pattern, useful_flop
 from sparseq.formats import CSRPattern
-from sparseq.ops.sparse_conv import ConvGeometry, conv_weight, sparse_conv
+from sparseq.ops.geometry import ConvGeometry
+from sparseq.ops.sparse_conv import conv_weight, sparse_conv
 
 # in channels, out channels, height and width
 LAYERS = [

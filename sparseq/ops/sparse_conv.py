@@ -14,9 +14,7 @@ weight. The zeros of the padding may be: an infinite weight can make NaN where i
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -29,89 +27,11 @@ from sparseq.ops._inputs import takes_dense_tensors
 from sparseq.ops._pattern import PatternLike, pattern_list, row_indices
 from sparseq.ops._patterned import product_function, sampled_function
 from sparseq.ops._stored_entries import Entries, needs_entries, product_of_entries, windows
-from sparseq.ops.geometry import check_geometry, check_places, out_sizes
+from sparseq.ops.geometry import ConvGeometry, check_places
 from sparseq.ops.spmm import dense_matrix, stored_entries
 
 CONV = (F.conv1d, F.conv2d, F.conv3d)
 CONV_TRANSPOSE = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
-
-
-class ConvGeometry(NamedTuple):
-    """The geometry of a convolution; each tuple has one integer per spatial dimension.
-
-    Attributes:
-        kernel_size, stride, padding, dilation: as in `F.conv2d`.
-        output_padding: as in `F.conv_transpose2d`, below the stride; only used when transposed.
-        groups: divides both numbers of channels.
-    """
-
-    kernel_size: tuple[int, ...]
-    stride: tuple[int, ...]
-    padding: tuple[int, ...]
-    dilation: tuple[int, ...]
-    output_padding: tuple[int, ...]
-    groups: int = 1
-
-    @classmethod
-    def of(
-        cls,
-        kernel_size: Sequence[int],
-        stride: int = 1,
-        padding: int = 0,
-        dilation: int = 1,
-        groups: int = 1,
-    ) -> ConvGeometry:
-        """With the same stride, padding and dilation in every dimension."""
-        size = tuple(kernel_size)
-        same = [(setting,) * len(size) for setting in (stride, padding, dilation, 0)]
-        return cls(size, same[0], same[1], same[2], same[3], groups)
-
-    @classmethod
-    def from_flat(cls, flat: Sequence[int]) -> ConvGeometry:
-        """The inverse of `flat`."""
-        dims = len(flat) // 5
-        if len(flat) % 5 != 1 or not 1 <= dims <= 3:
-            rule = "must hold five numbers per dimension and the groups"
-            require(False, "sparse_conv", "geometry", rule, len(flat))
-        parts = [tuple(flat[start * dims : (start + 1) * dims]) for start in range(5)]
-        return cls(parts[0], parts[1], parts[2], parts[3], parts[4], flat[-1])
-
-    def flat(self) -> list[int]:
-        """All fields as one list of 5 dims + 1 integers, the op's `geometry`."""
-        return [setting for part in self[:5] for setting in part] + [self.groups]
-
-    def check(self, op: str) -> None:
-        """ValueError that names the op unless all numbers are in range."""
-        check_geometry(op, self.kernel_size, self.stride, self.padding, self.dilation)
-        extra = zip(self.output_padding, self.stride, strict=True)
-        if self.groups < 1 or not all(0 <= e < s for e, s in extra):
-            rule = "must have groups from 1, and output_padding from 0 and below the stride"
-            require(False, op, "geometry", rule, (self.groups, self.output_padding))
-
-    @property
-    def taps(self) -> int:
-        """Number of positions of the kernel."""
-        return math.prod(self.kernel_size)
-
-    def output_size(self, size: Sequence[int]) -> list[int]:
-        """Spatial sizes of y, for those of x."""
-        return out_sizes(size, *self[:4])
-
-    def input_size(self, size: Sequence[int]) -> list[int]:
-        """Spatial sizes of the transposed convolution's y, for those of its x."""
-        return [
-            (n - 1) * s - 2 * p + d * (k - 1) + extra + 1
-            for n, k, s, p, d, extra in zip(size, *self[:5], strict=True)
-        ]
-
-    def transposed_to(self, size: Sequence[int], output: Sequence[int]) -> ConvGeometry:
-        """With the output_padding by which the transpose of a y of `output` has the size `size`."""
-        smallest = self._replace(output_padding=(0,) * len(self.kernel_size)).input_size(output)
-        extra = [
-            int(wanted - least) if s > 1 else 0
-            for wanted, least, s in zip(size, smallest, self.stride, strict=True)
-        ]
-        return self._replace(output_padding=tuple(extra))
 
 
 @takes_dense_tensors

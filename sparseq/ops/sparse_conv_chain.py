@@ -23,9 +23,8 @@ from sparseq.ops._dtypes import refuse_dtypes
 from sparseq.ops._inputs import takes_dense_tensors
 from sparseq.ops._linear import multiply_adds
 from sparseq.ops._pattern import row_indices
-from sparseq.ops.geometry import check_places
+from sparseq.ops.geometry import ConvGeometry, check_places
 from sparseq.ops.sparse_conv import (
-    ConvGeometry,
     channels_of,
     sparse_conv,
     sparse_conv_reference,

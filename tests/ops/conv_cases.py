@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sparseq.formats import CSRPattern
-from sparseq.ops.sparse_conv import ConvGeometry
+from sparseq.ops.geometry import ConvGeometry
 from tests.ops.cases import normal
 
 

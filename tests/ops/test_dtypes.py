@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from sparseq.ops.block_mm import block_mm
+from sparseq.ops.geometry import ConvGeometry
 from sparseq.ops.hamilton import hamilton
 from sparseq.ops.hamilton_conv import hamilton_conv, hamilton_conv_transpose
 from sparseq.ops.sddmm import sddmm
-from sparseq.ops.sparse_conv import ConvGeometry, sparse_conv
+from sparseq.ops.sparse_conv import sparse_conv
 from sparseq.ops.sparse_conv_chain import sparse_conv_chain
 from sparseq.ops.sparse_hamilton import sparse_hamilton
 from sparseq.ops.spmm import spmm

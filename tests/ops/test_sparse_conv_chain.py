@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 
 from sparseq.formats import CSRPattern
-from sparseq.ops.sparse_conv import ConvGeometry, conv_weight, sparse_conv
+from sparseq.ops.geometry import ConvGeometry
+from sparseq.ops.sparse_conv import conv_weight, sparse_conv
 from sparseq.ops.sparse_conv_chain import chain_checked, sparse_conv_chain, tap_order
 from tests.ops.cases import assert_near, assert_same_bits_on_threads, normal, over_dtypes, strided
 

@@ -12,8 +12,8 @@ import torch
 
 from sparseq.formats import CSRPattern
 from sparseq.ops._backend import OPERATORS
+from sparseq.ops.geometry import ConvGeometry
 from sparseq.ops.hamilton import PRODUCT, real_weight
-from sparseq.ops.sparse_conv import ConvGeometry
 from sparseq.ops.spmm import row_indices
 from tests.ops.cases import normal
 

@@ -21,8 +21,8 @@ from sparseq.nn.sparse.patterned import (
     with_store,
 )
 from sparseq.nn.twins import match_twin
-from sparseq.ops.geometry import check_image
-from sparseq.ops.sparse_conv import ConvGeometry, sparse_conv
+from sparseq.ops.geometry import ConvGeometry, check_image
+from sparseq.ops.sparse_conv import sparse_conv
 
 
 class SparseConvNd(PatternedLayer):
