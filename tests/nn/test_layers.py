@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from sparseq.compression.sparsify import convert
+from sparseq.compression.candidates import convert
 from sparseq.nn import ExpanderConv1d, QConv1d
 from tests.nn.conftest import CASES, assert_same
 from tests.nn.full_graph import assert_compiles_in_one_graph, assert_exports_with_any_batch
