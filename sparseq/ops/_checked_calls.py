@@ -54,7 +54,8 @@ def check_tensors(schema: Any, args: Sequence[Any]) -> None:
             require(tensor.device == device, op, argument.name, rule, tensor.device)
             strided = tensor.layout == torch.strided
             require(strided, op, argument.name, "must be a dense tensor", tensor.layout)
-            is_number = argument.name in INTEGERS or tensor.dtype in DTYPES
+            is_no_bias = isinstance(value, list) and not tensor.numel()
+            is_number = argument.name in INTEGERS or tensor.dtype in DTYPES or is_no_bias
             rule = "must be float32, float64, bfloat16 or float16"
             require(is_number, op, argument.name, rule, tensor.dtype)
 

@@ -119,9 +119,8 @@ def sums_dtype(x: Tensor) -> torch.dtype:
 
 def check_features(op: str, x: Tensor) -> int:
     """The number of quaternion channels C; ValueError unless x is (N, 4 C, ...)."""
-    if x.dim() < 2 or x.shape[1] % 4 or not x.is_floating_point():
-        rule = "must be floating point features (N, 4 C, ...)"
-        require(False, op, "x", rule, f"{x.dtype} {tuple(x.shape)}")
+    if x.dim() < 2 or x.shape[1] % 4:
+        require(False, op, "x", "must be features (N, 4 C, ...)", tuple(x.shape))
     return x.shape[1] // 4
 
 

@@ -180,7 +180,8 @@ def sparse_conv_dv_reference(
     dy: Tensor, x: Tensor, pattern: list[Tensor], geometry: list[int]
 ) -> Tensor:
     """Plain torch: the dense gradient, sampled at the entries of the pattern."""
-    kernel, stride, padding, dilation, extra, groups = ConvGeometry.from_flat(geometry)
+    kernel, stride, padding, dilation, _, groups = ConvGeometry.from_flat(geometry)
+    extra = (0,) * len(kernel)  # of the transpose only
     weight = x.new_zeros(1).expand(dy.shape[1], x.shape[1] // groups, *kernel)
     full: Tensor = torch.ops.aten.convolution_backward(
         dy, x, weight, None, stride, padding, dilation, False, extra, groups, [False, True, False]

@@ -88,7 +88,7 @@ def _check(
     if not count or set(lengths) != {count} or len(patterns) != PER_MAP * count:
         rule = "must have one entry per convolution, at least one, and five per layer in patterns"
         arguments = "values, biases, relu, pool, geometries, patterns"
-        got = f"{', '.join(map(str, lengths))} and {len(patterns)}"
+        got = f"{', '.join(f'{length:g}' for length in lengths)} and {len(patterns)}"
         require(False, "sparse_conv_chain", arguments, rule, got)
     rule = "must have three for each convolution, or none"
     require(len(orders) in (0, 3 * count), "sparse_conv_chain", "orders", rule, len(orders))

@@ -63,11 +63,10 @@ def _check(
         sizes = f"{count}, {len(biases)}, {len(patterns)} and {len(relu)}"
         rule = "must have one entry per map, at least one, and five per map in patterns"
         require(False, "spmm_chain", "values, biases, patterns, relu", rule, sizes)
-    require(x.dim() > 0, "spmm_chain", "x", "must have a dimension of features", tuple(x.shape))
-    features = x.shape[-1]
+    features = x.shape[-1] if x.dim() else 0
     for layer in range(count):
         row_ptr, col_idx, row_ptr_t = patterns[PER_MAP * layer : PER_MAP * layer + 3]
-        if row_ptr_t.shape[0] - 1 != features:
+        if row_ptr_t.shape[0] - 1 != features or not x.dim():
             rule = f"must accept {features} features in map {layer}"
             require(False, "spmm_chain", "patterns", rule, row_ptr_t.shape[0] - 1)
         _check_map(layer, values[layer], biases[layer], row_ptr, col_idx)
