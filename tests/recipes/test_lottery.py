@@ -148,6 +148,7 @@ def test_the_rounds_never_use_the_test_split(tmp_path):
     assert trial.finished
 
 
+@pytest.mark.filterwarnings("ignore:prune. keeps no weight")
 @pytest.mark.parametrize("granularity", ["component", "quaternion"])
 def test_both_networks_run_and_the_table_matches_the_files(tmp_path, granularity):
     config = small(algebras=("real", "quaternion"), rate=0.8, granularity=granularity, out=tmp_path)
