@@ -32,9 +32,8 @@ def feature_sum(dy: Tensor, features: int = -1) -> Tensor:
     Raises:
         ValueError: dy has no such dimension.
     """
-    if not -dy.dim() <= features < dy.dim():
-        rule = f"must be a dimension of dy, which has {dy.dim()}"
-        require(False, "feature_sum", "features", rule, features)
+    if not -dy.dim() <= features < 0:
+        _check(dy, features)
     if torch._C._are_functorch_transforms_active():  # which know torch's sum
         return feature_sum_reference(dy, features % dy.dim())
     return _FEATURE_SUM(dy, features % dy.dim())
@@ -62,7 +61,13 @@ def _spread(db: Tensor, shape: Sequence[int], features: int) -> Tensor:
     return db.view(-1, *[1] * (len(shape) - features - 1)).expand(shape)
 
 
+def _check(dy: Tensor, features: int) -> None:
+    rule = f"must be a dimension of dy, which has {dy.dim()}"
+    require(0 <= features < dy.dim(), "feature_sum", "features", rule, features)
+
+
 def _fake(dy: Tensor, features: int) -> Tensor:
+    _check(dy, features)
     return dy.new_empty(dy.shape[features])
 
 
