@@ -47,7 +47,7 @@ def compress(
 
     With an `example`, each form of each layer is timed on this machine, on the inputs that it gets
     when the model runs on the example, with torch's current number of threads; then the whole
-    network is timed, and layers stay dense as long as it is slower than the dense one. Without an
+    network is timed, and layers stay dense until it is faster than the dense one by 2 %. Without an
     example, tables decide that were measured on other layers and perhaps on another CPU: give one
     wherever you can. The logger "sparseq" reports each layer, with its milliseconds or why it stays
     dense (INFO), and the attribute `compression` of the result holds and prints the same.

@@ -14,6 +14,7 @@ from torch import nn
 
 import sparseq
 from sparseq.compression.candidates import CANDIDATES
+from sparseq.compression.measured import GAIN
 from sparseq.nn import SparseLinear, SparseSequential
 from sparseq.nn.sparse.conv import SparseConv2d
 from sparseq.nn.sparse.patterned import PatternedLayer
@@ -135,15 +136,15 @@ class Branches(nn.Module):
         return torch.cat([self.a(x), self.b(x), self.c(x), self.d(x)], -1)
 
 
-@pytest.mark.parametrize(("penalty", "left"), [(0, "abcd"), (25, "cd"), (60, ""), (50, "d")])
-def test_it_never_returns_a_network_slower_than_dense(monkeypatch, penalty, left):
+@pytest.mark.parametrize(("penalty", "left"), [(0, "abcd"), (25, "cd"), (50, "d"), (70, "")])
+def test_it_returns_no_network_that_is_not_clearly_faster_than_dense(monkeypatch, penalty, left):
     def cost(module):  # each sparse layer saves 1 to 4 ms alone, and costs more in the network
         width = getattr(module, "out_features", None)
         if isinstance(module, PatternedLayer):
             return 30 - (width - 7)
         if isinstance(module, Branches):
             sparse = [each for each in module.children() if isinstance(each, PatternedLayer)]
-            return {0: 0, 1: 3, 2: 6, 4: 99}[len(sparse)] * penalty / 40
+            return {0: 0, 1: 1, 2: 6, 4: 99}[len(sparse)] * penalty / 40
         return 30 if width else 0
 
     install(monkeypatch, cost)
@@ -151,7 +152,7 @@ def test_it_never_returns_a_network_slower_than_dense(monkeypatch, penalty, left
     choice = compress(model, example=torch.randn(2, 8)).compression
     assert "".join(choice.taken) == left
     if left:
-        assert choice.chosen_ms <= choice.dense_ms
+        assert choice.chosen_ms <= GAIN * choice.dense_ms
     for path in set("abcd") - set(left):
         assert "the whole network took " in choice.verdicts[path].reason
         assert " ms with it, 120 ms dense" in choice.verdicts[path].reason
