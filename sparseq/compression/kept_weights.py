@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from sparseq.nn.computed import declared_class, plain_layer, torch_mask
 from sparseq.nn.layer_types import sparse_type
+from sparseq.ops._inputs import check_dense
 
 # fraction of zeros from which a weight that stays dense counts as pruned
 PRUNED = 0.5
@@ -66,6 +67,7 @@ def _own_mask(layer: nn.Module) -> Tensor:
     if mask is not None:
         return mask
     weight: Tensor = plain_layer(layer).weight  # type: ignore[assignment]
+    check_dense("compress", "weight", weight)
     return weight.detach() != 0
 
 

@@ -26,6 +26,7 @@ from sparseq.errors import require, unknown_name, warn
 from sparseq.formats import check_masks
 from sparseq.nn.convert import replace_modules
 from sparseq.nn.inference.chain import chain_sequentials
+from sparseq.nn.layer_types import check_module
 from sparseq.nn.parameter_names import described
 
 POLICIES = ["auto", "measured", "sparse"]
@@ -89,6 +90,7 @@ def compress(
     if policy not in POLICIES:
         raise unknown_name("compress policy", policy, POLICIES)
     _check_basis(policy, example, batch, in_shape)
+    check_module("compress", model)
     if mask is not None:
         check_masks("compress", "mask", mask, dict(model.named_parameters()))
     keeps = kept_by_layer(model, mask)

@@ -59,7 +59,7 @@ from sparseq.files.tensors import (
 )
 from sparseq.graphs.limit import drawing_limit
 from sparseq.nn.convert import device_of, replace_modules
-from sparseq.nn.layer_types import LAYER_TYPES, type_of
+from sparseq.nn.layer_types import LAYER_TYPES, check_module, type_of
 from sparseq.registry import Registry
 
 __all__ = ["MODEL_BUILDERS", "load", "recorded_builder", "save"]
@@ -80,6 +80,7 @@ def save(model: nn.Module, path: str | os.PathLike[str], overwrite: bool = False
         FileExistsError: the file exists and `overwrite` is False.
         ValueError: an entry of the state_dict that is not a dense tensor, or is a meta tensor.
     """
+    check_module("save", model)
     state = model.state_dict(keep_vars=True)
     _check_state(state)
     aliases = _aliases(state)

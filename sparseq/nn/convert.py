@@ -14,7 +14,7 @@ from sparseq.nn.carry_over import carry_over
 from sparseq.nn.computed import copy_model, declared_class, plain_layer
 from sparseq.nn.encoder_paths import use_layers_of_encoders
 from sparseq.nn.inference.chain import unchain_sequentials
-from sparseq.nn.layer_types import nearest_type, swap_types, type_of
+from sparseq.nn.layer_types import check_module, nearest_type, swap_types, type_of
 from sparseq.nn.ties import tie, untying
 
 Rule = Callable[[str, nn.Module], nn.Module | None]
@@ -43,6 +43,7 @@ def replace_modules(
     Returns:
         The new model; it shares no tensor with the old one unless the rule does so.
     """
+    check_module(op, model)
     replaced, kept = _replacements(model, rule)
     ties = untying(model, replaced) if keep_ties else {}
     kept |= {path: f"it shares its weight with {other}" for path, other in ties.items()}

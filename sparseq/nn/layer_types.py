@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
+from sparseq.errors import require
 from sparseq.nn.entrance import with_entrance
 from sparseq.registry import Registry
 
@@ -137,6 +138,12 @@ def swap_types() -> dict[type[nn.Module], type[Any]]:
     """Real layer class -> the class by which `swap` can replace it."""
     entries = [entry for entry in LAYER_TYPES.entries() if hasattr(entry.layer, "like")]
     return {entry.twin: entry.layer for entry in entries if entry.twin is not None}
+
+
+def check_module(op: str, model: Any) -> None:
+    """ValueError unless a model is a module."""
+    is_module = isinstance(model, nn.Module)
+    require(is_module, op, "model", "must be a torch.nn.Module", type(model).__name__)
 
 
 def weight_parameters(layer: nn.Module) -> list[nn.Parameter]:

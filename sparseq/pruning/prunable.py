@@ -11,6 +11,7 @@ from torch.nn.parameter import UninitializedParameter
 from sparseq.errors import argument_error, require
 from sparseq.nn.layer_types import LayerType, nearest_type, weight_parameters
 from sparseq.nn.sparse.patterned import PatternedLayer
+from sparseq.ops._inputs import check_dense
 
 
 def prunable_parameters(
@@ -68,6 +69,7 @@ def candidate_weights(model: nn.Module) -> dict[str, tuple[nn.Parameter, nn.Modu
         for weight in weight_parameters(module):
             lazy = isinstance(weight, UninitializedParameter)
             require(not lazy, "prune", "model", "must be initialized", f"the lazy layer {path!r}")
+            check_dense("prune", names[id(weight)], weight)
             weights.setdefault(names[id(weight)], (weight, module))
     return weights
 

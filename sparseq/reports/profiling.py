@@ -19,7 +19,7 @@ from sparseq.compression.example import as_call, pure
 from sparseq.errors import require
 from sparseq.nn.computed import copy_model
 from sparseq.nn.convert import dense_twin, replace_modules
-from sparseq.nn.layer_types import nearest_type, sparse_type
+from sparseq.nn.layer_types import check_module, nearest_type, sparse_type
 from sparseq.nn.sparse.patterned import PatternedLayer
 from sparseq.ops._backend import activate
 from sparseq.reports.layer_table import LayerRow, layer_table
@@ -83,6 +83,7 @@ def profile(model: nn.Module, x: Any, repeats: int = 20) -> Profile:
     Raises:
         ValueError: repeats below 1, or an x without a batch dimension.
     """
+    check_module("profile", model)
     require(repeats >= 1, "profile", "repeats", "must be at least 1", repeats)
     first = next(tensors_in(x), None)
     batched = first is not None and first.dim() > 0

@@ -17,7 +17,7 @@ from torch import nn
 from sparseq.nn.computed import copy_model
 from sparseq.nn.inference.adjacent import adjacent_pairs
 from sparseq.nn.inference.chain import chain_sequentials
-from sparseq.nn.layer_types import LayerType, type_of, weight_parameters
+from sparseq.nn.layer_types import LayerType, check_module, type_of, weight_parameters
 
 _log = logging.getLogger("sparseq")
 
@@ -48,6 +48,7 @@ def fold_batchnorm(model: nn.Module) -> nn.Module:
 
     Source: Jacob et al. 2018, section 3.2, for real layers.
     """
+    check_module("fold_batchnorm", model)
     folded = copy_model(model)
     reasons = {}
     for first, second in adjacent_pairs(model, _is_pair):

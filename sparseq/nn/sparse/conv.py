@@ -7,13 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparseq.errors import require
 from sparseq.formats import CSRPattern
 from sparseq.nn.conv_padding import SETTINGS
 from sparseq.nn.inference.eligibility import is_eager_cpu_tensor, is_recorded, tap_orders
 from sparseq.nn.sparse.conv_nd import SparseConvNd, sparse_conv_type
 from sparseq.nn.sparse.linear import fold_kept_rows
-from sparseq.nn.sparse.patterned import checked_mask
+from sparseq.nn.sparse.patterned import check_pattern, checked_mask
 from sparseq.nn.twins import match_twin
 from sparseq.ops.choice import measured
 from sparseq.ops.geometry import Sizes
@@ -75,13 +74,7 @@ class _SparseConv(SparseConvNd):
             padding_mode=padding_mode,
         )
         shape = self.pattern_shape(in_channels, out_channels, self.kernel_size, groups)
-        require(
-            pattern.shape == shape,
-            type(self).__name__,
-            "pattern",
-            f"must have shape {shape}",
-            pattern.shape,
-        )
+        check_pattern(type(self).__name__, pattern, shape)
         self._register(pattern, values, bias, device, dtype)
         if values is None:
             self.reset_parameters()

@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparseq.errors import require
 from sparseq.formats import CSRPattern
 from sparseq.nn.affine import Affine
 from sparseq.nn.layer_types import layer_type
 from sparseq.nn.sparse.patterned import (
     PatternedLayer,
     build_with_store,
+    check_pattern,
     checked_mask,
     empty_pattern,
     stored_weights,
@@ -92,13 +92,7 @@ class SparseLinear(PatternedLayer):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        require(
-            pattern.shape == (out_features, in_features),
-            "SparseLinear",
-            "pattern",
-            f"must have shape {(out_features, in_features)}",
-            pattern.shape,
-        )
+        check_pattern("SparseLinear", pattern, (out_features, in_features))
         self.in_features, self.out_features = in_features, out_features
         self._register(pattern, values, bias, device, dtype)
         if values is None:

@@ -201,6 +201,14 @@ def _drawn_uniform(like: Tensor, bound: Tensor, generator: torch.Generator | Non
     return drawn.to(like.device) * bound
 
 
+def check_pattern(op: str, pattern: Any, shape: tuple[int, int], of: str = "") -> None:
+    """ValueError unless a layer's pattern is one, and has the shape `of` such a layer's."""
+    rule = "must be a CSRPattern, such as CSRPattern.from_mask(mask)"
+    require(isinstance(pattern, CSRPattern), op, "pattern", rule, type(pattern).__name__)
+    rule = f"must have shape {shape}{of}"
+    require(pattern.shape == shape, op, "pattern", rule, pattern.shape)
+
+
 def checked_mask(op: str, module: Any, dense_class: type[nn.Module], mask: Tensor | None) -> Tensor:
     """The mask on the device of the module's weight, by default its entries other than 0."""
     if not isinstance(module, dense_class):

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparseq.errors import require
 from sparseq.formats import CSRPattern
 from sparseq.nn.conv_padding import SETTINGS
 from sparseq.nn.quaternion.conv import QConv1d, QConv2d, QConv3d
 from sparseq.nn.quaternion.linear import check_quaternion_sizes
 from sparseq.nn.sparse.conv_nd import SparseConvNd, sparse_conv_type
+from sparseq.nn.sparse.patterned import check_pattern
 from sparseq.nn.sparse.quaternion_linear import (
     check_granularity,
     draw_kept_,
@@ -133,13 +133,7 @@ class _SparseQConv(SparseQConvNd):
         )
         self.granularity = granularity
         shape = self.pattern_shape(in_channels, out_channels, self.kernel_size, groups, granularity)
-        require(
-            pattern.shape == shape,
-            type(self).__name__,
-            "pattern",
-            f"must have shape {shape} for {granularity} granularity",
-            pattern.shape,
-        )
+        check_pattern(type(self).__name__, pattern, shape, f" for {granularity} granularity")
         self._register(pattern, values, bias, device, dtype)
         if values is None:
             self.reset_parameters()

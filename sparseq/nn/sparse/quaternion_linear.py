@@ -16,6 +16,7 @@ from sparseq.nn.quaternion.linear import QLinear, check_quaternion_sizes, quater
 from sparseq.nn.sparse.patterned import (
     PatternedLayer,
     build_with_store,
+    check_pattern,
     checked_mask,
     empty_pattern,
     stored_weights,
@@ -104,13 +105,8 @@ class SparseQLinear(PatternedLayer):
         check_quaternion_sizes("SparseQLinear", in_features=in_features, out_features=out_features)
         check_granularity(granularity)
         rows = out_features if granularity == "component" else out_features // 4
-        require(
-            pattern.shape == (rows, in_features // 4),
-            "SparseQLinear",
-            "pattern",
-            f"must have shape {(rows, in_features // 4)} for {granularity} granularity",
-            pattern.shape,
-        )
+        shape, of = (rows, in_features // 4), f" for {granularity} granularity"
+        check_pattern("SparseQLinear", pattern, shape, of)
         self.in_features, self.out_features = in_features, out_features
         self.granularity = granularity
         self._register(pattern, values, bias, device, dtype)
