@@ -128,7 +128,6 @@ Tensor feature_sum(const Tensor& dy, int64_t features) {
   for (int64_t i = 0; i < dims; ++i) {
     if (i != features) (i < features ? f.batch : f.positions) *= dy.size(i);
   }
-  if (dy.numel() == 0) return torch::stable::new_zeros(dy, {f.count});
   const Tensor gradient = as_contiguous(dy);
   Tensor out = new_output(dy, {f.count});
   with_types(op, dy, [&](auto types) {

@@ -71,3 +71,11 @@ def test_a_dimension_that_is_not_there_is_refused():
         feature_sum(normal(), 0)
     with pytest.raises(RuntimeError, match="features must be a dimension of dy"):
         torch.ops.sparseq.feature_sum(normal(2, 3), 5)
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (0, 4)])
+def test_other_dtypes_are_refused_even_without_entries(shape):
+    dy = torch.zeros(shape, dtype=torch.int8)
+    for serve in (torch.ops.sparseq.feature_sum, lambda dy, i: feature_sum(dy.to("meta"), i)):
+        with pytest.raises((ValueError, RuntimeError), match="must be float32, float64, bfloat16"):
+            serve(dy, 1)
