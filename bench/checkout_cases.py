@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 import sparseq
 from sparseq.formats import CSRPattern
-from sparseq.ops.geometry import ConvGeometry
+from sparseq.ops.sparse_conv import ConvGeometry  # where older checkouts have it too
 from sparseq.ops.sparse_conv_chain import tap_order
 
 OPS = torch.ops.sparseq
@@ -154,6 +154,8 @@ def map_ops(channels: int, side: int, n: int) -> Iterator[tuple[str, Call]]:
     gamma = draw(4, 4, quarter)
     yield f"max_pool {at}", lambda: OPS.max_pool(x)
     yield f"max_pool dx {at}", lambda: OPS.max_pool_dx(pooled, x)
+    if hasattr(OPS, "feature_sum"):  # older checkouts have none
+        yield f"feature_sum {at}", lambda: OPS.feature_sum(dy, 1)
     yield (
         f"quaternion_norm {at}",
         lambda: OPS.quaternion_norm(x, mean, gamma, mean, None, None),
