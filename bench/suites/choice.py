@@ -29,6 +29,11 @@ def vit() -> nn.Module:
     return torchvision.models.VisionTransformer(**sizes, hidden_dim=256, mlp_dim=1024)
 
 
+def encoder() -> nn.Module:
+    """An encoder layer, which torch computes by one fused kernel as long as it is dense."""
+    return nn.TransformerEncoderLayer(512, 8, 2048, batch_first=True)
+
+
 # name -> builder, shape of the example, fraction kept
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], float]] = {
     "cnn_small": (partial(build, "cnn_small"), (256, 3, 32, 32), 0.09),
@@ -36,6 +41,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], float]] = {
     "mobilenet_v3_small": (torchvision.models.mobilenet_v3_small, (1, 3, 224, 224), 0.1),
     "resnet18": (torchvision.models.resnet18, (1, 3, 224, 224), 0.1),
     "vit of 4 blocks": (vit, (1, 3, 96, 96), 0.1),
+    "encoder layer": (encoder, (8, 128, 512), 0.1),
 }
 
 
