@@ -32,7 +32,6 @@ from sparseq.ops._calls import (
     single_tensors,
 )
 from sparseq.ops._checked_calls import check_tensors, checked_fake, checked_reference
-from sparseq.ops._inputs import check_arguments
 
 # op name -> kernel, or None if loading the library has already registered it
 Kernels = Mapping[str, Callable[..., torch.Tensor] | None]
@@ -100,8 +99,7 @@ def declare(
     served = checked_reference(call._schema, fake, reference)
     operator = Operator(name, reference, call, entry, served)
     OPERATORS[name] = operator
-    names = [argument.name for argument in call._schema.arguments]
-    LIBRARY.impl(name, _first_call(operator, names), "CompositeExplicitAutograd")
+    LIBRARY.impl(name, _first_call(operator), "CompositeExplicitAutograd")
     LIBRARY.impl(name, kernel, "Autograd")
     for key, device in AUTOCAST.items():
         LIBRARY.impl(name, autocast_kernel(call, key, device if autocast else None), key)
@@ -112,14 +110,13 @@ def declare(
     return operator.entry
 
 
-def _first_call(operator: Operator, names: list[str]) -> Callable[..., torch.Tensor]:
+def _first_call(operator: Operator) -> Callable[..., torch.Tensor]:
     """The kernel for devices without a registered one so far: activate the device, call again.
 
     It is also called for layouts without a kernel: those of sparse, nested and quantized tensors.
     """
 
     def entry(*args: Any) -> torch.Tensor:
-        check_arguments(operator.name, dict(zip(names, args, strict=True)))
         check_tensors(operator.call._schema, args)
         device = device_type(args)
         if activate(device)[operator.name] == "reference":

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sparseq.errors import require
+from sparseq.ops._inputs import check_dense
 from sparseq.ops._pattern import COUNT, check_contents, check_lengths
 
 Kernel = Callable[..., Tensor]
@@ -46,14 +47,14 @@ def check_tensors(schema: Any, args: Sequence[Any]) -> None:
     for argument, value in zip(schema.arguments, args, strict=True):
         is_there = value is not None or str(argument.type) != "Tensor"
         require(is_there, op, argument.name, "must be a tensor", value)
-        for tensor in value if isinstance(value, list) else [value]:
+        for index, tensor in enumerate(value if isinstance(value, list) else [value]):
             if not isinstance(tensor, Tensor):
                 continue
+            place = f"[{index}]" if isinstance(value, list) else ""
+            check_dense(op, argument.name + place, tensor)
             device = tensor.device if device is None else device
             rule = f"must be on {device}, as all tensors of a call"
             require(tensor.device == device, op, argument.name, rule, tensor.device)
-            strided = tensor.layout == torch.strided
-            require(strided, op, argument.name, "must be a dense tensor", tensor.layout)
             is_no_bias = isinstance(value, list) and not tensor.numel()
             is_number = argument.name in INTEGERS or tensor.dtype in DTYPES or is_no_bias
             rule = "must be float32, float64, bfloat16 or float16"
